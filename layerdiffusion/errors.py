@@ -1,0 +1,33 @@
+"""What a user can mend: every error says in one plain sentence what is wrong, why, and what to do."""
+
+
+class EditError(ValueError):
+    """Something about the edit that the person asking for it can mend."""
+
+
+class ImageError(EditError):
+    """A picture that can't be read or is outside the limits."""
+
+
+class MaskError(EditError):
+    """A mask that marks nothing, everything, or doesn't belong to its picture."""
+
+
+class PromptError(EditError):
+    """A prompt that is empty, too long or not text."""
+
+
+class SettingsError(EditError):
+    """A setting outside its allowed range."""
+
+
+class RecipeError(EditError):
+    """A recipe (`edit.json`) that can't be read or written."""
+
+
+class SegmentError(EditError):
+    """A click, box or checkpoint the segmenter can't use."""
+
+
+class ModelError(EditError):
+    """A model that can't be found or opened."""

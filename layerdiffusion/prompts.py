@@ -1,0 +1,261 @@
+"""Split a prompt into what the subject does and where it is, and say which words a text encoder cuts off.
+
+The splitter is a set of rules for English scene phrases: which preposition, before which noun. It knows no
+grammar and will be wrong at times, but it never loses a word, and its parts are meant to be edited.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# Before nearly any noun these begin a scene: "in the forest", "under a bridge".
+_PLACE_PREPOSITIONS = _words(
+    "in on at under underneath beneath below above near beside behind between among amongst amid amidst "
+    "against "
+    "inside outside within by atop during beyond alongside opposite aboard upon"
+)
+# These begin a scene only before a place, "through the snow", and else belong to the action, "through a
+# hoop".
+_PATH_PREPOSITIONS = _words(
+    "over through across along around down up past into onto toward towards to off out from"
+)
+_OTHER_PREPOSITIONS = _words("with without of for like about")
+_PREPOSITIONS = _PLACE_PREPOSITIONS | _PATH_PREPOSITIONS | _OTHER_PREPOSITIONS
+_SCENE_ADVERBS = _words("outdoors indoors underwater surrounded")
+_DETERMINERS = _words(
+    "a an the this that these those its his her their my your our some many several two three four five six "
+    "one"
+)
+_CLAUSE_WORDS = _words("and but or that which who while as when where")
+
+# Nouns that make a preposition speak of the subject itself: its body, its clothes, what it rides, how it
+# moves.
+_OF_THE_SUBJECT = _words(
+    "mouth mouths beak back belly side stomach head heads hand hands arm arms paw paws leg legs foot feet "
+    "knee knees "
+    "toe toes tiptoe tiptoes hoof hooves tail tails ear ears eye eyes nose neck shoulder shoulders face lap "
+    "wing wings "
+    "fur feathers teeth tongue mane horns haunches collar leash "
+    "hat hats cap coat jacket suit dress shirt sweater scarf costume armor armour uniform sunglasses glasses "
+    "helmet "
+    "boots shoes gloves cape tie tuxedo pajamas pyjamas robe crown mask spacesuit outfit clothes clothing "
+    "bow "
+    "skateboard bicycle bike motorcycle scooter surfboard snowboard skis unicycle horseback skates wheels "
+    "air midair mid-air motion flight profile pose position half love style speed attention rest play circle "
+    "circles "
+    "colour color black camera viewer phone fire"
+)
+_PLACES = _words(
+    "forest woods jungle beach sea ocean lake river stream pond waterfall water waves shore coast island "
+    "desert dunes "
+    "sand mountain mountains hill hills valley canyon cliff cliffs meadow field fields grass grassland "
+    "savanna prairie "
+    "snow ice rain fog mist clouds sky space garden park yard backyard lawn farm barn stable pasture street "
+    "streets "
+    "road path trail bridge city town village market square alley highway sidewalk pavement house home room "
+    "bedroom "
+    "kitchen bathroom livingroom office school library museum castle ruins palace church temple station "
+    "airport "
+    "stadium playground zoo pool swamp marsh mud puddle cave volcano glacier tundra orchard vineyard flowers "
+    "leaves "
+    "trees bushes palms cornfield wheat underwater reef harbour harbor dock pier boat ship train restaurant "
+    "cafe bar "
+    "shop store gym stage studio moon galaxy stars nebula world"
+)
+_ATMOSPHERE = _words(
+    "sunset sunrise dawn dusk night nighttime daytime daylight morning noon afternoon evening twilight "
+    "midnight "
+    "hour sunlight moonlight light lighting lights sun sunny rainy snowy snowing raining foggy misty cloudy "
+    "stormy "
+    "storm thunderstorm lightning snowfall blizzard weather sky skies stars starry fog mist haze winter "
+    "summer spring "
+    "autumn fall backdrop background scenery landscape horizon bokeh rainbow aurora scene snowflakes"
+)
+_BEHIND = _words("behind background distance backdrop around overhead horizon")
+_ACTIONS = _words(
+    "sitting standing lying laying jumping leaping running walking sleeping resting eating drinking flying "
+    "swimming "
+    "playing dancing looking staring barking howling rolling spreading stretching climbing riding holding "
+    "wearing "
+    "carrying kneeling crouching begging waving smiling laughing yawning kissing hugging crossing raising "
+    "turning "
+    "galloping trotting grazing floating diving hopping bouncing skating surfing skiing cooking reading "
+    "singing doing "
+    "giving making chewing biting licking pointing bowing posing racing driving parked parking crawling "
+    "hanging falling "
+    "jumps leaps runs walks sits stands lies sleeps eats drinks flies swims plays dances looks rolls rests "
+    "climbs"
+)
+# After these the preposition belongs to the verb: "looking at", "covered in", "painted by".
+_BOUND_VERBS = {
+    "at": _words(
+        "looking staring barking pointing growling laughing smiling waving aiming sniffing hissing glancing "
+        "looks"
+    ),
+    "in": _words("covered dressed wrapped drenched dipped clad soaked painted interested"),
+    "by": _words("made painted drawn ridden held carried chased followed driven photographed shot"),
+    "on": _words("chewing biting nibbling gnawing"),
+}
+
+
+def split_prompt(prompt: str) -> tuple[str, str]:
+    """(object_prompt, background_prompt): "a dog jumping in the forest" → ("a dog jumping", "in the forest").
+
+    Every word of the prompt is in exactly one of the two, in its order; only punctuation at the seams is
+    dropped. The background is "" where the prompt names none, and the object is "" only for an empty prompt.
+    """
+    words = prompt.split()
+    clauses = list(_clauses([_bare(word) for word in words], words))
+    scene: list[bool] = []
+    for index, clause in enumerate(clauses):
+        scene += _label(clause, scene[-1] if scene else None, later=clauses[index + 1 :])
+    if all(scene):
+        start = _second_noun_phrase(clauses)
+        scene[start:] = [False] * (len(scene) - start)
+    parts = (
+        " ".join(word for word, is_scene in zip(words, scene, strict=True) if is_scene is side)
+        for side in (False, True)
+    )
+    object_prompt, background_prompt = (part.strip(" ,;:–—-").removesuffix(".") for part in parts)
+    return object_prompt, background_prompt
+
+
+def truncation_warning(tokenizer: Any, text: str, max_length: int | None = None) -> str | None:
+    """One sentence with the words of `text` that the text encoder won't read, or None if it reads them all.
+
+    `max_length` counts the two marks around the text, as the tokenizer's own `model_max_length` (the default)
+    does.
+    """
+    room = (tokenizer.model_max_length if max_length is None else max_length) - 2
+    words = text.split()
+
+    def fits(count: int) -> bool:
+        return (
+            len(tokenizer(" ".join(words[:count]), add_special_tokens=False, verbose=False)["input_ids"])
+            <= room
+        )
+
+    if fits(len(words)):
+        return None
+    low, high = 0, len(words)  # the first `low` words fit, the first `high` don't
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    cut = words[low:]
+    shown = " ".join(cut[:12]) + (f" … ({len(cut)} words)" if len(cut) > 12 else "")
+    return f"The model reads only the first {low} words of this prompt and ignores “{shown}”; shorten it."
+
+
+def _bare(word: str) -> str:
+    return word.strip(".,;:!?\"'“”‘’()[]–—").lower()
+
+
+def _clauses(bare: list[str], words: list[str]) -> Iterator[list[str]]:
+    clause: list[str] = []
+    for lowered, word in zip(bare, words, strict=True):
+        clause.append(lowered)
+        if word.rstrip("\"'”’)]").endswith((",", ";", ":", ".", "!", "?")) or word in ("-", "–", "—"):
+            yield clause
+            clause = []
+    if clause:
+        yield clause
+
+
+def _label(clause: list[str], before: bool | None, later: list[list[str]]) -> list[bool]:
+    """For each word of a clause, whether it is scene; `before` is the state the last clause ended in."""
+    acts = any(word in _ACTIONS for word in clause)
+    mood = any(word in _ATMOSPHERE | _PLACES for word in clause)
+    if before is None:
+        # "Golden hour, a dog jumping": a first clause is scene only if the subject is still to come.
+        scene = mood and not acts and any(word in _ACTIONS for other in later for word in other)
+        scene = scene and not any(word in _PREPOSITIONS for word in clause)
+    elif before:
+        scene = not acts
+    else:
+        scene = mood and not acts
+    labels: list[bool] = []
+    phrase_words = 0  # of the scene phrase so far: "a cat on a sofa sleeping" is a sleeping cat
+    for index, word in enumerate(clause):
+        turn = _turn(clause, index)
+        if turn is None and scene and word in _ACTIONS and phrase_words > 0:
+            turn = False
+        if turn is not None:
+            scene, phrase_words = turn, 0
+        elif word not in _DETERMINERS:
+            phrase_words += 1
+        labels.append(scene)
+    return labels
+
+
+def _turn(clause: list[str], index: int) -> bool | None:
+    """True if a scene phrase begins here, False if one about the subject does, else None."""
+    word = clause[index]
+    if word in _SCENE_ADVERBS:
+        return True
+    phrase = _noun_phrase(clause, index)
+    if word in ("while", "as", "when", "where"):
+        rest = clause[index + 1 :]
+        return True if word == "where" or any(other in _ATMOSPHERE for other in rest) else None
+    if index and word in _BOUND_VERBS and clause[index - 1] in _BOUND_VERBS[word]:
+        return None
+    if word in ("next", "close") and clause[index + 1 : index + 2] == ["to"]:
+        return True
+    if word in ("outside", "inside") and not phrase:
+        return True
+    if not phrase:
+        return None
+    head = phrase[-1]
+    if word == "with":
+        following = clause[index + 1 + len(phrase) :]
+        if head in _BEHIND | _PLACES | _ATMOSPHERE or any(other in _ATMOSPHERE for other in phrase):
+            return True
+        if _leads_behind(following):
+            return True
+        return False if head in _OF_THE_SUBJECT else None
+    if word in _PLACE_PREPOSITIONS:
+        return head not in _OF_THE_SUBJECT
+    if word in _PATH_PREPOSITIONS:
+        above = word == "from" and head in ("above", "below", "behind", "afar")
+        return True if above or any(other in _PLACES | _ATMOSPHERE for other in phrase) else None
+    return None
+
+
+def _noun_phrase(clause: list[str], index: int) -> list[str]:
+    """The words after a preposition up to the next one, or to a verb or conjunction: its noun comes last."""
+    start = index + 1
+    while start < len(clause) and clause[start] in ("of", "to"):
+        start += 1
+    phrase: list[str] = []
+    for word in clause[start:]:
+        ends = word in _PREPOSITIONS | _CLAUSE_WORDS
+        if word in ("above", "below", "behind") and not phrase:
+            ends = False  # "from above"
+        if ends or (word in _ACTIONS and any(other not in _DETERMINERS for other in phrase)):
+            break
+        phrase.append(word)
+    return phrase
+
+
+def _leads_behind(following: list[str]) -> bool:
+    """Whether what follows "with mountains …" puts them into the scene: "behind", "in the background",
+    "falling".
+    """
+    if not following:
+        return False
+    if following[0] in ("behind", "around", "overhead"):
+        return True
+    return following[0] in ("in", "on") and any(word in _BEHIND for word in following[1:3])
+
+
+def _second_noun_phrase(clauses: list[list[str]]) -> int:
+    """Where the subject begins in a prompt that looks like nothing but scene: "On a mountain a dog"."""
+    words = [word for clause in clauses for word in clause]
+    for index in range(2, len(words)):
+        follows_noun = words[index - 1] not in _PREPOSITIONS | _DETERMINERS | _CLAUSE_WORDS
+        if words[index] in _DETERMINERS and follows_noun:
+            return index
+    return 0
