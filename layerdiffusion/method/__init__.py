@@ -1,0 +1,23 @@
+"""The paper, one file a section: objective (Eq. 1), embeddings (§3.2.1), finetune (§3.2.2), sampling (§3.2.3).
+
+Functions of tensors and an explicit generator, which change nothing they are given and know nothing of files,
+caches or devices beyond the tensors' own.
+"""
+
+from layerdiffusion.method.embeddings import edit_embedding, optimise_embeddings
+from layerdiffusion.method.finetune import Layers, composite_layers, finetune, separate_layers, with_weights
+from layerdiffusion.method.objective import Step
+from layerdiffusion.method.sampling import initial_latents, sample
+
+__all__ = [
+    "Layers",
+    "Step",
+    "composite_layers",
+    "edit_embedding",
+    "finetune",
+    "initial_latents",
+    "optimise_embeddings",
+    "sample",
+    "separate_layers",
+    "with_weights",
+]

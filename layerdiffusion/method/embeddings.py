@@ -1,0 +1,81 @@
+"""§3.2.1, layered controlled optimisation: two text embeddings fitted to a masked picture, and Eq. 2."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from layerdiffusion.method.objective import (
+    Descent,
+    OnStep,
+    Step,
+    draw_noise_and_timestep,
+    frozen,
+    masked_loss,
+    predict,
+    prediction_target,
+)
+
+
+def embedding_loss(
+    unet: nn.Module,
+    scheduler: Any,
+    latents: Tensor,
+    mask: Tensor,
+    embeddings: Tensor,
+    noise: Tensor,
+    timestep: Tensor,
+    precision: torch.dtype = torch.float32,
+) -> Tensor:
+    """Eq. 1 as stage 1 minimises it, for each embedding: ‖M · (ε − f(x_t, t, e))‖², shape (B,).
+
+    `latents` (1, C, h, w), `noise` (1, C, h, w) and `timestep` (1,) are shared by all `embeddings` (B, L, D);
+    `mask` (1, 1, h, w) is 1 on what they are fitted to.
+    """
+    noisy = scheduler.add_noise(latents, noise, timestep)
+    target = prediction_target(scheduler, latents, noise, timestep)
+    count = len(embeddings)
+    prediction = predict(unet, noisy.expand(count, -1, -1, -1), timestep.expand(count), embeddings, precision)
+    return masked_loss(prediction, target, mask)
+
+
+def optimise_embeddings(
+    unet: nn.Module,
+    scheduler: Any,
+    latents: Tensor,
+    mask: Tensor,
+    embeddings: Tensor,
+    *,
+    steps: int,
+    lr: float,
+    generator: torch.Generator,
+    precision: torch.dtype = torch.float32,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """§3.2.1: [ê_a, ê_b], the `embeddings` [e_a, e_b] (B, L, D) after `steps` of Adam with the model frozen.
+
+    All are optimised as one batch on the same noisy latents, timestep and noise, without classifier-free
+    guidance. Their losses are added, so that each walks as it would alone. Returns float32; with no steps, a
+    copy.
+    """
+    embeddings = embeddings.detach().float().clone()
+    if not steps:
+        return embeddings
+    embeddings.requires_grad_(True)
+    descent = Descent([embeddings], lr, precision)
+    with frozen(unet):
+        for index in range(1, steps + 1):
+            noise, timestep = draw_noise_and_timestep(latents.shape, scheduler, generator)
+            noise, timestep = noise.to(latents), timestep.to(latents.device)
+            losses = embedding_loss(unet, scheduler, latents, mask, embeddings, noise, timestep, precision)
+            loss = descent.step(losses.sum()) / len(embeddings)
+            if on_step:
+                on_step(Step(index, steps, loss=loss))
+    return embeddings.detach()
+
+
+def edit_embedding(object_embedding: Tensor, background_embedding: Tensor, alpha: float) -> Tensor:
+    """Eq. 2: e_opt = α·ê_a + (1 − α)·ê_b."""
+    return alpha * object_embedding + (1 - alpha) * background_embedding

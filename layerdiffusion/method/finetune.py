@@ -1,0 +1,203 @@
+"""§3.2.2, layered diffusion training: the network tuned to subject and background at once, Eqs. 3–5."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from layerdiffusion.method.objective import (
+    Descent,
+    OnStep,
+    Step,
+    draw_noise_and_timestep,
+    masked_loss,
+    predict,
+    prediction_target,
+    train_mode,
+)
+
+LORA_RANK = 16
+LORA_LR_FACTOR = 50  # the paper's 2e-6 becomes 1e-4, what diffusers' LoRA training scripts use
+LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
+
+Weights = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Layers:
+    """What stage 2 trains on: `latents` (B, C, h, w), and masks (B, 1, h, w) of where each term looks."""
+
+    latents: Tensor
+    object_mask: Tensor  # M_t: 1 on the subject
+    background_mask: Tensor  # 1 − M_r: 1 on the background
+
+
+def composite_layers(latents: Tensor, object_mask: Tensor) -> Layers:
+    """One picture (1, C, h, w) for both terms, the subject laid over the background; they share it out."""
+    return Layers(latents, object_mask, 1 - object_mask)
+
+
+def separate_layers(
+    object_latents: Tensor, object_mask: Tensor, background_latents: Tensor, background_mask: Tensor
+) -> Layers:
+    """Each term noises its own picture under its own mask: a batch of two."""
+    nothing = torch.zeros_like(object_mask)
+    return Layers(
+        torch.cat([object_latents, background_latents]),
+        torch.cat([object_mask, nothing]),
+        torch.cat([nothing, background_mask]),
+    )
+
+
+def object_loss(prediction: Tensor, target: Tensor, layers: Layers) -> Tensor:
+    """Eq. 3: L_obj = mean(M_t² · (ε − f(x_t))²), a scalar."""
+    return masked_loss(prediction, target, layers.object_mask).sum()
+
+
+def background_loss(prediction: Tensor, target: Tensor, layers: Layers) -> Tensor:
+    """Eq. 4: L_bg = mean((1 − M_r)² · (ε − f(x_t))²), a scalar."""
+    return masked_loss(prediction, target, layers.background_mask).sum()
+
+
+def total_loss(
+    prediction: Tensor, target: Tensor, layers: Layers, object_weight: float, background_weight: float
+) -> Tensor:
+    """Eq. 5: L_total = λ1 · L_obj + λ2 · L_bg; a weight of 0 takes its term out altogether."""
+    loss = prediction.new_zeros(())
+    if object_weight:
+        loss = loss + object_weight * object_loss(prediction, target, layers)
+    if background_weight:
+        loss = loss + background_weight * background_loss(prediction, target, layers)
+    return loss
+
+
+def _without_idle_pictures(layers: Layers, object_weight: float, background_weight: float) -> Layers:
+    """The pictures that some term looks at; with a weight of 0, `separate` has one that none does."""
+    looked_at = layers.object_mask * bool(object_weight) + layers.background_mask * bool(background_weight)
+    used = looked_at.flatten(1).any(1)
+    if used.all() or not used.any():
+        return layers
+    return Layers(layers.latents[used], layers.object_mask[used], layers.background_mask[used])
+
+
+def finetune(
+    unet: nn.Module,
+    scheduler: Any,
+    layers: Layers,
+    edit_embedding: Tensor,
+    *,
+    object_weight: float,
+    background_weight: float,
+    steps: int,
+    lr: float,
+    generator: torch.Generator,
+    tune: str = "full",
+    precision: torch.dtype = torch.float32,
+    optimiser: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
+    checkpointing: bool = False,
+    on_step: OnStep | None = None,
+) -> Weights:
+    """§3.2.2: the weights that `steps` of Adam on Eq. 5 lead to, conditioned on `edit_embedding` (1, L, D).
+
+    `unet` itself is left as it is: a copy is tuned, on the latents' device. With `tune="full"` the copy is
+    float32 whatever `unet` is, and so is what it returns, every parameter by name: steps of 2e-6 are below
+    the rounding of a bfloat16 or float16 weight. With `tune="lora"` low-rank adapters beside the attention
+    projections are tuned, at `LORA_LR_FACTOR` times `lr`, and only they are returned. `with_weights` puts
+    either back into a network. Both terms share t and ε. With no steps, or with both weights 0, nothing
+    changes and the result is empty.
+    """
+    if not steps or not (object_weight or background_weight):
+        return {}
+    device = layers.latents.device
+    # The adapters' starting values have their own generator: both ways of tuning then see the same noise.
+    starts = torch.Generator().manual_seed(generator.initial_seed())
+    tuned = _with_new_adapters(unet, device, starts) if tune == "lora" else _float32_copy(unet, device)
+    if checkpointing:
+        tuned.enable_gradient_checkpointing()
+    parameters = [parameter for parameter in tuned.parameters() if parameter.requires_grad]
+    descent = Descent(parameters, lr * LORA_LR_FACTOR if tune == "lora" else lr, precision, optimiser)
+
+    layers = _without_idle_pictures(layers, object_weight, background_weight)
+    pictures = len(layers.latents)
+    embedding = edit_embedding.detach().float().expand(pictures, -1, -1)
+    with train_mode(tuned):
+        for index in range(1, steps + 1):
+            noise, timestep = draw_noise_and_timestep((1, *layers.latents.shape[1:]), scheduler, generator)
+            noise = noise.to(layers.latents).expand_as(layers.latents)
+            timesteps = timestep.to(device).expand(pictures)
+            noisy = scheduler.add_noise(layers.latents, noise, timesteps)
+            target = prediction_target(scheduler, layers.latents, noise, timesteps)
+            prediction = predict(tuned, noisy, timesteps, embedding, precision)
+            loss = descent.step(total_loss(prediction, target, layers, object_weight, background_weight))
+            if on_step:
+                on_step(Step(index, steps, loss=loss))
+    return {
+        name: parameter.detach() for name, parameter in tuned.named_parameters() if parameter.requires_grad
+    }
+
+
+def with_weights(unet: nn.Module, weights: Weights) -> nn.Module:
+    """A network of `unet`'s structure with `weights` from `finetune`, in evaluation mode, without gradients.
+
+    It shares with `unet` the memory of every parameter that `weights` doesn't name, and changes none of it.
+    """
+    tuned = _copy(unet, lambda parameter: parameter)
+    if any(_is_adapter(name) for name in weights):
+        _add_adapters(tuned)
+    parameters = dict(tuned.named_parameters())
+    for name, weight in weights.items():
+        old = parameters[name]
+        # Adapters stay float32 beside weights of any kind: they are few, and small.
+        weight = weight.to(old.device, weight.dtype if _is_adapter(name) else old.dtype)
+        parameters[name].data = weight.contiguous(memory_format=_memory_format(old))
+    return tuned.requires_grad_(False).eval()
+
+
+def _float32_copy(unet: nn.Module, device: torch.device) -> nn.Module:
+    tuned = _copy(unet, lambda tensor: tensor.to(device, torch.float32, copy=True))
+    return tuned.requires_grad_(True)
+
+
+def _with_new_adapters(unet: nn.Module, device: torch.device, generator: torch.Generator) -> nn.Module:
+    tuned = _copy(unet, lambda tensor: tensor.to(device))
+    _add_adapters(tuned)
+    for name, parameter in tuned.named_parameters():
+        parameter.requires_grad_(_is_adapter(name))
+        if ".lora_A." in name:  # as peft fills them, but from our generator; the lora_B start at zero
+            start = torch.empty(parameter.shape)
+            nn.init.kaiming_uniform_(start, a=math.sqrt(5), generator=generator)
+            parameter.data.copy_(start)
+    return tuned
+
+
+def _add_adapters(unet: nn.Module) -> None:
+    from peft import LoraConfig, inject_adapter_in_model
+
+    config = LoraConfig(r=LORA_RANK, lora_alpha=LORA_RANK, target_modules=list(LORA_TARGETS))
+    with torch.random.fork_rng(devices=[]):  # peft draws starting values that are not used
+        inject_adapter_in_model(config, unet)
+
+
+def _is_adapter(name: str) -> bool:
+    return ".lora_A." in name or ".lora_B." in name
+
+
+def _copy(unet: nn.Module, tensor: Callable[[Tensor], Tensor]) -> nn.Module:
+    """The modules copied, with new parameters that hold `tensor(old)`; buffers too."""
+    memo: dict[int, Any] = {}
+    for old in unet.parameters():
+        memo[id(old)] = nn.Parameter(tensor(old.detach()), requires_grad=False)
+    for old in unet.buffers():
+        memo[id(old)] = tensor(old)
+    return copy.deepcopy(unet, memo)
+
+
+def _memory_format(tensor: Tensor) -> torch.memory_format:
+    channels_last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if channels_last and not tensor.is_contiguous() else torch.contiguous_format

@@ -1,0 +1,138 @@
+"""Eq. 1, the denoising objective under a mask, and what all three stages share around it.
+
+Shapes: B pictures, C latent channels, latent grid h × w, L tokens of width D. Noise schedule and prediction
+type are the model's own, read from its `DDIMScheduler`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a stage tells its `on_step` callback after each step; `index` counts from 1 to `steps`."""
+
+    index: int
+    steps: int
+    loss: float | None = None  # stages 1 and 2: what was minimised, before this step's update
+    x0: Tensor | None = None  # stage 3: (B, C, h, w), the clean latents predicted at this step
+
+
+OnStep = Callable[[Step], None]
+
+
+def draw_noise_and_timestep(
+    shape: tuple[int, ...], scheduler: Any, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """One ε of `shape` (1, C, h, w), then one t (1,), uniform over the whole noise schedule.
+
+    Drawn in float32 by the generator's device (the CPU, as the editor does it), so that a training seed means
+    the same noise on every device.
+    """
+    noise = torch.randn(shape, generator=generator, device=generator.device)
+    steps = scheduler.config.num_train_timesteps
+    timestep = torch.randint(0, steps, (1,), generator=generator, device=generator.device)
+    return noise, timestep
+
+
+def predict(
+    unet: nn.Module, latents: Tensor, timesteps: Tensor, embeddings: Tensor, precision: torch.dtype
+) -> Tensor:
+    """f(x_t, t, e): the model's prediction, (B, C, h, w), float32, computed under autocast to `precision`."""
+    with autocast(latents.device, precision):
+        return unet(latents, timesteps, encoder_hidden_states=embeddings).sample.float()
+
+
+def prediction_target(scheduler: Any, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+    """What f is compared with: ε for an epsilon model, and the model's own target for any other.
+
+    A v-prediction model outputs v = √ᾱ·ε − √(1−ᾱ)·x0, and given x_t, v − v̂ = (ε − ε̂) / √ᾱ: the same error,
+    weighted as in that model's own training. Dividing it back would train the noisiest steps by next to
+    nothing.
+    """
+    kind = scheduler.config.prediction_type
+    if kind == "epsilon":
+        return noise
+    if kind == "v_prediction":
+        return scheduler.get_velocity(latents, noise, timesteps)
+    if kind == "sample":
+        return latents
+    raise ValueError(f"unknown prediction_type {kind!r}")
+
+
+def masked_loss(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Eq. 1 under a mask, for each picture: mean(mask² · (target − prediction)²), shape (B,), float32.
+
+    `mask` is (B or 1, 1, h, w), 1 where the error counts. The mean runs over all latent pixels, not over the
+    mask's area: only so does a larger weight make up for a smaller subject, as the paper has it.
+    """
+    error = mask.float() * (target.float() - prediction.float())
+    return error.square().flatten(1).mean(1)
+
+
+def autocast(device: torch.device, precision: torch.dtype) -> contextlib.AbstractContextManager:
+    """Mixed precision for `precision` bfloat16 or float16; for float32, nothing."""
+    if precision == torch.float32:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=precision)
+
+
+class Descent:
+    """Adam on float32 parameters; a float16 backward is scaled up, so that small gradients survive it.
+
+    `optimiser` is called as `optimiser(parameters, lr=lr)`: `torch.optim.Adam` or one with its interface.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[Tensor],
+        lr: float,
+        precision: torch.dtype = torch.float32,
+        optimiser: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
+    ) -> None:
+        parameters = list(parameters)
+        self.optimiser = optimiser(parameters, lr=lr)
+        self.scaler = torch.amp.GradScaler(parameters[0].device.type, enabled=precision == torch.float16)
+
+    def step(self, loss: Tensor) -> float:
+        """One step down; returns the loss. Raises `FloatingPointError` when that is no longer a number."""
+        value = loss.item()
+        # In float16 a single overflow is ordinary: the scaler leaves that step out and halves its scale.
+        if not math.isfinite(value) and not self.scaler.is_enabled():
+            raise FloatingPointError("the loss is no longer a finite number")
+        self.optimiser.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        return value
+
+
+@contextlib.contextmanager
+def train_mode(module: nn.Module, mode: bool = True) -> Iterator[nn.Module]:
+    """Put the module into training (or evaluation) mode, and each of its parts back as it was."""
+    before = [(part, part.training) for part in module.modules()]
+    try:
+        yield module.train(mode)
+    finally:
+        for part, training in before:
+            part.training = training
+
+
+@contextlib.contextmanager
+def frozen(module: nn.Module) -> Iterator[nn.Module]:
+    """Evaluation mode and no gradient to any parameter, and each back as it was."""
+    before = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
+    try:
+        with train_mode(module, False):
+            yield module.requires_grad_(False)
+    finally:
+        for parameter, requires_grad in before:
+            parameter.requires_grad_(requires_grad)
