@@ -15,11 +15,9 @@ def _words(text: str) -> frozenset[str]:
 # Before nearly any noun these begin a scene: "in the forest", "under a bridge".
 _PLACE_PREPOSITIONS = _words(
     "in on at under underneath beneath below above near beside behind between among amongst amid amidst "
-    "against "
-    "inside outside within by atop during beyond alongside opposite aboard upon"
+    "against inside outside within by atop during beyond alongside opposite aboard upon"
 )
-# These begin a scene only before a place, "through the snow", and else belong to the action, "through a
-# hoop".
+# These begin a scene only before a place, "through the snow"; "through a hoop" belongs to the action.
 _PATH_PREPOSITIONS = _words(
     "over through across along around down up past into onto toward towards to off out from"
 )
@@ -30,65 +28,50 @@ _DETERMINERS = _words(
     "a an the this that these those its his her their my your our some many several two three four five six "
     "one"
 )
+_CLAUSE_ENDS = (",", ";", ":", ".", "!", "?")
 _CLAUSE_WORDS = _words("and but or that which who while as when where")
 
-# Nouns that make a preposition speak of the subject itself: its body, its clothes, what it rides, how it
-# moves.
+# Nouns that make a preposition speak of the subject: its body, its clothes, what it rides, how it moves.
 _OF_THE_SUBJECT = _words(
     "mouth mouths beak back belly side stomach head heads hand hands arm arms paw paws leg legs foot feet "
-    "knee knees "
-    "toe toes tiptoe tiptoes hoof hooves tail tails ear ears eye eyes nose neck shoulder shoulders face lap "
-    "wing wings "
-    "fur feathers teeth tongue mane horns haunches collar leash "
-    "hat hats cap coat jacket suit dress shirt sweater scarf costume armor armour uniform sunglasses glasses "
-    "helmet "
-    "boots shoes gloves cape tie tuxedo pajamas pyjamas robe crown mask spacesuit outfit clothes clothing "
-    "bow "
-    "skateboard bicycle bike motorcycle scooter surfboard snowboard skis unicycle horseback skates wheels "
-    "air midair mid-air motion flight profile pose position half love style speed attention rest play circle "
-    "circles "
-    "colour color black camera viewer phone fire"
+    "knee knees toe toes tiptoe tiptoes hoof hooves tail tails ear ears eye eyes nose neck shoulder "
+    "shoulders face lap wing wings fur feathers teeth tongue mane horns haunches collar leash hat hats cap "
+    "coat raincoat jacket suit dress shirt sweater scarf costume armor armour uniform sunglasses glasses "
+    "helmet boots shoes gloves cape tie tuxedo pajamas pyjamas robe crown mask spacesuit outfit clothes "
+    "clothing bow skateboard bicycle bike motorcycle scooter surfboard snowboard skis unicycle horseback "
+    "skates wheels air midair mid-air motion flight profile pose position half love style speed attention "
+    "rest play circle circles colour color black camera viewer phone fire"
 )
+# "on a horse" speaks of the rider; near, behind or beside one is a scene.
+_MOUNTS = _words("horse horses pony donkey camel elephant")
+_SEEN = _words("seen viewed photographed shot")
 _PLACES = _words(
     "forest woods jungle beach sea ocean lake river stream pond waterfall water waves shore coast island "
-    "desert dunes "
-    "sand mountain mountains hill hills valley canyon cliff cliffs meadow field fields grass grassland "
-    "savanna prairie "
-    "snow ice rain fog mist clouds sky space garden park yard backyard lawn farm barn stable pasture street "
-    "streets "
-    "road path trail bridge city town village market square alley highway sidewalk pavement house home room "
-    "bedroom "
-    "kitchen bathroom livingroom office school library museum castle ruins palace church temple station "
-    "airport "
-    "stadium playground zoo pool swamp marsh mud puddle cave volcano glacier tundra orchard vineyard flowers "
-    "leaves "
-    "trees bushes palms cornfield wheat underwater reef harbour harbor dock pier boat ship train restaurant "
-    "cafe bar "
-    "shop store gym stage studio moon galaxy stars nebula world"
+    "desert dunes sand mountain mountains hill hills valley canyon cliff cliffs meadow field fields grass "
+    "grassland savanna prairie snow ice rain fog mist clouds sky space garden park yard backyard lawn farm "
+    "barn stable pasture street streets road path trail bridge city town village market square alley highway "
+    "sidewalk pavement house home room bedroom kitchen bathroom livingroom office school library museum "
+    "castle ruins palace church temple station airport stadium playground zoo pool swamp marsh mud puddle "
+    "cave volcano glacier tundra orchard vineyard flowers leaves trees bushes palms cornfield wheat "
+    "underwater reef harbour harbor dock pier boat ship train restaurant cafe bar shop store gym stage "
+    "studio moon galaxy stars nebula world"
 )
 _ATMOSPHERE = _words(
     "sunset sunrise dawn dusk night nighttime daytime daylight morning noon afternoon evening twilight "
-    "midnight "
-    "hour sunlight moonlight light lighting lights sun sunny rainy snowy snowing raining foggy misty cloudy "
-    "stormy "
-    "storm thunderstorm lightning snowfall blizzard weather sky skies stars starry fog mist haze winter "
-    "summer spring "
-    "autumn fall backdrop background scenery landscape horizon bokeh rainbow aurora scene snowflakes"
+    "midnight hour sunlight moonlight light lighting lights sun sunny rainy snowy snowing raining foggy "
+    "misty cloudy stormy storm thunderstorm lightning snowfall blizzard weather sky skies stars starry fog "
+    "mist haze winter summer spring autumn fall backdrop background scenery landscape horizon bokeh rainbow "
+    "aurora scene snowflakes"
 )
 _BEHIND = _words("behind background distance backdrop around overhead horizon")
 _ACTIONS = _words(
     "sitting standing lying laying jumping leaping running walking sleeping resting eating drinking flying "
-    "swimming "
-    "playing dancing looking staring barking howling rolling spreading stretching climbing riding holding "
-    "wearing "
-    "carrying kneeling crouching begging waving smiling laughing yawning kissing hugging crossing raising "
-    "turning "
-    "galloping trotting grazing floating diving hopping bouncing skating surfing skiing cooking reading "
-    "singing doing "
-    "giving making chewing biting licking pointing bowing posing racing driving parked parking crawling "
-    "hanging falling "
-    "jumps leaps runs walks sits stands lies sleeps eats drinks flies swims plays dances looks rolls rests "
-    "climbs"
+    "swimming playing dancing looking staring barking howling rolling spreading stretching climbing riding "
+    "holding wearing carrying kneeling crouching begging waving smiling laughing yawning kissing hugging "
+    "crossing raising turning galloping trotting grazing floating diving hopping bouncing skating surfing "
+    "skiing cooking reading singing doing giving making chewing biting licking pointing bowing posing racing "
+    "driving parked parking crawling hanging jumps leaps runs walks sits stands lies sleeps eats "
+    "drinks flies swims plays dances looks rolls rests climbs"
 )
 # After these the preposition belongs to the verb: "looking at", "covered in", "painted by".
 _BOUND_VERBS = {
@@ -109,19 +92,15 @@ def split_prompt(prompt: str) -> tuple[str, str]:
     dropped. The background is "" where the prompt names none, and the object is "" only for an empty prompt.
     """
     words = prompt.split()
-    clauses = list(_clauses([_bare(word) for word in words], words))
     scene: list[bool] = []
+    starts: set[int] = set()
+    clauses = list(_clauses([_bare(word) for word in words], words))
     for index, clause in enumerate(clauses):
-        scene += _label(clause, scene[-1] if scene else None, later=clauses[index + 1 :])
+        starts.add(len(scene))
+        scene += _label(clause, scene, later=clauses[index + 1 :])
     if all(scene):
-        start = _second_noun_phrase(clauses)
-        scene[start:] = [False] * (len(scene) - start)
-    parts = (
-        " ".join(word for word, is_scene in zip(words, scene, strict=True) if is_scene is side)
-        for side in (False, True)
-    )
-    object_prompt, background_prompt = (part.strip(" ,;:–—-").removesuffix(".") for part in parts)
-    return object_prompt, background_prompt
+        scene = [False] * len(scene)
+    return _join(words, scene, starts, False), _join(words, scene, starts, True)
 
 
 def truncation_warning(tokenizer: Any, text: str, max_length: int | None = None) -> str | None:
@@ -158,31 +137,49 @@ def _clauses(bare: list[str], words: list[str]) -> Iterator[list[str]]:
     clause: list[str] = []
     for lowered, word in zip(bare, words, strict=True):
         clause.append(lowered)
-        if word.rstrip("\"'”’)]").endswith((",", ";", ":", ".", "!", "?")) or word in ("-", "–", "—"):
+        if word.rstrip("\"'”’)]").endswith(_CLAUSE_ENDS) or word in ("-", "–", "—"):
             yield clause
             clause = []
     if clause:
         yield clause
 
 
-def _label(clause: list[str], before: bool | None, later: list[list[str]]) -> list[bool]:
-    """For each word of a clause, whether it is scene; `before` is the state the last clause ended in."""
+def _join(words: list[str], scene: list[bool], starts: set[int], side: bool) -> str:
+    """The words on one side, with a comma where a clause was taken out between two of them."""
+    joined: list[str] = []
+    last = -1
+    for index, word in enumerate(words):
+        if scene[index] is side:
+            if joined and index in starts and last != index - 1 and joined[-1][-1] not in _CLAUSE_ENDS:
+                joined[-1] += ","
+            joined.append(word)
+            last = index
+    return " ".join(joined).strip(" ,;:–—-").removesuffix(".")
+
+
+def _label(clause: list[str], before: list[bool], later: list[list[str]]) -> list[bool]:
+    """For each word of a clause, whether it is scene; `before` holds that of all words up to it."""
+    turns = [_turn(clause, index) for index in range(len(clause))]
+    opening = clause[: next((index for index, turn in enumerate(turns) if turn is not None), len(clause))]
     acts = any(word in _ACTIONS for word in clause)
-    mood = any(word in _ATMOSPHERE | _PLACES for word in clause)
-    if before is None:
+    mood = any(word in _ATMOSPHERE | _PLACES for word in opening) and not acts
+    if not before:
         # "Golden hour, a dog jumping": a first clause is scene only if the subject is still to come.
-        scene = mood and not acts and any(word in _ACTIONS for other in later for word in other)
-        scene = scene and not any(word in _PREPOSITIONS for word in clause)
-    elif before:
-        scene = not acts
+        scene = mood and opening == clause and any(word in _ACTIONS for other in later for word in other)
+    elif all(before):
+        scene = mood
     else:
-        scene = mood and not acts
+        scene = mood or (before[-1] and not acts)
     labels: list[bool] = []
-    phrase_words = 0  # of the scene phrase so far: "a cat on a sofa sleeping" is a sleeping cat
+    phrase_words = 0  # of the scene phrase so far
     for index, word in enumerate(clause):
-        turn = _turn(clause, index)
-        if turn is None and scene and word in _ACTIONS and phrase_words > 0:
-            turn = False
+        turn = turns[index]
+        if turn is None and scene and phrase_words > 0:
+            and_acts = word in ("and", "but") and not _ACTIONS.isdisjoint(clause[index + 1 : index + 2])
+            subject_comes = word in _DETERMINERS and all(before) and all(labels)
+            # It is not the sofa that sleeps in "a cat on a sofa sleeping".
+            if word in _ACTIONS or and_acts or subject_comes:
+                turn = False
         if turn is not None:
             scene, phrase_words = turn, 0
         elif word not in _DETERMINERS:
@@ -202,6 +199,8 @@ def _turn(clause: list[str], index: int) -> bool | None:
         return True if word == "where" or any(other in _ATMOSPHERE for other in rest) else None
     if index and word in _BOUND_VERBS and clause[index - 1] in _BOUND_VERBS[word]:
         return None
+    if word in _SEEN and clause[index + 1 : index + 2] == ["from"]:
+        return True
     if word in ("next", "close") and clause[index + 1 : index + 2] == ["to"]:
         return True
     if word in ("outside", "inside") and not phrase:
@@ -217,7 +216,7 @@ def _turn(clause: list[str], index: int) -> bool | None:
             return True
         return False if head in _OF_THE_SUBJECT else None
     if word in _PLACE_PREPOSITIONS:
-        return head not in _OF_THE_SUBJECT
+        return head not in (_OF_THE_SUBJECT | _MOUNTS if word == "on" else _OF_THE_SUBJECT)
     if word in _PATH_PREPOSITIONS:
         above = word == "from" and head in ("above", "below", "behind", "afar")
         return True if above or any(other in _PLACES | _ATMOSPHERE for other in phrase) else None
@@ -249,13 +248,3 @@ def _leads_behind(following: list[str]) -> bool:
     if following[0] in ("behind", "around", "overhead"):
         return True
     return following[0] in ("in", "on") and any(word in _BEHIND for word in following[1:3])
-
-
-def _second_noun_phrase(clauses: list[list[str]]) -> int:
-    """Where the subject begins in a prompt that looks like nothing but scene: "On a mountain a dog"."""
-    words = [word for clause in clauses for word in clause]
-    for index in range(2, len(words)):
-        follows_noun = words[index - 1] not in _PREPOSITIONS | _DETERMINERS | _CLAUSE_WORDS
-        if words[index] in _DETERMINERS and follows_noun:
-            return index
-    return 0
