@@ -98,9 +98,10 @@ def split_prompt(prompt: str) -> tuple[str, str]:
     for index, clause in enumerate(clauses):
         starts.add(len(scene))
         scene += _label(clause, scene, later=clauses[index + 1 :])
-    if all(scene):
-        scene = [False] * len(scene)
-    return _join(words, scene, starts, False), _join(words, scene, starts, True)
+    object_prompt = _join(words, scene, starts, False)
+    if not object_prompt:
+        return _join(words, [False] * len(words), starts, False), ""
+    return object_prompt, _join(words, scene, starts, True)
 
 
 def truncation_warning(tokenizer: Any, text: str, max_length: int | None = None) -> str | None:
@@ -209,10 +210,11 @@ def _turn(clause: list[str], index: int) -> bool | None:
         return None
     head = phrase[-1]
     if word == "with":
-        following = clause[index + 1 + len(phrase) :]
+        if head.endswith("ing") and len(phrase) > 1:  # "with snow falling"
+            head = phrase[-2]
         if head in _BEHIND | _PLACES | _ATMOSPHERE or any(other in _ATMOSPHERE for other in phrase):
             return True
-        if _leads_behind(following):
+        if _leads_behind(clause[index + 1 + len(phrase) :]):
             return True
         return False if head in _OF_THE_SUBJECT else None
     if word in _PLACE_PREPOSITIONS:
@@ -240,9 +242,7 @@ def _noun_phrase(clause: list[str], index: int) -> list[str]:
 
 
 def _leads_behind(following: list[str]) -> bool:
-    """Whether what follows "with mountains …" puts them into the scene: "behind", "in the background",
-    "falling".
-    """
+    """Whether what follows "with mountains …" puts them into the scene: "behind", "in the background"."""
     if not following:
         return False
     if following[0] in ("behind", "around", "overhead"):

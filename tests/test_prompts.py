@@ -137,7 +137,7 @@ def test_splitting_is_the_same_every_time_and_empty_for_nothing():
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    """CLIP's tokenizer with single letters for a vocabulary, twelve tokens long: ten letters and two marks."""
+    """CLIP's tokenizer with single letters for a vocabulary, twelve tokens long: ten letters, two marks."""
     letters = "abcdefghijklmnopqrstuvwxyz"
     tokens = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     return CLIPTokenizer(
