@@ -1,0 +1,82 @@
+"""Drawn scenes as arrays, on as many processes as there are cores."""
+
+from __future__ import annotations
+
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+
+from .world import SIDE, draw, held_out
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """``images`` uint8 (N, H, W, 3); ``masks`` bool (N, K, H, W), one a subject; ``attributes`` N dicts."""
+
+    images: np.ndarray
+    masks: np.ndarray
+    attributes: list[dict[str, str | None]]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def _draw_one(seed: int, side: int, subjects: int, empty: float, unseen: bool | None):
+    """Scene ``seed``, or None if it is on the wrong side of the held-out combinations."""
+    if empty and np.random.default_rng([seed, 99]).random() < empty:
+        subjects = 0
+    scene = draw(seed, side=side, subjects=subjects)
+    if unseen is not None and held_out(scene.attributes) != unseen:
+        return None
+    masks = scene.masks or (scene.object_mask,)
+    return np.asarray(scene.image), np.stack(masks), scene.attributes
+
+
+def scenes(
+    count: int,
+    first_seed: int = 0,
+    *,
+    side: int = SIDE,
+    subjects: int = 1,
+    empty: float = 0.0,
+    unseen: bool | None = False,
+    processes: int | None = None,
+) -> Scenes:
+    """Draw ``count`` scenes from consecutive seeds.
+
+    ``empty``: the share of scenes with nobody in them. ``unseen``: False leaves out the held-out combinations (for
+    training), True draws only those, None draws whatever comes.
+    """
+    one = partial(_draw_one, side=side, subjects=subjects, empty=empty, unseen=unseen)
+    images, masks, attributes = [], [], []
+    seed = first_seed
+    with ProcessPoolExecutor(processes, mp_context=torch.multiprocessing.get_context("spawn")) as pool:
+        while len(images) < count:
+            ask = max(64, int(1.4 * (count - len(images))) if not unseen else 4 * (count - len(images)))
+            for found in pool.map(one, range(seed, seed + ask), chunksize=64):
+                if found is not None and len(images) < count:
+                    images.append(found[0])
+                    masks.append(found[1])
+                    attributes.append(found[2])
+            seed += ask
+    return Scenes(np.stack(images), np.stack(masks), attributes)
+
+
+def to_tensor(images: np.ndarray) -> torch.Tensor:
+    """uint8 (N, H, W, 3) to float (N, 3, H, W) in −1 … 1, channels last in memory."""
+    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def psnr(image: torch.Tensor, other: torch.Tensor, mask: torch.Tensor | None = None) -> float:
+    """Peak signal-to-noise ratio in dB of pictures in −1 … 1, (N, 3, H, W), the mean over pictures of each one's.
+
+    ``mask``: bool (N, H, W), the pixels that count; pictures in which it is empty are left out.
+    """
+    error = ((image - other).clamp(-2, 2) ** 2).mean(1) / 4
+    mask = torch.ones_like(error, dtype=torch.bool) if mask is None else mask
+    kept = mask.flatten(1).any(1)
+    mean = (error * mask).flatten(1).sum(1)[kept] / mask.flatten(1).sum(1)[kept]
+    return float((-10 * mean.clamp_min(1e-10).log10()).mean())

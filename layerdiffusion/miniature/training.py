@@ -1,0 +1,176 @@
+"""The one training loop that every part of the miniature uses: timed, resumable to the step, averaged.
+
+A part hands over its modules and a function that gives the loss of a step. Everything random in a step comes from the
+generators the loop hands to it, seeded by (seed, step): a run that is stopped and resumed sees the batches it would
+have seen.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how fast to train a part. ``minutes`` are wall time, those of earlier resumed runs not counted."""
+
+    folder: Path
+    minutes: float
+    seed: int = 0
+    device: str = "cpu"
+    save_every: float = 120.0  # seconds
+
+
+@dataclass(frozen=True)
+class Rates:
+    """The optimiser's knobs. The rate warms up, stays, and falls to zero over the last ``cooldown`` of the minutes."""
+
+    lr: float
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.99)
+    warmup: int = 100
+    cooldown: float = 0.25
+    ema: float = 0.999
+    clip: float = 1.0
+    muon: bool = False  # orthogonalised updates (torch.optim.Muon) for the inner matrices and convolutions
+
+
+class Optimizer:
+    """AdamW, or Muon for every weight with two dimensions or more between the first layers and the last.
+
+    Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) takes matrices: a convolution's weight is
+    shown to it as (out, in × height × width), a view of the same memory. Its updates are scaled to AdamW's size
+    (Liu et al. 2025, https://arxiv.org/abs/2502.16982), so that one learning rate serves both.
+    """
+
+    OUTER = ("embedding", "conv_in", "conv_out", "norm")
+
+    def __init__(self, modules: nn.ModuleDict, rates: Rates):
+        inner, outer = [], []
+        for name, parameter in modules.named_parameters():
+            if parameter.requires_grad:
+                matrix = rates.muon and parameter.ndim >= 2 and not any(word in name for word in self.OUTER)
+                (inner if matrix else outer).append(parameter)
+        self.pairs = [(p, nn.Parameter(p.detach().view(p.shape[0], -1))) for p in inner]
+        options = dict(lr=rates.lr, weight_decay=rates.weight_decay)
+        self.parts = [torch.optim.AdamW(outer, betas=rates.betas, fused=True, **options)]
+        if inner:
+            views = [view for _, view in self.pairs]
+            self.parts.append(torch.optim.Muon(views, adjust_lr_fn="match_rms_adamw", **options))
+
+    def set_lr(self, lr: float) -> None:
+        for group in (group for part in self.parts for group in part.param_groups):
+            group["lr"] = lr
+
+    def step(self) -> None:
+        for parameter, view in self.pairs:
+            view.grad = None if parameter.grad is None else parameter.grad.view_as(view)
+        for part in self.parts:
+            part.step()
+
+    def state_dict(self) -> list[dict]:
+        return [part.state_dict() for part in self.parts]
+
+    def load_state_dict(self, states: list[dict]) -> None:
+        for part, state in zip(self.parts, states, strict=True):
+            part.load_state_dict(state)
+
+
+StepLoss = Callable[[int, np.random.Generator, torch.Generator], torch.Tensor]
+
+
+class Averaged:
+    """Exponential moving average of the modules' floating-point weights, kept in float32."""
+
+    def __init__(self, modules: nn.ModuleDict, decay: float):
+        self.decay = decay
+        self.weights = {
+            k: v.detach().float().clone() for k, v in modules.state_dict().items() if v.is_floating_point()
+        }
+
+    @torch.no_grad()
+    def update(self, modules: nn.ModuleDict, step: int) -> None:
+        # Early on a long memory would only remember the initial weights.
+        decay = min(self.decay, (1 + step) / (10 + step))
+        live = modules.state_dict()
+        average = list(self.weights.values())
+        torch._foreach_lerp_(average, [live[k].float() for k in self.weights], 1 - decay)
+
+    def copy_to(self, modules: nn.ModuleDict) -> None:
+        modules.load_state_dict(self.weights, strict=False)
+
+
+def fit(part: str, modules: nn.ModuleDict, loss_of: StepLoss, plan: Plan, rates: Rates) -> nn.ModuleDict:
+    """Train ``modules`` on ``loss_of(step, numpy rng, torch generator)`` for ``plan.minutes``; the averaged weights.
+
+    ``plan.folder/part.pt`` is written now and then and resumed from; ``part.losses.json`` keeps the loss curve as
+    [step, seconds, mean loss since the last entry]. Runs under bfloat16 autocast with float32 weights.
+    """
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    checkpoint, curve_file = plan.folder / f"{part}.pt", plan.folder / f"{part}.losses.json"
+    parameters = [p for p in modules.parameters() if p.requires_grad]
+    optimizer = Optimizer(modules, rates)
+    average = Averaged(modules, rates.ema)
+    step, spent, curve = 0, 0.0, []
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, map_location=plan.device, weights_only=True)
+        modules.load_state_dict(saved["modules"])
+        average.weights = saved["average"]
+        optimizer.load_state_dict(saved["optimizer"])
+        step, spent = saved["step"], saved["seconds"]
+        curve = json.loads(curve_file.read_text()) if curve_file.exists() else []
+
+    def save() -> None:
+        state = {"modules": modules.state_dict(), "average": average.weights, "optimizer": optimizer.state_dict(),
+                 "step": step, "seconds": spent + time.monotonic() - start}  # fmt: skip
+        torch.save(state, checkpoint.with_suffix(".part"))
+        os.replace(checkpoint.with_suffix(".part"), checkpoint)
+        curve_file.write_text(json.dumps(curve))
+
+    modules.train()
+    start = last_save = time.monotonic()
+    budget = 60 * plan.minutes
+    first, losses = step, []
+    bar = tqdm(total=round(budget), unit="s", desc=part, mininterval=5)
+    while (elapsed := time.monotonic() - start) < budget:
+        warm = min(1.0, (step - first + 1) / rates.warmup)
+        cool = min(1.0, (1 - elapsed / budget) / max(rates.cooldown, 1e-9))
+        optimizer.set_lr(rates.lr * warm * cool)
+        with torch.autocast(plan.device, torch.bfloat16):
+            loss = loss_of(
+                step,
+                np.random.default_rng([plan.seed, step]),
+                torch.Generator().manual_seed(plan.seed * 1_000_003 + step),
+            )
+        modules.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, rates.clip)
+        optimizer.step()
+        step += 1
+        average.update(modules, step)
+        losses.append(float(loss.detach()))
+        if not math.isfinite(losses[-1]):
+            raise FloatingPointError(f"the loss of {part} is {losses[-1]} at step {step}")
+        if step % 50 == 0:
+            curve.append([step, round(spent + time.monotonic() - start, 1), float(np.mean(losses))])
+            bar.set_postfix(step=step, loss=f"{np.mean(losses):.4f}")
+            losses = []
+        bar.update(round(time.monotonic() - start) - bar.n)
+        if time.monotonic() - last_save > plan.save_every:
+            save()
+            last_save = time.monotonic()
+    bar.close()
+    save()
+    average.copy_to(modules)
+    return modules.eval()
