@@ -37,9 +37,7 @@ UNET = dict(
     use_linear_projection=True,
     resnet_time_scale_shift="scale_shift",
 )
-TEXT = dict(
-    hidden_size=128, intermediate_size=512, num_hidden_layers=3, num_attention_heads=4, projection_dim=128
-)
+TEXT = dict(hidden_size=128, intermediate_size=512, num_hidden_layers=3, num_attention_heads=4, projection_dim=128)
 SCHEDULE = dict(  # Stable Diffusion's, but for the prediction
     num_train_timesteps=1000,
     beta_start=0.00085,
@@ -125,9 +123,7 @@ def train(
         chosen = rng.integers(len(scenes), size=batch)
         mirrored = rng.integers(2, size=batch)
         x0 = latents[mirrored, chosen].float().to(plan.device)
-        captions = [
-            "" if rng.random() < NO_CAPTION else training_caption(scenes.attributes[i], rng) for i in chosen
-        ]
+        captions = ["" if rng.random() < NO_CAPTION else training_caption(scenes.attributes[i], rng) for i in chosen]
         embeddings = text_encoder(words.encode(tokenizer, captions).to(plan.device)).last_hidden_state
         # Stratified over the batch: every step sees the whole range of noise.
         t = ((torch.arange(batch) + torch.rand(batch, generator=generator)) / batch * len(alphas)).long()

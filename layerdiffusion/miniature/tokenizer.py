@@ -7,22 +7,41 @@ from collections import Counter
 import numpy as np
 
 from .._torchvision import ensure_torchvision
-from .world import _attributes, training_caption
+from .world import PLACES, draw_attributes, training_caption
 
 MAX_LENGTH = 32
 MERGES = 700
 # Words a user may well type that no caption has; learnt as whole words so that a sentence of them is not cut.
 MORE_WORDS = (
-    "the a an is that with and of to at in on by it its toy photo picture very bright dark light".split()
+    "the",
+    "a",
+    "an",
+    "is",
+    "that",
+    "with",
+    "and",
+    "of",
+    "to",
+    "at",
+    "in",
+    "on",
+    "by",
+    "it",
+    "its",
+    "toy",
+    "photo",
+    "picture",
+    "very",
+    "bright",
+    "dark",
+    "light",
 )
 
 
 def captions(count: int, seed: int = 0) -> list[str]:
     """Captions as training sees them, of scenes that need not be drawn."""
     rng = np.random.default_rng([seed, 5])
-    from .world import PLACES
-
-    return [training_caption(_attributes(rng, rng, str(rng.choice(PLACES)), {}), rng) for _ in range(count)]
+    return [training_caption(draw_attributes(rng, rng, str(rng.choice(PLACES)), {}), rng) for _ in range(count)]
 
 
 def learn_merges(words: Counter[str], merges: int) -> list[tuple[str, str]]:
@@ -57,9 +76,7 @@ def build():
     from tokenizers.pre_tokenizers import ByteLevel
     from transformers import CLIPTokenizer
 
-    words = Counter(
-        word.strip(",") for caption in captions(4000) for word in caption.replace("-", " - ").split()
-    )
+    words = Counter(word.strip(",") for caption in captions(4000) for word in caption.replace("-", " - ").split())
     words.update(MORE_WORDS)
     merges = learn_merges(words, MERGES)
     letters = sorted(ByteLevel.alphabet())
@@ -72,6 +89,4 @@ def build():
 
 def encode(tokenizer, texts: list[str]):
     """Token ids, int64 (N, MAX_LENGTH), padded and cut as diffusers' pipelines do."""
-    return tokenizer(
-        texts, padding="max_length", max_length=MAX_LENGTH, truncation=True, return_tensors="pt"
-    ).input_ids
+    return tokenizer(texts, padding="max_length", max_length=MAX_LENGTH, truncation=True, return_tensors="pt").input_ids

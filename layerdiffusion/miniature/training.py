@@ -95,9 +95,7 @@ class Averaged:
 
     def __init__(self, modules: nn.ModuleDict, decay: float):
         self.decay = decay
-        self.weights = {
-            k: v.detach().float().clone() for k, v in modules.state_dict().items() if v.is_floating_point()
-        }
+        self.weights = {k: v.detach().float().clone() for k, v in modules.state_dict().items() if v.is_floating_point()}
 
     @torch.no_grad()
     def update(self, modules: nn.ModuleDict, step: int) -> None:

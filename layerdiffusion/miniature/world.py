@@ -88,14 +88,14 @@ def draw(seed: int, *, subjects: int = 1, side: int = SIDE, **wanted: str) -> Sc
     place = wanted.get("place", drawn_place)
     background, ground = _paint_place(place, place_rng, side)
 
-    attributes = _attributes(looks_rng, pose_rng, place, wanted)
+    attributes = draw_attributes(looks_rng, pose_rng, place, wanted)
     image = background.copy()
     masks: list[np.ndarray] = []
     if subjects == 2:
         first, second = ("left", "right") if attributes["position"] != "right" else ("right", "left")
         attributes["position"] = first
         attributes["size"] = "medium" if attributes["size"] == "big" else attributes["size"]
-        other = _attributes(other_rng, other_rng, place, {"position": second})
+        other = draw_attributes(other_rng, other_rng, place, {"position": second})
         other["size"] = "medium" if other["size"] == "big" else other["size"]
         masks.append(_paint_subject(image, other, other_rng, other_rng, ground))
     if subjects >= 1:
@@ -120,7 +120,8 @@ def _check(wanted: dict[str, str]) -> None:
             raise ValueError(f"{key} can't be {value!r}; choose from {', '.join(known[key])}")
 
 
-def _attributes(looks_rng, pose_rng, place: str, wanted: dict[str, str]) -> dict[str, str | None]:
+def draw_attributes(looks_rng, pose_rng, place: str, wanted: dict[str, str]) -> dict[str, str | None]:
+    """What scene is to be drawn: the attributes of :class:`Scene`, each ``wanted`` or at random."""
     # Every value is drawn, wanted or not, so that fixing one leaves the others as the seed has them.
     drawn = {
         "animal": looks_rng.choice(ANIMALS),
@@ -165,9 +166,7 @@ def _painted(animal: str, paint: str, marking: str, rng: np.random.Generator, lo
         # Around the sprite's own middle grey: darker goes to black, lighter to white, eyes and folds stay.
         level = np.clip(0.5 + 0.8 * (luminance - middle), 0, 1)[..., None]
         colour = np.array(PAINTS[paint], np.float32) / 255
-        rgb = np.where(
-            level < 0.5, colour * (0.25 + 1.5 * level), colour + (1 - colour) * (2 * level - 1) * 0.8
-        )
+        rgb = np.where(level < 0.5, colour * (0.25 + 1.5 * level), colour + (1 - colour) * (2 * level - 1) * 0.8)
     marks, tone = _marking(marking, size, rng)
     rgb = rgb * (1 - marks) + marks * tone * (0.35 + 0.65 * rgb.mean(-1, keepdims=True))
     return Image.fromarray((np.concatenate([rgb, alpha], -1).clip(0, 1) * 255 + 0.5).astype(np.uint8), "RGBA")
@@ -287,18 +286,14 @@ def _paint_place(place: str, rng: np.random.Generator, side: int) -> tuple[Image
 
     def put(name: str, height: float, x: float, bottom: float) -> None:
         sprite = _sized(name, max(4, round(height * side)))
-        image.paste(
-            sprite, (round(x * side - sprite.width / 2), round(bottom * side - sprite.height)), sprite
-        )
+        image.paste(sprite, (round(x * side - sprite.width / 2), round(bottom * side - sprite.height)), sprite)
 
     if place == "moon":
         for x, y_star in rng.uniform((0, 0), (1, horizon), (28, 2)) * side:
             pen.ellipse((x, y_star, x + side / 110, y_star + side / 110), fill=(235, 235, 250))
         for x, y_pit in rng.uniform((0, horizon + 0.08), (1, 1), (6, 2)) * side:
             reach = side * (0.02 + 0.05 * (y_pit / side - horizon))
-            pen.ellipse(
-                (x - 2 * reach, y_pit - reach * 0.7, x + 2 * reach, y_pit + reach * 0.7), fill=(112, 112, 124)
-            )
+            pen.ellipse((x - 2 * reach, y_pit - reach * 0.7, x + 2 * reach, y_pit + reach * 0.7), fill=(112, 112, 124))
     for name in spec.above:
         if rng.random() < 0.6:
             height = rng.uniform(0.10, 0.15)
@@ -421,7 +416,5 @@ def label_grid(images: list[Image.Image], labels: list[str], columns: int = 6) -
                 lines.append(line)
                 line = ""
             line = f"{line} {word}".strip()
-        pen.multiline_text(
-            (x + 2, y + height + 2), "\n".join([*lines, line][:2]), fill="black", font=font, spacing=1
-        )
+        pen.multiline_text((x + 2, y + height + 2), "\n".join([*lines, line][:2]), fill="black", font=font, spacing=1)
     return sheet
