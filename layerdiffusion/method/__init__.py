@@ -1,4 +1,4 @@
-"""The paper, a section a file: objective (Eq. 1), embeddings (§3.2.1), finetune (§3.2.2) and sampling (§3.2.3).
+"""The paper, a section a file: objective (Eq. 1), embeddings (§3.2.1), finetune (§3.2.2), sampling (§3.2.3).
 
 Functions of tensors and an explicit generator, which change nothing they are given and know nothing of files,
 caches or devices beyond the tensors' own.

@@ -137,9 +137,7 @@ def finetune(
             loss = descent.step(total_loss(prediction, target, layers, object_weight, background_weight))
             if on_step:
                 on_step(Step(index, steps, loss=loss))
-    return {
-        name: parameter.detach() for name, parameter in tuned.named_parameters() if parameter.requires_grad
-    }
+    return {name: parameter.detach() for name, parameter in tuned.named_parameters() if parameter.requires_grad}
 
 
 def with_weights(unet: nn.Module, weights: Weights) -> nn.Module:

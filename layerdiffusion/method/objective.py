@@ -43,9 +43,7 @@ def draw_noise_and_timestep(
     return noise, timestep
 
 
-def predict(
-    unet: nn.Module, latents: Tensor, timesteps: Tensor, embeddings: Tensor, precision: torch.dtype
-) -> Tensor:
+def predict(unet: nn.Module, latents: Tensor, timesteps: Tensor, embeddings: Tensor, precision: torch.dtype) -> Tensor:
     """f(x_t, t, e): the model's prediction, (B, C, h, w), float32, computed under autocast to `precision`."""
     with autocast(latents.device, precision):
         return unet(latents, timesteps, encoder_hidden_states=embeddings).sample.float()

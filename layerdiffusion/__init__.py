@@ -1,0 +1,40 @@
+"""LayerDiffusion: edit a photo's subject and its background in one go (ICML 2023 workshop on AI & HCI)."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from layerdiffusion.edit import Edit, Placement, Settings, load_recipe, save_recipe
+    from layerdiffusion.editor import Cancelled, Editor, Progress
+    from layerdiffusion.errors import EditError
+    from layerdiffusion.models import Models, load_models
+    from layerdiffusion.result import Result
+
+_HOMES = {
+    "Cancelled": "editor",
+    "Edit": "edit",
+    "EditError": "errors",
+    "Editor": "editor",
+    "Models": "models",
+    "Placement": "edit",
+    "Progress": "editor",
+    "Result": "result",
+    "Settings": "edit",
+    "load_models": "models",
+    "load_recipe": "edit",
+    "save_recipe": "edit",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are imported when first asked for, so that `import layerdiffusion` costs nothing."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
