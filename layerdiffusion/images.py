@@ -6,6 +6,7 @@ y).
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 import os
@@ -28,7 +29,7 @@ ImageSource = Image.Image | np.ndarray | bytes | str | os.PathLike
 MIN_SIDE = 16  # below this a picture is a few latent pixels at best
 MAX_PIXELS = 32_000_000  # a 24-megapixel camera's picture passes
 MAX_BYTES = 64 * 2**20
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")  # none that runs a program
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")  # none that runs a program
 
 
 def open_image(source: ImageSource, name: str = "the picture") -> Image.Image:
@@ -44,8 +45,7 @@ def open_image(source: ImageSource, name: str = "the picture") -> Image.Image:
         return _to_rgb(image)
     except (OSError, ValueError) as error:
         raise ImageError(
-            f"{name} can't be converted from {image.mode} to RGB ({error}); save it as an ordinary PNG or "
-            "JPEG."
+            f"{name} can't be converted from {image.mode} to RGB ({error}); save it as an ordinary PNG or JPEG."
         ) from error
 
 
@@ -63,9 +63,7 @@ def open_mask(source: Any, size: tuple[int, int], name: str = "the mask") -> np.
             image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image.convert("RGBA"))
         mask = np.asarray(_to_rgb(image).convert("L")) >= 128
     else:
-        raise MaskError(
-            f"{name} is a {type(source).__name__}: it must be a bool array or a black and white picture."
-        )
+        raise MaskError(f"{name} is a {type(source).__name__}: it must be a bool array or a black and white picture.")
     if mask.shape != (size[1], size[0]):
         raise MaskError(
             f"{name} is {mask.shape[1]} × {mask.shape[0]} pixels but its picture is {size[0]} × {size[1]}; "
@@ -104,11 +102,7 @@ class Fit:
     def image(self, image: Image.Image) -> Image.Image:
         """The window at the model's size, (native, native)."""
         window = image.crop(self.box)
-        return (
-            window
-            if self.side == self.native
-            else window.resize((self.native,) * 2, Image.Resampling.LANCZOS)
-        )
+        return window if self.side == self.native else window.resize((self.native,) * 2, Image.Resampling.LANCZOS)
 
     def mask(self, mask: np.ndarray) -> np.ndarray:
         """The mask's window at the model's size: a pixel is True where at least half of its area was."""
@@ -118,9 +112,7 @@ class Fit:
     def restore_mask(self, mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """A mask at the model's size back in a picture of `size` (W, H); False outside the window."""
         restored = np.zeros((size[1], size[0]), bool)
-        restored[self.top : self.top + self.side, self.left : self.left + self.side] = _resize_mask(
-            mask, self.side
-        )
+        restored[self.top : self.top + self.side, self.left : self.left + self.side] = _resize_mask(mask, self.side)
         return restored
 
     def point(self, x: float, y: float) -> tuple[float, float]:
@@ -210,9 +202,7 @@ def placement_matrix(mask: np.ndarray, placement: Placement) -> np.ndarray:
     # Counter-clockwise to the eye, with y pointing down.
     turn = np.array([[cos * mirror, sin, 0], [-sin * mirror, cos, 0], [0, 0, 1]])
     there = np.array([[1, 0, -centre_x], [0, 1, -centre_y], [0, 0, 1]])
-    back = np.array(
-        [[1, 0, centre_x + placement.dx * width], [0, 1, centre_y + placement.dy * height], [0, 0, 1]]
-    )
+    back = np.array([[1, 0, centre_x + placement.dx * width], [0, 1, centre_y + placement.dy * height], [0, 0, 1]])
     return back @ turn @ there
 
 
@@ -230,9 +220,7 @@ def paint_out(image: Image.Image, mask: np.ndarray, halo: int | None = None) -> 
     if hole.all():
         hole = mask
     if hole.all():
-        raise MaskError(
-            "The mask covers the whole picture, so there is nothing to paint the hole from; mark less."
-        )
+        raise MaskError("The mask covers the whole picture, so there is nothing to paint the hole from; mark less.")
     painted = cv2.inpaint(np.asarray(image), hole.astype(np.uint8), 3, cv2.INPAINT_TELEA)
     return Image.fromarray(painted)
 
@@ -266,20 +254,16 @@ def _decode(source: ImageSource, name: str) -> Image.Image:
             raise ImageError(f"{name} is an empty file; choose a picture.")
         source = io.BytesIO(source)
     elif not isinstance(source, Image.Image):
-        raise ImageError(
-            f"{name} is a {type(source).__name__}: it must be a picture, a file name or a file's bytes."
-        )
+        raise ImageError(f"{name} is a {type(source).__name__}: it must be a picture, a file name or a file's bytes.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of what the checks below refuse
-            image = source if isinstance(source, Image.Image) else Image.open(source, formats=FORMATS)
+            image = source if isinstance(source, Image.Image) else Image.open(source, formats=_formats())
             _check_size(image, name)
             frames = getattr(image, "n_frames", 1)
             # A phone's JPEG may carry a second picture (MPO); a multi-page or moving file has no one picture.
             if frames > 1 and image.format != "MPO":
-                raise ImageError(
-                    f"{name} is animated or has several pages ({frames}); save one of them as a picture."
-                )
+                raise ImageError(f"{name} is animated or has several pages ({frames}); save one of them as a picture.")
             image.load()
             image = _upright(image)
             _check_size(image, name)
@@ -292,10 +276,15 @@ def _decode(source: ImageSource, name: str) -> Image.Image:
             f"{name} is no picture that can be read, whatever its name says; use a PNG, JPEG or WebP file."
         ) from error
     except Exception as error:  # given damaged bytes, decoders raise nearly anything
-        raise ImageError(
-            f"{name} is damaged or cut short and can't be read; save or download it again."
-        ) from error
+        raise ImageError(f"{name} is damaged or cut short and can't be read; save or download it again.") from error
     return image
+
+
+@functools.cache
+def _formats() -> list[str]:
+    """Those of `FORMATS` that this build of Pillow has a decoder for."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
 
 
 def _read(path: Path, name: str) -> tuple[bytes, str]:
@@ -323,8 +312,7 @@ def _check_size(image: Image.Image, name: str) -> None:
         raise ImageError(_too_large(name, f" ({width} × {height})"))
     if min(width, height) < MIN_SIDE:
         raise ImageError(
-            f"{name} is {width} × {height} pixels, too small to edit; use one of at least {MIN_SIDE} × "
-            f"{MIN_SIDE}."
+            f"{name} is {width} × {height} pixels, too small to edit; use one of at least {MIN_SIDE} × {MIN_SIDE}."
         )
 
 
@@ -351,9 +339,7 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     if profile and image.mode in ("RGB", "CMYK", "L"):
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            converted = ImageCms.profileToProfile(
-                image, source, ImageCms.createProfile("sRGB"), outputMode="RGB"
-            )
+            converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
             converted.info.pop("icc_profile", None)
             return converted
         except (ImageCms.PyCMSError, OSError, ValueError):
@@ -366,8 +352,7 @@ def _image_from_array(array: np.ndarray, name: str) -> Image.Image:
     fits = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
     if array.dtype != np.uint8 or not fits:
         raise ImageError(
-            f"{name} is an array of {array.dtype} with shape {array.shape}: it must be uint8 with shape (H, "
-            "W, 3)."
+            f"{name} is an array of {array.dtype} with shape {array.shape}: it must be uint8 with shape (H, W, 3)."
         )
     height, width = array.shape[:2]
     if not height or not width:
@@ -384,19 +369,12 @@ def _mask_from_array(array: np.ndarray, name: str) -> np.ndarray:
         raise MaskError(f"{name} has shape {array.shape}: it must be (height, width).")
     if array.dtype == bool:
         return array.copy()
-    if (
-        not np.issubdtype(array.dtype, np.number)
-        or np.issubdtype(array.dtype, np.complexfloating)
-        or not array.size
-    ):
-        raise MaskError(
-            f"{name} is an array of {array.dtype}: it must be bool, or numbers from 0 to 1 or 255."
-        )
+    if not np.issubdtype(array.dtype, np.number) or np.issubdtype(array.dtype, np.complexfloating) or not array.size:
+        raise MaskError(f"{name} is an array of {array.dtype}: it must be bool, or numbers from 0 to 1 or 255.")
     low, high = float(array.min()), float(array.max())
     if not (low >= 0 and high <= 255) or (high > 1 and np.issubdtype(array.dtype, np.floating)):
         raise MaskError(
-            f"{name} has values from {low:g} to {high:g}: it must be bool, numbers from 0 to 1 or integers "
-            "to 255."
+            f"{name} has values from {low:g} to {high:g}: it must be bool, numbers from 0 to 1 or integers to 255."
         )
     return array >= (0.5 if high <= 1 else 128)
 
@@ -405,7 +383,5 @@ def _resize_mask(mask: np.ndarray, side: int) -> np.ndarray:
     if mask.shape == (side, side):
         return mask.copy()
     if side > mask.shape[0]:
-        return cv2.resize(mask.astype(np.uint8), (side, side), interpolation=cv2.INTER_NEAREST_EXACT).astype(
-            bool
-        )
+        return cv2.resize(mask.astype(np.uint8), (side, side), interpolation=cv2.INTER_NEAREST_EXACT).astype(bool)
     return cv2.resize(mask.astype(np.float32), (side, side), interpolation=cv2.INTER_AREA) >= 0.5 - 1e-6
