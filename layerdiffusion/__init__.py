@@ -10,6 +10,21 @@ if TYPE_CHECKING:
     from layerdiffusion.models import Models, load_models
     from layerdiffusion.result import Result
 
+__all__ = [
+    "Cancelled",
+    "Edit",
+    "EditError",
+    "Editor",
+    "Models",
+    "Placement",
+    "Progress",
+    "Result",
+    "Settings",
+    "load_models",
+    "load_recipe",
+    "save_recipe",
+]
+
 _HOMES = {
     "Cancelled": "editor",
     "Edit": "edit",
@@ -24,7 +39,6 @@ _HOMES = {
     "load_recipe": "edit",
     "save_recipe": "edit",
 }
-__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,593 @@
+"""`Editor`: runs the three stages of an edit, caches each by content, reports every step and can be cancelled."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from layerdiffusion import method
+from layerdiffusion.edit import Edit, Settings
+from layerdiffusion.errors import EditError
+from layerdiffusion.images import mask_to_latents
+from layerdiffusion.layering import Layers, lay_out
+from layerdiffusion.models import GIB, Models
+from layerdiffusion.result import Result
+
+STAGES = ("background", "embeddings", "finetune", "sampling")
+PREVIEWS = 6  # how many previews stage 3 gives
+
+
+class Cancelled(EditError):
+    """The edit was cancelled; what it had finished stays in the cache."""
+
+
+class OutOfMemory(EditError):
+    """The device's memory doesn't hold the edit."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One step of an edit, or, with `reused`, a stage that came from the cache."""
+
+    stage: str  # one of STAGES
+    step: int
+    steps: int
+    loss: float | None = None  # in "embeddings" and "finetune"
+    seconds_left: float | None = None  # of the whole edit
+    preview: Image.Image | None = None  # now and then: the first seed's picture as it forms
+    reused: bool = False
+
+
+OnProgress = Callable[[Progress], None]
+
+
+class StageCache:
+    """Values by key, the longest unused dropped when they outgrow `limit` bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.size = 0
+        self._entries: OrderedDict[str, tuple[Any, int]] = OrderedDict()
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._entries
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, key: str) -> Any:
+        self._entries.move_to_end(key)
+        return self._entries[key][0]
+
+    def put(self, key: str, value: Any, size: int) -> None:
+        if size > self.limit:
+            return
+        self._entries[key] = value, size
+        self.size += size
+        while self.size > self.limit:
+            self.size -= self._entries.popitem(last=False)[1][1]
+
+    def clear(self) -> None:
+        self._entries.clear()
+        self.size = 0
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """One edit made ready: settings without gaps, pictures at the model's size, and each stage's key."""
+
+    edit: Edit
+    settings: Settings
+    layers: Layers | None  # None: the background has yet to be generated
+    keys: dict[str, str | None]  # of each stage the edit has; None: not known before the background is there
+
+
+class Editor:
+    """Edits pictures with one set of models; safe to share between threads, which then take turns.
+
+    `cache_limit` bounds the finished stages that are kept, in bytes of main memory; by default one GiB, or
+    room for two tuned networks if that is more. The models are never changed: stage 2 tunes a copy, which
+    lives in this cache.
+    """
+
+    def __init__(self, models: Models, cache_limit: int | None = None) -> None:
+        self.models = models
+        if cache_limit is None:
+            parameters = sum(parameter.numel() for parameter in models.master.parameters())
+            cache_limit = max(GIB, int(2.5 * parameters * models.profile.weights.itemsize))
+        # Apart, so that one large tuned network does not push out the small results it was made from.
+        shares = {"background": 1 / 32, "embeddings": 1 / 16, "finetune": 27 / 32, "sampling": 1 / 16}
+        self._caches = {stage: StageCache(int(cache_limit * share)) for stage, share in shares.items()}
+        self._lock = threading.Lock()
+        self._seconds_per_unit: dict[str, float] = {}
+        self._last_layers: tuple[Edit, Layers] | None = None
+
+    def run(
+        self,
+        edit: Edit,
+        settings: Settings | None = None,
+        on_progress: OnProgress | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Result:
+        """Run the edit, taking from the cache every stage whose inputs are the same as before.
+
+        Fields that `settings` leaves open are the model's own defaults. `on_progress` gets a `Progress` for
+        each step; once `cancel` is set the edit ends within a step. Raises an `EditError`: `Cancelled`,
+        `OutOfMemory`, or one that says what is wrong with the edit. Whatever is raised, finished stages are
+        kept.
+        """
+        with self._turn(cancel):
+            began = time.perf_counter()
+            timings: dict[str, float] = {}
+            plan = self._prepare(edit, settings)
+            stages = self._fates(plan)
+            report = _Reporter(self._seconds_per_unit, self._work(plan, stages), on_progress, cancel)
+
+            def stage(name: str, make: Callable[[str], tuple[Any, int]]) -> Any:
+                started = time.perf_counter()
+                value = self._stage(name, plan.keys[name], stages, report, make)
+                timings[name] = time.perf_counter() - started
+                return value
+
+            if plan.layers is None:
+                picture = stage("background", lambda key: self._paint_background(plan, report))
+                plan = self._prepare(edit, settings, picture)
+                stages |= {name: fate for name, fate in self._fates(plan).items() if name != "background"}
+            elif "background" in plan.keys:
+                report.reused("background")
+            embeddings, embedding_losses = stage("embeddings", lambda key: self._optimise(plan, report))
+            weights, losses = stage("finetune", lambda key: self._finetune(plan, embeddings, report))
+            images = stage("sampling", lambda key: self._sample(plan, embeddings, weights, report))
+            timings["total"] = time.perf_counter() - began
+            return Result(
+                images=[image.copy() for image in images],
+                seeds=plan.settings.seeds,
+                timings=timings,
+                losses={"embeddings": list(embedding_losses), "finetune": list(losses)},
+                edit_id=_digest(self.models.name, plan.keys["sampling"])[:12],
+                stages=stages,
+                edit=edit,
+                settings=plan.settings,
+                model=self.models.name,
+                layers=plan.layers,
+                warnings=tuple(self.models.prompt_warnings([edit.object_prompt, edit.background_prompt])),
+            )
+
+    def plan(self, edit: Edit, settings: Settings | None = None) -> dict[str, str]:
+        """What `run` would do now with each stage: "run", "reuse" (from the cache) or "skip" (no steps)."""
+        return self._fates(self._prepare(edit, settings))
+
+    def generate_backgrounds(
+        self,
+        prompt: str,
+        seeds: Iterable[int] = (0, 1, 2, 3),
+        settings: Settings | None = None,
+        on_progress: OnProgress | None = None,
+        cancel: threading.Event | None = None,
+    ) -> list[Image.Image]:
+        """A picture of `prompt` for each seed, painted by the untouched model: backgrounds to choose from.
+
+        The one of seed s is what `Edit(background="generate", background_seed=s)` uses. Cached and raised as
+        in `run`.
+        """
+        if not prompt.strip():
+            raise EditError("There are no words to generate a background from; describe the place.")
+        settings = (settings or Settings()).resolve(self.models.defaults)
+        seeds, cache = tuple(seeds), self._caches["background"]
+        with self._turn(cancel):
+            keys = {seed: _background_key(prompt, seed, settings) for seed in seeds}
+            missing = [seed for seed in seeds if keys[seed] not in cache]
+            work = {"background": (len(missing) * settings.sampling_steps, 2)}
+            report = _Reporter(self._seconds_per_unit, work, on_progress, cancel)
+            painted = {seed: cache.get(key) for seed, key in keys.items() if key in cache}
+            for index, seed in enumerate(missing):
+                picture = self._paint(prompt, seed, settings, report, index)
+                cache.put(keys[seed], picture, _size(picture))
+                painted[seed] = picture
+            return [painted[seed].copy() for seed in seeds]
+
+    def layers(self, edit: Edit) -> Layers | None:
+        """The edit's pictures as the stages will look at them; None while its background is not generated yet."""
+        return self._prepare(edit, None).layers
+
+    def clear_cache(self) -> None:
+        """Forget every finished stage."""
+        with self._turn(None):
+            for cache in self._caches.values():
+                cache.clear()
+
+    @property
+    def cache_size(self) -> int:
+        """Bytes held by the finished stages."""
+        return sum(cache.size for cache in self._caches.values())
+
+    def _prepare(self, edit: Edit, settings: Settings | None, picture: Image.Image | None = None) -> _Plan:
+        settings = (settings or Settings()).resolve(self.models.defaults)
+        keys: dict[str, str | None] = {}
+        if edit.background == "generate":
+            key = keys["background"] = _background_key(edit.background_prompt, edit.background_seed, settings)
+            if picture is None and key in self._caches["background"]:
+                picture = self._caches["background"].get(key)
+            if picture is None:
+                return _Plan(edit, settings, None, keys | dict.fromkeys(STAGES[1:]))
+            layers = lay_out(edit, self.models.size, picture)
+        else:
+            layers = self._lay_out(edit)
+        keys["embeddings"] = self._embeddings_key(edit, settings, layers)
+        keys["finetune"] = self._finetune_key(settings, layers, keys["embeddings"])
+        alpha = None if settings.schedule == "object" else settings.alpha
+        sampling = (settings.sampling_steps, settings.guidance_scale, settings.schedule, settings.seeds)
+        keys["sampling"] = _digest("sampling", keys["embeddings"], keys["finetune"], alpha, sampling)
+        return _Plan(edit, settings, layers, keys)
+
+    def _lay_out(self, edit: Edit) -> Layers:
+        last = self._last_layers
+        if last is None or last[0] is not edit:
+            last = self._last_layers = edit, lay_out(edit, self.models.size)
+        return last[1]
+
+    def _embeddings_key(self, edit: Edit, settings: Settings, layers: Layers) -> str:
+        prompts = edit.object_prompt, edit.background_prompt
+        if not settings.embedding_steps:
+            return _digest("embeddings", prompts)
+        image, mask = _embedding_picture(settings, layers)
+        dials = settings.embedding_steps, settings.embedding_lr, settings.training_seed
+        return _digest("embeddings", prompts, image, mask, dials)
+
+    def _finetune_key(self, settings: Settings, layers: Layers, embeddings_key: str) -> str:
+        if not _finetunes(settings):
+            return _digest("untouched")
+        pictures = [layers.object_mask]
+        if settings.layers == "composite":
+            pictures += [layers.composite]
+        else:
+            pictures += [layers.object_image, layers.background_image, layers.background_mask]
+        weights = settings.object_weight, settings.background_weight
+        dials = settings.finetune_steps, settings.finetune_lr, settings.tune, settings.training_seed
+        return _digest("finetune", embeddings_key, settings.alpha, settings.layers, *pictures, weights, dials)
+
+    def _fates(self, plan: _Plan) -> dict[str, str]:
+        skipped = {
+            "embeddings": not plan.settings.embedding_steps,
+            "finetune": not _finetunes(plan.settings),
+        }
+        return {
+            stage: "skip" if skipped.get(stage) else "reuse" if key in self._caches[stage] else "run"
+            for stage, key in plan.keys.items()
+        }
+
+    def _work(self, plan: _Plan, stages: dict[str, str]) -> dict[str, tuple[int, int]]:
+        """Steps and the cost of a step of each stage yet to run, in passes of one picture through the network."""
+        settings = plan.settings
+        work = {
+            "background": (settings.sampling_steps, 2),
+            "embeddings": (settings.embedding_steps, 2 * 2),
+            "finetune": (settings.finetune_steps, 3 * (1 if settings.layers == "composite" else 2)),
+            "sampling": (settings.sampling_steps, 2 * len(settings.seeds)),
+        }
+        return {stage: work[stage] for stage in plan.keys if stages[stage] == "run"}
+
+    def _stage(
+        self,
+        name: str,
+        key: str,
+        stages: dict[str, str],
+        report: _Reporter,
+        make: Callable[[str], tuple[Any, int]],
+    ) -> Any:
+        """The stage's value from its cache, or made, and kept there."""
+        cache = self._caches[name]
+        if key in cache:
+            if stages[name] == "reuse":
+                report.reused(name)
+            return cache.get(key)
+        report.check()
+        with _in_stage(name):
+            value = make(key)
+        cache.put(key, value, _size(value))
+        return value
+
+    def _optimise(self, plan: _Plan, report: _Reporter) -> tuple[Tensor, list[float]]:
+        """Stage 1: [ê_a, ê_b] (2, L, D) in main memory."""
+        settings, profile = plan.settings, self.models.profile
+        start = self.models.embed([plan.edit.object_prompt, plan.edit.background_prompt])
+        if not settings.embedding_steps:
+            return start.cpu(), []
+        image, mask = _embedding_picture(settings, plan.layers)
+        report.begin("embeddings")
+        embeddings = method.optimise_embeddings(
+            self.models.unet,
+            self.models.scheduler,
+            self.models.encode(image),
+            self._latent_mask(mask, "the picture that stage 1 looks at"),
+            start,
+            steps=settings.embedding_steps,
+            lr=settings.embedding_lr,
+            generator=_generator("embeddings", settings.training_seed),
+            precision=profile.training_precision,
+            on_step=report.step,
+        )
+        if not embeddings.isfinite().all():
+            raise FloatingPointError
+        return embeddings.cpu(), report.losses
+
+    def _finetune(
+        self, plan: _Plan, embeddings: Tensor, report: _Reporter
+    ) -> tuple[method.finetune.Weights, list[float]]:
+        """Stage 2: the tuned parameters in main memory, as `with_weights` takes them."""
+        settings, profile, layers = plan.settings, self.models.profile, plan.layers
+        if not _finetunes(settings):
+            return {}, []
+        object_mask = self._latent_mask(layers.object_mask, "object_mask")
+        if settings.layers == "composite":
+            trained = method.composite_layers(self.models.encode(layers.composite), object_mask)
+        else:
+            trained = method.separate_layers(
+                self.models.encode(layers.object_image),
+                object_mask,
+                self.models.encode(layers.background_image),
+                self._latent_mask(layers.background_mask, "background_mask"),
+            )
+        lora = settings.tune == "lora"
+        report.begin("finetune")
+        weights = method.finetune(
+            self.models.unet if lora else self.models.master,
+            self.models.scheduler,
+            trained,
+            self._edit_embedding(settings, embeddings),
+            object_weight=settings.object_weight,
+            background_weight=settings.background_weight,
+            steps=settings.finetune_steps,
+            lr=settings.finetune_lr,
+            generator=_generator("finetune", settings.training_seed),
+            tune=settings.tune,
+            precision=profile.training_precision,
+            optimiser=profile.optimiser(),
+            checkpointing=profile.checkpointing,
+            on_step=report.step,
+        )
+        dtype = torch.float32 if lora else profile.weights
+        if not all(weight.isfinite().all() for weight in weights.values()):
+            raise FloatingPointError
+        return {name: weight.to("cpu", dtype) for name, weight in weights.items()}, report.losses
+
+    def _sample(
+        self, plan: _Plan, embeddings: Tensor, weights: method.finetune.Weights, report: _Reporter
+    ) -> list[Image.Image]:
+        """Stage 3: a picture for each seed."""
+        settings = plan.settings
+        unet = self._network(weights)
+        object_embedding = embeddings[:1].to(self.models.device)
+        edit_embedding = self._edit_embedding(settings, embeddings)
+        report.begin("sampling")
+        images: list[Image.Image] = []
+        batch = self.models.profile.batch
+        parts = [settings.seeds[start : start + batch] for start in range(0, len(settings.seeds), batch)]
+        for index, seeds in enumerate(parts):
+            on_step = report.part(index, len(parts), self.models.decode)
+            images += self._pictures(
+                unet, seeds, object_embedding, edit_embedding, settings, settings.schedule, on_step
+            )
+        return images
+
+    def _paint_background(self, plan: _Plan, report: _Reporter) -> Image.Image:
+        edit = plan.edit
+        return self._paint(edit.background_prompt, edit.background_seed, plan.settings, report)
+
+    def _paint(self, prompt: str, seed: int, settings: Settings, report: _Reporter, index: int = 0) -> Image.Image:
+        """What the untouched model paints; always alone, so that it is the same among others and in a replay."""
+        embedding = self.models.embed([prompt])
+        report.begin("background")
+        on_step = report.part(index, None, self.models.decode)
+        with _in_stage("background"):
+            return self._pictures(self.models.unet, (seed,), embedding, embedding, settings, "edit", on_step)[0]
+
+    def _pictures(
+        self,
+        unet: nn.Module,
+        seeds: tuple[int, ...],
+        object_embedding: Tensor,
+        edit_embedding: Tensor,
+        settings: Settings,
+        schedule: str,
+        on_step: Callable[[method.Step], None],
+    ) -> list[Image.Image]:
+        latents = method.sample(
+            unet,
+            self.models.scheduler,
+            method.initial_latents(seeds, self.models.latent_shape).to(self.models.device),
+            object_embedding,
+            edit_embedding,
+            self.models.embed([""]),
+            steps=settings.sampling_steps,
+            guidance_scale=settings.guidance_scale,
+            schedule=schedule,
+            precision=self.models.profile.precision,
+            on_step=on_step,
+        )
+        if not latents.isfinite().all():
+            raise FloatingPointError
+        return self.models.decode(latents)
+
+    def _network(self, weights: method.finetune.Weights) -> nn.Module:
+        if not weights:
+            return self.models.unet
+        unet = method.with_weights(self.models.unet, weights)
+        if self.models.profile.compile:
+            unet.compile()
+        return unet
+
+    def _edit_embedding(self, settings: Settings, embeddings: Tensor) -> Tensor:
+        return method.edit_embedding(embeddings[:1], embeddings[1:], settings.alpha).to(self.models.device)
+
+    def _latent_mask(self, mask: np.ndarray, name: str) -> Tensor:
+        _, height, width = self.models.latent_shape
+        latent_mask = mask_to_latents(mask, (width, height), name)
+        return torch.from_numpy(latent_mask)[None, None].to(self.models.device)
+
+    @contextlib.contextmanager
+    def _turn(self, cancel: threading.Event | None) -> Iterator[None]:
+        """One edit at a time; whoever waits can still cancel."""
+        while not self._lock.acquire(timeout=0.1):
+            if cancel is not None and cancel.is_set():
+                raise Cancelled("The edit was cancelled while it waited for its turn.")
+        try:
+            with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+                yield
+        finally:
+            self._lock.release()
+
+
+class _Reporter:
+    """Turns a stage's steps into `Progress`, guesses the time left, and raises `Cancelled`."""
+
+    def __init__(
+        self,
+        seconds_per_unit: dict[str, float],
+        work: dict[str, tuple[int, int]],
+        on_progress: OnProgress | None,
+        cancel: threading.Event | None,
+    ) -> None:
+        self._seconds_per_unit, self._work = seconds_per_unit, work
+        self._on_progress, self._cancel = on_progress, cancel
+        self.stage = ""
+        self.losses: list[float] = []
+
+    def check(self) -> None:
+        if self._cancel is not None and self._cancel.is_set():
+            raise Cancelled("The edit was cancelled; the stages it had finished are kept.")
+
+    def reused(self, stage: str) -> None:
+        if self._on_progress:
+            self._on_progress(Progress(stage, 1, 1, reused=True))
+
+    def begin(self, stage: str) -> None:
+        if stage != self.stage:
+            self.stage, self.losses, self._began = stage, [], time.perf_counter()
+
+    def step(self, step: method.Step, preview: Callable[[], Image.Image] | None = None) -> None:
+        self.check()
+        if step.loss is not None:
+            self.losses.append(step.loss)
+        left = self._seconds_left(step.index, step.steps)
+        if self._on_progress:
+            picture = preview() if preview else None
+            self._on_progress(Progress(self.stage, step.index, step.steps, step.loss, left, picture))
+
+    def part(
+        self, index: int, parts: int | None, decode: Callable[[Tensor], list[Image.Image]]
+    ) -> Callable[[method.Step], None]:
+        """A sampling loop's callback when it is one of several; only the first shows previews."""
+
+        def on_step(step: method.Step) -> None:
+            steps = step.steps * parts if parts else max(self._work.get(self.stage, (0, 0))[0], step.steps)
+            every = max(1, step.steps // PREVIEWS)
+            shown = parts is not None and index == 0 and step.index % every == 0 and step.index < step.steps
+            whole = method.Step(index * step.steps + step.index, steps)
+            self.step(whole, (lambda: decode(step.x0[:1])[0]) if shown else None)
+
+        return on_step
+
+    def _seconds_left(self, done: int, steps: int) -> float:
+        per_step = (time.perf_counter() - self._began) / done
+        cost = self._work.get(self.stage, (steps, 1))[1]
+        self._seconds_per_unit[self.stage] = per_step / cost
+        left = per_step * (steps - done)
+        for stage in STAGES[STAGES.index(self.stage) + 1 :]:
+            later_steps, later_cost = self._work.get(stage, (0, 0))
+            left += later_steps * later_cost * self._seconds_per_unit.get(stage, per_step / cost)
+        return left
+
+
+def _embedding_picture(settings: Settings, layers: Layers) -> tuple[Image.Image, np.ndarray]:
+    """What stage 1 fits the embeddings to, and where it looks.
+
+    "background" and "everything": the background, with and without regard to its own subject; "object": the
+    subject. Under `composite` these are the layers of the composite, so the background has its own subject
+    painted out.
+    """
+    composite = settings.layers == "composite"
+    if settings.embedding_mask == "object":
+        return layers.composite if composite else layers.object_image, layers.object_mask
+    image = layers.painted_background if composite else layers.background_image
+    if settings.embedding_mask == "everything":
+        return image, np.ones_like(layers.background_mask)
+    return image, layers.background_mask
+
+
+def _finetunes(settings: Settings) -> bool:
+    return bool(settings.finetune_steps and (settings.object_weight or settings.background_weight))
+
+
+def _background_key(prompt: str, seed: int, settings: Settings) -> str:
+    return _digest("background", prompt, seed, settings.sampling_steps, settings.guidance_scale)
+
+
+def _generator(stage: str, seed: int) -> torch.Generator:
+    """Each stage's own noise: no stage trains on the very noise that another starts from."""
+    digest = hashlib.sha256(f"{stage} {seed}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+def _digest(*parts: Any) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, Image.Image):
+            part = (part.size, hashlib.sha256(part.tobytes()).hexdigest())
+        elif isinstance(part, np.ndarray):
+            part = (part.shape, hashlib.sha256(part.tobytes()).hexdigest())
+        digest.update(repr(part).encode() + b"\0")
+    return digest.hexdigest()
+
+
+def _size(value: Any) -> int:
+    """Bytes of a cached value."""
+    if isinstance(value, Tensor):
+        return value.nbytes
+    if isinstance(value, Image.Image):
+        return 3 * value.width * value.height
+    if isinstance(value, dict):
+        return sum(map(_size, value.values()))
+    if isinstance(value, list | tuple):
+        return sum(map(_size, value))
+    return 32
+
+
+@contextlib.contextmanager
+def _in_stage(stage: str) -> Iterator[None]:
+    """What can go wrong in a stage, as one sentence to the user."""
+    dials = {"embeddings": "embedding_lr", "finetune": "finetune_lr"}
+    try:
+        yield
+    except FloatingPointError as error:
+        mend = f"lower {dials[stage]}" if stage in dials else "lower guidance_scale, embedding_lr or finetune_lr"
+        raise EditError(f"The {stage} stage went astray: its numbers grew beyond all bounds; {mend}.") from error
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        raise OutOfMemory(
+            f"The {stage} stage needs more memory than there is; choose fewer seeds, tune “lora” or a smaller model."
+        ) from error
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    words = str(error).lower()
+    return (
+        isinstance(error, MemoryError | torch.OutOfMemoryError)
+        or "out of memory" in words
+        or "can't allocate memory" in words
+        or "not enough memory" in words
+    )
