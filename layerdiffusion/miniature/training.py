@@ -21,6 +21,9 @@ from torch import nn
 from tqdm import tqdm
 
 
+OUTER = ("embedding", "conv_in", "conv_out", "norm")
+
+
 @dataclass(frozen=True)
 class Plan:
     """How long and how fast to train a part. ``minutes`` are wall time, those of earlier resumed runs not counted."""
@@ -44,6 +47,7 @@ class Rates:
     ema: float = 0.999
     clip: float = 1.0
     muon: bool = False  # orthogonalised updates (torch.optim.Muon) for the inner matrices and convolutions
+    outer: tuple[str, ...] = OUTER  # parts of the names of weights that Muon leaves to AdamW
 
 
 class Optimizer:
@@ -54,13 +58,11 @@ class Optimizer:
     (Liu et al. 2025, https://arxiv.org/abs/2502.16982), so that one learning rate serves both.
     """
 
-    OUTER = ("embedding", "conv_in", "conv_out", "norm")
-
     def __init__(self, modules: nn.ModuleDict, rates: Rates):
         inner, outer = [], []
         for name, parameter in modules.named_parameters():
             if parameter.requires_grad:
-                matrix = rates.muon and parameter.ndim >= 2 and not any(word in name for word in self.OUTER)
+                matrix = rates.muon and parameter.ndim >= 2 and not any(word in name for word in rates.outer)
                 (inner if matrix else outer).append(parameter)
         self.pairs = [(p, nn.Parameter(p.detach().view(p.shape[0], -1))) for p in inner]
         options = dict(lr=rates.lr, weight_decay=rates.weight_decay)
