@@ -110,7 +110,10 @@ class Fit:
         return _resize_mask(window, self.native)
 
     def restore_mask(self, mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        """A mask at the model's size back in a picture of `size` (W, H); False outside the window."""
+        """A mask at the model's size back in a picture of `size` (W, H); False outside the window.
+
+        `mask` undoes it exactly where the window is the model's size, or at least twice as large.
+        """
         restored = np.zeros((size[1], size[0]), bool)
         restored[self.top : self.top + self.side, self.left : self.left + self.side] = _resize_mask(mask, self.side)
         return restored
@@ -210,12 +213,12 @@ def paint_out(image: Image.Image, mask: np.ndarray, halo: int | None = None) -> 
     """The picture with what is True in `mask` painted over from its surroundings (OpenCV's inpainting,
     Telea).
 
-    The mask is first grown by `halo` pixels (None: a fiftieth of the shorter side), because a subject's soft
+    The mask is first grown by `halo` pixels (None: a hundredth of the shorter side), because a subject's soft
     rim and its contact shadow lie just outside its mask and would be spread over the hole.
     """
     if not mask.any():
         return image
-    halo = max(1, round(min(image.size) / 50)) if halo is None else halo
+    halo = max(1, round(min(image.size) / 100)) if halo is None else halo
     hole = grow(mask, halo)
     if hole.all():
         hole = mask
@@ -252,6 +255,8 @@ def _decode(source: ImageSource, name: str) -> Image.Image:
     if isinstance(source, bytes):
         if not source:
             raise ImageError(f"{name} is an empty file; choose a picture.")
+        if len(source) > MAX_BYTES:
+            raise ImageError(_too_heavy(name))
         source = io.BytesIO(source)
     elif not isinstance(source, Image.Image):
         raise ImageError(f"{name} is a {type(source).__name__}: it must be a picture, a file name or a file's bytes.")
@@ -290,13 +295,13 @@ def _formats() -> list[str]:
 def _read(path: Path, name: str) -> tuple[bytes, str]:
     name = path.name or name
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ImageError(f"{name} is larger than {MAX_BYTES // 2**20} MB; save it smaller.")
-        return path.read_bytes(), name
+        if path.stat().st_size <= MAX_BYTES:
+            return path.read_bytes(), name
     except FileNotFoundError as error:
         raise ImageError(f"There is no picture at {path}; check the path.") from error
     except (OSError, ValueError) as error:
         raise ImageError(f"{path} can't be read as a file; give the path of a picture.") from error
+    raise ImageError(_too_heavy(name))
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -318,6 +323,10 @@ def _check_size(image: Image.Image, name: str) -> None:
 
 def _too_large(name: str, size: str = "") -> str:
     return f"{name} has more than {MAX_PIXELS // 10**6} million pixels{size}; make it smaller first."
+
+
+def _too_heavy(name: str) -> str:
+    return f"{name} is larger than {MAX_BYTES // 2**20} MB; save it smaller."
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
