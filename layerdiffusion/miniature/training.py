@@ -20,7 +20,6 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-
 OUTER = ("embedding", "conv_in", "conv_out", "norm")
 
 
