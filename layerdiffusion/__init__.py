@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from layerdiffusion.edit import Edit, Placement, Settings, load_recipe, save_recipe
-    from layerdiffusion.editor import Cancelled, Editor, Progress
+    from layerdiffusion.editor import Editor
     from layerdiffusion.errors import EditError
     from layerdiffusion.models import Models, load_models
+    from layerdiffusion.progress import Cancelled, Progress
     from layerdiffusion.result import Result
 
 __all__ = [
@@ -26,13 +27,13 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Cancelled": "editor",
+    "Cancelled": "progress",
     "Edit": "edit",
     "EditError": "errors",
     "Editor": "editor",
     "Models": "models",
     "Placement": "edit",
-    "Progress": "editor",
+    "Progress": "progress",
     "Result": "result",
     "Settings": "edit",
     "load_models": "models",

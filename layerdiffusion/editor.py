@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import threading
 import time
-from collections import OrderedDict
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,70 +16,21 @@ from PIL import Image
 from torch import Tensor, nn
 
 from layerdiffusion import method
+from layerdiffusion.cache import StageCache, digest
 from layerdiffusion.edit import Edit, Settings
 from layerdiffusion.errors import EditError
 from layerdiffusion.images import mask_to_latents
 from layerdiffusion.layering import Layers, lay_out
-from layerdiffusion.models import GIB, Models
+from layerdiffusion.models import Models
+from layerdiffusion.profile import GIB
+from layerdiffusion.progress import STAGES, Cancelled, OnProgress, Progress, Reporter
 from layerdiffusion.result import Result
 
-STAGES = ("background", "embeddings", "finetune", "sampling")
-PREVIEWS = 6  # how many previews stage 3 gives
-
-
-class Cancelled(EditError):
-    """The edit was cancelled; what it had finished stays in the cache."""
+__all__ = ["STAGES", "Cancelled", "Editor", "OutOfMemory", "Progress"]
 
 
 class OutOfMemory(EditError):
     """The device's memory doesn't hold the edit."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """One step of an edit, or, with `reused`, a stage that came from the cache."""
-
-    stage: str  # one of STAGES
-    step: int
-    steps: int
-    loss: float | None = None  # in "embeddings" and "finetune"
-    seconds_left: float | None = None  # of the whole edit
-    preview: Image.Image | None = None  # now and then: the first seed's picture as it forms
-    reused: bool = False
-
-
-OnProgress = Callable[[Progress], None]
-
-
-class StageCache:
-    """Values by key, the longest unused dropped when they outgrow `limit` bytes."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.size = 0
-        self._entries: OrderedDict[str, tuple[Any, int]] = OrderedDict()
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._entries
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def get(self, key: str) -> Any:
-        self._entries.move_to_end(key)
-        return self._entries[key][0]
-
-    def put(self, key: str, value: Any, size: int) -> None:
-        if size > self.limit:
-            return
-        self._entries[key] = value, size
-        self.size += size
-        while self.size > self.limit:
-            self.size -= self._entries.popitem(last=False)[1][1]
-
-    def clear(self) -> None:
-        self._entries.clear()
-        self.size = 0
 
 
 @dataclass(frozen=True)
@@ -132,30 +82,30 @@ class Editor:
             timings: dict[str, float] = {}
             plan = self._prepare(edit, settings)
             stages = self._fates(plan)
-            report = _Reporter(self._seconds_per_unit, self._work(plan, stages), on_progress, cancel)
+            report = Reporter(self._seconds_per_unit, self._work(plan, stages), on_progress, cancel)
 
-            def stage(name: str, make: Callable[[str], tuple[Any, int]]) -> Any:
+            def stage(name: str, make: Callable[[], Any]) -> Any:
                 started = time.perf_counter()
-                value = self._stage(name, plan.keys[name], stages, report, make)
+                value = self._stage(name, plan.keys[name], stages[name], report, make)
                 timings[name] = time.perf_counter() - started
                 return value
 
             if plan.layers is None:
-                picture = stage("background", lambda key: self._paint_background(plan, report))
+                picture = stage("background", lambda: self._paint_background(plan, report))
                 plan = self._prepare(edit, settings, picture)
                 stages |= {name: fate for name, fate in self._fates(plan).items() if name != "background"}
             elif "background" in plan.keys:
                 report.reused("background")
-            embeddings, embedding_losses = stage("embeddings", lambda key: self._optimise(plan, report))
-            weights, losses = stage("finetune", lambda key: self._finetune(plan, embeddings, report))
-            images = stage("sampling", lambda key: self._sample(plan, embeddings, weights, report))
+            embeddings, embedding_losses = stage("embeddings", lambda: self._optimise(plan, report))
+            weights, losses = stage("finetune", lambda: self._finetune(plan, embeddings, report))
+            images = stage("sampling", lambda: self._sample(plan, embeddings, weights, report))
             timings["total"] = time.perf_counter() - began
             return Result(
                 images=[image.copy() for image in images],
                 seeds=plan.settings.seeds,
                 timings=timings,
                 losses={"embeddings": list(embedding_losses), "finetune": list(losses)},
-                edit_id=_digest(self.models.name, plan.keys["sampling"])[:12],
+                edit_id=digest(self.models.name, plan.keys["sampling"])[:12],
                 stages=stages,
                 edit=edit,
                 settings=plan.settings,
@@ -189,12 +139,12 @@ class Editor:
             keys = {seed: _background_key(prompt, seed, settings) for seed in seeds}
             missing = [seed for seed in seeds if keys[seed] not in cache]
             work = {"background": (len(missing) * settings.sampling_steps, 2)}
-            report = _Reporter(self._seconds_per_unit, work, on_progress, cancel)
+            report = Reporter(self._seconds_per_unit, work, on_progress, cancel)
             painted = {seed: cache.get(key) for seed, key in keys.items() if key in cache}
             for index, seed in enumerate(missing):
-                picture = self._paint(prompt, seed, settings, report, index)
-                cache.put(keys[seed], picture, _size(picture))
-                painted[seed] = picture
+                with _in_stage("background"):
+                    painted[seed] = self._paint(prompt, seed, settings, report, index, len(missing))
+                cache.put(keys[seed], painted[seed])
             return [painted[seed].copy() for seed in seeds]
 
     def layers(self, edit: Edit) -> Layers | None:
@@ -217,8 +167,7 @@ class Editor:
         keys: dict[str, str | None] = {}
         if edit.background == "generate":
             key = keys["background"] = _background_key(edit.background_prompt, edit.background_seed, settings)
-            if picture is None and key in self._caches["background"]:
-                picture = self._caches["background"].get(key)
+            picture = picture or self._caches["background"].get(key)
             if picture is None:
                 return _Plan(edit, settings, None, keys | dict.fromkeys(STAGES[1:]))
             layers = lay_out(edit, self.models.size, picture)
@@ -228,7 +177,7 @@ class Editor:
         keys["finetune"] = self._finetune_key(settings, layers, keys["embeddings"])
         alpha = None if settings.schedule == "object" else settings.alpha
         sampling = (settings.sampling_steps, settings.guidance_scale, settings.schedule, settings.seeds)
-        keys["sampling"] = _digest("sampling", keys["embeddings"], keys["finetune"], alpha, sampling)
+        keys["sampling"] = digest("sampling", keys["embeddings"], keys["finetune"], alpha, sampling)
         return _Plan(edit, settings, layers, keys)
 
     def _lay_out(self, edit: Edit) -> Layers:
@@ -240,14 +189,14 @@ class Editor:
     def _embeddings_key(self, edit: Edit, settings: Settings, layers: Layers) -> str:
         prompts = edit.object_prompt, edit.background_prompt
         if not settings.embedding_steps:
-            return _digest("embeddings", prompts)
+            return digest("embeddings", prompts)
         image, mask = _embedding_picture(settings, layers)
         dials = settings.embedding_steps, settings.embedding_lr, settings.training_seed
-        return _digest("embeddings", prompts, image, mask, dials)
+        return digest("embeddings", prompts, image, mask, dials)
 
     def _finetune_key(self, settings: Settings, layers: Layers, embeddings_key: str) -> str:
         if not _finetunes(settings):
-            return _digest("untouched")
+            return digest("untouched")
         pictures = [layers.object_mask]
         if settings.layers == "composite":
             pictures += [layers.composite]
@@ -255,7 +204,7 @@ class Editor:
             pictures += [layers.object_image, layers.background_image, layers.background_mask]
         weights = settings.object_weight, settings.background_weight
         dials = settings.finetune_steps, settings.finetune_lr, settings.tune, settings.training_seed
-        return _digest("finetune", embeddings_key, settings.alpha, settings.layers, *pictures, weights, dials)
+        return digest("finetune", embeddings_key, settings.alpha, settings.layers, *pictures, weights, dials)
 
     def _fates(self, plan: _Plan) -> dict[str, str]:
         skipped = {
@@ -267,14 +216,15 @@ class Editor:
             for stage, key in plan.keys.items()
         }
 
-    def _work(self, plan: _Plan, stages: dict[str, str]) -> dict[str, tuple[int, int]]:
+    def _work(self, plan: _Plan, stages: dict[str, str]) -> dict[str, tuple[int, float]]:
         """Steps and the cost of a step of each stage yet to run, in passes of one picture through the network."""
         settings = plan.settings
+        parts = len(self._parts(settings))
         work = {
             "background": (settings.sampling_steps, 2),
             "embeddings": (settings.embedding_steps, 2 * 2),
             "finetune": (settings.finetune_steps, 3 * (1 if settings.layers == "composite" else 2)),
-            "sampling": (settings.sampling_steps, 2 * len(settings.seeds)),
+            "sampling": (settings.sampling_steps * parts, 2 * len(settings.seeds) / parts),
         }
         return {stage: work[stage] for stage in plan.keys if stages[stage] == "run"}
 
@@ -282,23 +232,23 @@ class Editor:
         self,
         name: str,
         key: str,
-        stages: dict[str, str],
-        report: _Reporter,
-        make: Callable[[str], tuple[Any, int]],
+        fate: str,
+        report: Reporter,
+        make: Callable[[], Any],
     ) -> Any:
         """The stage's value from its cache, or made, and kept there."""
         cache = self._caches[name]
         if key in cache:
-            if stages[name] == "reuse":
+            if fate == "reuse":
                 report.reused(name)
             return cache.get(key)
         report.check()
         with _in_stage(name):
-            value = make(key)
-        cache.put(key, value, _size(value))
+            value = make()
+        cache.put(key, value)
         return value
 
-    def _optimise(self, plan: _Plan, report: _Reporter) -> tuple[Tensor, list[float]]:
+    def _optimise(self, plan: _Plan, report: Reporter) -> tuple[Tensor, list[float]]:
         """Stage 1: [ê_a, ê_b] (2, L, D) in main memory."""
         settings, profile = plan.settings, self.models.profile
         start = self.models.embed([plan.edit.object_prompt, plan.edit.background_prompt])
@@ -323,7 +273,7 @@ class Editor:
         return embeddings.cpu(), report.losses
 
     def _finetune(
-        self, plan: _Plan, embeddings: Tensor, report: _Reporter
+        self, plan: _Plan, embeddings: Tensor, report: Reporter
     ) -> tuple[method.finetune.Weights, list[float]]:
         """Stage 2: the tuned parameters in main memory, as `with_weights` takes them."""
         settings, profile, layers = plan.settings, self.models.profile, plan.layers
@@ -363,7 +313,7 @@ class Editor:
         return {name: weight.to("cpu", dtype) for name, weight in weights.items()}, report.losses
 
     def _sample(
-        self, plan: _Plan, embeddings: Tensor, weights: method.finetune.Weights, report: _Reporter
+        self, plan: _Plan, embeddings: Tensor, weights: method.finetune.Weights, report: Reporter
     ) -> list[Image.Image]:
         """Stage 3: a picture for each seed."""
         settings = plan.settings
@@ -372,8 +322,7 @@ class Editor:
         edit_embedding = self._edit_embedding(settings, embeddings)
         report.begin("sampling")
         images: list[Image.Image] = []
-        batch = self.models.profile.batch
-        parts = [settings.seeds[start : start + batch] for start in range(0, len(settings.seeds), batch)]
+        parts = self._parts(settings)
         for index, seeds in enumerate(parts):
             on_step = report.part(index, len(parts), self.models.decode)
             images += self._pictures(
@@ -381,17 +330,23 @@ class Editor:
             )
         return images
 
-    def _paint_background(self, plan: _Plan, report: _Reporter) -> Image.Image:
+    def _paint_background(self, plan: _Plan, report: Reporter) -> Image.Image:
         edit = plan.edit
         return self._paint(edit.background_prompt, edit.background_seed, plan.settings, report)
 
-    def _paint(self, prompt: str, seed: int, settings: Settings, report: _Reporter, index: int = 0) -> Image.Image:
+    def _parts(self, settings: Settings) -> list[tuple[int, ...]]:
+        """The seeds in batches that the device holds."""
+        batch, seeds = self.models.profile.batch, settings.seeds
+        return [seeds[start : start + batch] for start in range(0, len(seeds), batch)]
+
+    def _paint(
+        self, prompt: str, seed: int, settings: Settings, report: Reporter, index: int = 0, parts: int = 1
+    ) -> Image.Image:
         """What the untouched model paints; always alone, so that it is the same among others and in a replay."""
         embedding = self.models.embed([prompt])
         report.begin("background")
-        on_step = report.part(index, None, self.models.decode)
-        with _in_stage("background"):
-            return self._pictures(self.models.unet, (seed,), embedding, embedding, settings, "edit", on_step)[0]
+        on_step = report.part(index, parts)
+        return self._pictures(self.models.unet, (seed,), embedding, embedding, settings, "edit", on_step)[0]
 
     def _pictures(
         self,
@@ -449,67 +404,6 @@ class Editor:
             self._lock.release()
 
 
-class _Reporter:
-    """Turns a stage's steps into `Progress`, guesses the time left, and raises `Cancelled`."""
-
-    def __init__(
-        self,
-        seconds_per_unit: dict[str, float],
-        work: dict[str, tuple[int, int]],
-        on_progress: OnProgress | None,
-        cancel: threading.Event | None,
-    ) -> None:
-        self._seconds_per_unit, self._work = seconds_per_unit, work
-        self._on_progress, self._cancel = on_progress, cancel
-        self.stage = ""
-        self.losses: list[float] = []
-
-    def check(self) -> None:
-        if self._cancel is not None and self._cancel.is_set():
-            raise Cancelled("The edit was cancelled; the stages it had finished are kept.")
-
-    def reused(self, stage: str) -> None:
-        if self._on_progress:
-            self._on_progress(Progress(stage, 1, 1, reused=True))
-
-    def begin(self, stage: str) -> None:
-        if stage != self.stage:
-            self.stage, self.losses, self._began = stage, [], time.perf_counter()
-
-    def step(self, step: method.Step, preview: Callable[[], Image.Image] | None = None) -> None:
-        self.check()
-        if step.loss is not None:
-            self.losses.append(step.loss)
-        left = self._seconds_left(step.index, step.steps)
-        if self._on_progress:
-            picture = preview() if preview else None
-            self._on_progress(Progress(self.stage, step.index, step.steps, step.loss, left, picture))
-
-    def part(
-        self, index: int, parts: int | None, decode: Callable[[Tensor], list[Image.Image]]
-    ) -> Callable[[method.Step], None]:
-        """A sampling loop's callback when it is one of several; only the first shows previews."""
-
-        def on_step(step: method.Step) -> None:
-            steps = step.steps * parts if parts else max(self._work.get(self.stage, (0, 0))[0], step.steps)
-            every = max(1, step.steps // PREVIEWS)
-            shown = parts is not None and index == 0 and step.index % every == 0 and step.index < step.steps
-            whole = method.Step(index * step.steps + step.index, steps)
-            self.step(whole, (lambda: decode(step.x0[:1])[0]) if shown else None)
-
-        return on_step
-
-    def _seconds_left(self, done: int, steps: int) -> float:
-        per_step = (time.perf_counter() - self._began) / done
-        cost = self._work.get(self.stage, (steps, 1))[1]
-        self._seconds_per_unit[self.stage] = per_step / cost
-        left = per_step * (steps - done)
-        for stage in STAGES[STAGES.index(self.stage) + 1 :]:
-            later_steps, later_cost = self._work.get(stage, (0, 0))
-            left += later_steps * later_cost * self._seconds_per_unit.get(stage, per_step / cost)
-        return left
-
-
 def _embedding_picture(settings: Settings, layers: Layers) -> tuple[Image.Image, np.ndarray]:
     """What stage 1 fits the embeddings to, and where it looks.
 
@@ -531,37 +425,12 @@ def _finetunes(settings: Settings) -> bool:
 
 
 def _background_key(prompt: str, seed: int, settings: Settings) -> str:
-    return _digest("background", prompt, seed, settings.sampling_steps, settings.guidance_scale)
+    return digest("background", prompt, seed, settings.sampling_steps, settings.guidance_scale)
 
 
 def _generator(stage: str, seed: int) -> torch.Generator:
     """Each stage's own noise: no stage trains on the very noise that another starts from."""
-    digest = hashlib.sha256(f"{stage} {seed}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-
-
-def _digest(*parts: Any) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        if isinstance(part, Image.Image):
-            part = (part.size, hashlib.sha256(part.tobytes()).hexdigest())
-        elif isinstance(part, np.ndarray):
-            part = (part.shape, hashlib.sha256(part.tobytes()).hexdigest())
-        digest.update(repr(part).encode() + b"\0")
-    return digest.hexdigest()
-
-
-def _size(value: Any) -> int:
-    """Bytes of a cached value."""
-    if isinstance(value, Tensor):
-        return value.nbytes
-    if isinstance(value, Image.Image):
-        return 3 * value.width * value.height
-    if isinstance(value, dict):
-        return sum(map(_size, value.values()))
-    if isinstance(value, list | tuple):
-        return sum(map(_size, value))
-    return 32
+    return torch.Generator().manual_seed(int(digest(stage, seed)[:14], 16))
 
 
 @contextlib.contextmanager
@@ -570,12 +439,16 @@ def _in_stage(stage: str) -> Iterator[None]:
     dials = {"embeddings": "embedding_lr", "finetune": "finetune_lr"}
     try:
         yield
+    except Cancelled as error:
+        traceback.clear_frames(error.__traceback__)  # the copy in training goes now, not with the exception
+        raise
     except FloatingPointError as error:
         mend = f"lower {dials[stage]}" if stage in dials else "lower guidance_scale, embedding_lr or finetune_lr"
         raise EditError(f"The {stage} stage went astray: its numbers grew beyond all bounds; {mend}.") from error
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
+        traceback.clear_frames(error.__traceback__)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         raise OutOfMemory(

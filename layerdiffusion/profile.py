@@ -1,0 +1,128 @@
+"""Devices and how each is used: precisions, memory formats, and what is given up for memory."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from layerdiffusion.errors import ModelError
+
+GIB = 2**30
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How a device is used: what runs in which precision, and what is given up for memory."""
+
+    device: torch.device
+    precision: torch.dtype  # autocast of stage 3
+    training_precision: torch.dtype  # autocast of stages 1 and 2; their parameters are float32 all the same
+    weights: torch.dtype  # in which frozen and tuned networks are kept on the device
+    channels_last: bool = True
+    checkpointing: bool = False  # stage 2 computes activations again instead of keeping them
+    attention_slicing: bool = False
+    eight_bit_adam: bool = False
+    compile: bool = False
+    batch: int = 16  # pictures sampled at once
+
+    @property
+    def low_memory(self) -> bool:
+        return self.checkpointing
+
+    def optimiser(self) -> Callable[..., torch.optim.Optimizer]:
+        """Adam for stage 2, as `optimiser(parameters, lr=lr)`."""
+        if self.eight_bit_adam:
+            from bitsandbytes.optim import Adam8bit
+
+            return Adam8bit
+        return functools.partial(torch.optim.Adam, fused=self.device.type in ("cuda", "cpu"))
+
+
+def device_profile(
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    low_memory: bool | None = None,
+    compile: bool = False,
+) -> Profile:
+    """The profile of `device` (None: CUDA if there is one, else the CPU).
+
+    `dtype` (None: what the device is good at) is "float32", "bfloat16" or "float16"; weights in training are
+    float32 whatever it is. `low_memory` (None: a CUDA device under 20 GiB) saves memory at some cost in time.
+    Raises `ModelError` for a device or a dtype there is not.
+    """
+    device = _device(device)
+    precision = _precision(dtype)
+    if device.type == "cuda":
+        memory = torch.cuda.get_device_properties(device).total_memory
+        low_memory = memory < 20 * GIB if low_memory is None else low_memory
+        precision = precision or (torch.bfloat16 if torch.cuda.is_bf16_supported(False) else torch.float16)
+        return Profile(
+            device,
+            precision,
+            precision,
+            precision,
+            checkpointing=low_memory,
+            # The fused kernels never hold an attention matrix; only cards from before Volta have none.
+            attention_slicing=low_memory and torch.cuda.get_device_capability(device) < (7, 0),
+            eight_bit_adam=low_memory and importlib.util.find_spec("bitsandbytes") is not None,
+            compile=compile,
+            batch=2 if low_memory else 16,
+        )
+    low_memory = bool(low_memory)
+    if device.type == "mps":
+        precision = precision or torch.float32
+        return Profile(
+            device,
+            precision,
+            torch.float32,
+            torch.float32,
+            channels_last=False,
+            checkpointing=low_memory,
+            attention_slicing=True,
+            batch=4,
+        )
+    # A batch of one, as stage 2 has it, gains nothing from bfloat16 on a CPU; a sampling batch nearly halves.
+    sampling = precision or (torch.bfloat16 if _cpu_has_bfloat16() else torch.float32)
+    return Profile(
+        device,
+        sampling,
+        precision or torch.float32,
+        torch.float32,
+        checkpointing=low_memory,
+        compile=compile,
+        batch=2 if low_memory else 16,
+    )
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ModelError(f"There is no device called {device}; use cuda, mps or cpu.") from error
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available.get(chosen.type, False):
+        raise ModelError(f"The device {device} is not available on this machine; use cpu.")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ModelError(f"There is no {device}: this machine has {torch.cuda.device_count()} CUDA device(s).")
+    return chosen
+
+
+def _precision(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    if dtype is None or dtype in PRECISIONS.values():
+        return dtype
+    if dtype not in PRECISIONS:
+        raise ModelError(f"There is no dtype {dtype} here; use {', '.join(PRECISIONS)}.")
+    return PRECISIONS[dtype]
+
+
+def _cpu_has_bfloat16() -> bool:
+    """Whether the CPU multiplies bfloat16 itself; emulated, it is slower than float32."""
+    checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return any(check() for check in checks if check)

@@ -1,0 +1,97 @@
+"""What an edit reports while it runs, and how it is stopped."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from PIL import Image
+from torch import Tensor
+
+from layerdiffusion.errors import EditError
+from layerdiffusion.method import Step
+
+STAGES = ("background", "embeddings", "finetune", "sampling")
+PREVIEWS = 6  # how many previews stage 3 gives
+
+
+class Cancelled(EditError):
+    """The edit was cancelled; what it had finished stays in the cache."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One step of an edit, or, with `reused`, a stage that came from the cache."""
+
+    stage: str  # one of STAGES
+    step: int
+    steps: int
+    loss: float | None = None  # in "embeddings" and "finetune"
+    seconds_left: float | None = None  # of the whole edit
+    preview: Image.Image | None = None  # now and then: the first seed's picture as it forms
+    reused: bool = False
+
+
+OnProgress = Callable[[Progress], None]
+
+
+class Reporter:
+    """Turns a stage's steps into `Progress`, guesses the time left, and raises `Cancelled`."""
+
+    def __init__(
+        self,
+        seconds_per_unit: dict[str, float],
+        work: dict[str, tuple[int, float]],
+        on_progress: OnProgress | None,
+        cancel: threading.Event | None,
+    ) -> None:
+        self._seconds_per_unit, self._work = seconds_per_unit, work
+        self._on_progress, self._cancel = on_progress, cancel
+        self.stage = ""
+        self.losses: list[float] = []
+
+    def check(self) -> None:
+        if self._cancel is not None and self._cancel.is_set():
+            raise Cancelled("The edit was cancelled; the stages it had finished are kept.")
+
+    def reused(self, stage: str) -> None:
+        if self._on_progress:
+            self._on_progress(Progress(stage, 1, 1, reused=True))
+
+    def begin(self, stage: str) -> None:
+        if stage != self.stage:
+            self.stage, self.losses, self._began = stage, [], time.perf_counter()
+
+    def step(self, step: Step, preview: Callable[[], Image.Image] | None = None) -> None:
+        self.check()
+        if step.loss is not None:
+            self.losses.append(step.loss)
+        left = self._seconds_left(step.index, step.steps)
+        if self._on_progress:
+            picture = preview() if preview else None
+            self._on_progress(Progress(self.stage, step.index, step.steps, step.loss, left, picture))
+
+    def part(
+        self, index: int, parts: int, decode: Callable[[Tensor], list[Image.Image]] | None = None
+    ) -> Callable[[Step], None]:
+        """The callback of one of `parts` sampling loops; with `decode`, the first of them shows previews."""
+
+        def on_step(step: Step) -> None:
+            every = max(1, step.steps // PREVIEWS)
+            shown = decode and index == 0 and step.index % every == 0 and step.index < step.steps
+            whole = Step(index * step.steps + step.index, step.steps * parts)
+            self.step(whole, (lambda: decode(step.x0[:1])[0]) if shown else None)
+
+        return on_step
+
+    def _seconds_left(self, done: int, steps: int) -> float:
+        per_step = (time.perf_counter() - self._began) / done
+        cost = self._work.get(self.stage, (steps, 1))[1]
+        self._seconds_per_unit[self.stage] = per_step / cost
+        left = per_step * (steps - done)
+        for stage in STAGES[STAGES.index(self.stage) + 1 :]:
+            later_steps, later_cost = self._work.get(stage, (0, 0))
+            left += later_steps * later_cost * self._seconds_per_unit.get(stage, per_step / cost)
+        return left
