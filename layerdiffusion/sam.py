@@ -74,8 +74,8 @@ def build_sam(config: SamConfig | Mapping[str, Any]) -> Sam:
     `decoder_num_heads`. Raises `ModelError` for a config that makes no `Sam`.
     """
     config = config if isinstance(config, SamConfig) else _config_from(config)
-    grid = config.image_size // config.patch_size
     try:
+        grid = config.image_size // config.patch_size
         sam = Sam(
             image_encoder=ImageEncoderViT(
                 img_size=config.image_size,
