@@ -33,6 +33,7 @@ __all__ = [
     "Placement",
     "Recipe",
     "Settings",
+    "check_prompts",
     "load_recipe",
     "recipe_from_dict",
     "recipe_to_dict",
@@ -87,15 +88,11 @@ def _seeds(value: Any) -> tuple[int, ...]:
         raise SettingsError(f"seeds is {_shown(value)}: it must be a list of whole numbers.")
     values = list(value) if isinstance(value, Iterable) and getattr(value, "ndim", 1) else [value]
     if not 1 <= len(values) <= MAX_SEEDS:
-        raise SettingsError(
-            f"seeds has {len(values)} numbers: it must have 1 to {MAX_SEEDS}, one for each picture."
-        )
+        raise SettingsError(f"seeds has {len(values)} numbers: it must have 1 to {MAX_SEEDS}, one for each picture.")
     seeds = tuple(_number("seeds", seed) for seed in values)
     twice = [seed for index, seed in enumerate(seeds) if seed in seeds[:index]]
     if twice:
-        raise SettingsError(
-            f"seeds has {twice[0]} twice, which would make the same picture twice; name it once."
-        )
+        raise SettingsError(f"seeds has {twice[0]} twice, which would make the same picture twice; name it once.")
     return seeds
 
 
@@ -117,9 +114,7 @@ def _number(name: str, value: Any) -> float | int:
 
 def _choice(name: str, value: Any, allowed: tuple[str, ...]) -> str:
     if not isinstance(value, str) or value not in allowed:
-        raise SettingsError(
-            f"{name} is {_shown(value)}: it must be {', '.join(allowed[:-1])} or {allowed[-1]}."
-        )
+        raise SettingsError(f"{name} is {_shown(value)}: it must be {', '.join(allowed[:-1])} or {allowed[-1]}.")
     return value
 
 
@@ -197,20 +192,14 @@ class Settings:
         """These settings, every gap filled: first from `defaults` (the model's own), then from `PAPER`."""
         filled = {}
         for field in fields(self):
-            candidates = (
-                getattr(source, field.name) for source in (self, defaults, PAPER) if source is not None
-            )
+            candidates = (getattr(source, field.name) for source in (self, defaults, PAPER) if source is not None)
             filled[field.name] = next(value for value in candidates if value is not None)
         return Settings(**filled)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields that are set, as JSON holds them."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {
-            name: list(value) if name == "seeds" else value
-            for name, value in values.items()
-            if value is not None
-        }
+        return {name: list(value) if name == "seeds" else value for name, value in values.items() if value is not None}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Settings":
@@ -272,7 +261,7 @@ class Edit:
         put("background_seed", _number("background_seed", self.background_seed))
         if not isinstance(self.placement, Placement):
             raise SettingsError(f"placement is {_shown(self.placement)}: it must be a Placement.")
-        for name, value in _checked_prompts(self.prompt, self.object_prompt, self.background_prompt).items():
+        for name, value in check_prompts(self.prompt, self.object_prompt, self.background_prompt).items():
             put(name, value)
 
         if self.object_image is None:
@@ -282,13 +271,9 @@ class Edit:
             raise MaskError("No subject is marked: object_mask is missing; click on the subject first.")
         put("object_mask", open_mask(self.object_mask, self.object_image.size, name="object_mask"))
         if not self.object_mask.any():
-            raise MaskError(
-                "object_mask is empty: no pixel is marked as the subject; click on the subject first."
-            )
+            raise MaskError("object_mask is empty: no pixel is marked as the subject; click on the subject first.")
         if self.object_mask.all():
-            raise MaskError(
-                "object_mask covers the whole picture, which leaves no background; mark the subject alone."
-            )
+            raise MaskError("object_mask covers the whole picture, which leaves no background; mark the subject alone.")
         self._check_background(put)
 
     def _check_background(self, put) -> None:
@@ -302,14 +287,11 @@ class Edit:
                 )
             if mode == "generate" and not self.background_prompt:
                 raise PromptError(
-                    "background_prompt is empty, so there is nothing to generate a background from; describe "
-                    "the place."
+                    "background_prompt is empty, so there is nothing to generate a background from; describe the place."
                 )
             return
         if self.background_image is None:
-            raise EditError(
-                'background is "reference" but background_image is missing; choose a reference picture.'
-            )
+            raise EditError('background is "reference" but background_image is missing; choose a reference picture.')
         put("background_image", open_image(self.background_image, name="background_image"))
         size = self.background_image.size
         mask = np.ones(size[::-1], bool) if self.background_mask is None else self.background_mask
@@ -325,9 +307,7 @@ class Edit:
         if self.background != "reference":
             raise EditError("The roles can't be swapped without a reference picture; choose one first.")
         if self.background_mask.all():
-            raise MaskError(
-                "No subject is marked on the reference, so it can't give the subject; click on it first."
-            )
+            raise MaskError("No subject is marked on the reference, so it can't give the subject; click on it first.")
         return replace(
             self,
             object_image=self.background_image,
@@ -372,9 +352,7 @@ _PICTURES = {
 _EMBEDDED = "data:image/png;base64,"
 
 
-def recipe_to_dict(
-    edit: Edit, settings: Settings, model: str | None = None, folder: Path | None = None
-) -> dict:
+def recipe_to_dict(edit: Edit, settings: Settings, model: str | None = None, folder: Path | None = None) -> dict:
     """The recipe as JSON data; pictures are written to `folder` as PNG, or embedded if it is None."""
     data: dict[str, Any] = {}
     for field in fields(edit):
@@ -402,9 +380,7 @@ def recipe_from_dict(data: Any, folder: Path | None = None) -> Recipe:
     say.
     """
     if not isinstance(data, Mapping) or "layerdiffusion" not in data:
-        raise RecipeError(
-            'This is no recipe: it lacks the "layerdiffusion" version that every edit.json carries.'
-        )
+        raise RecipeError('This is no recipe: it lacks the "layerdiffusion" version that every edit.json carries.')
     if data["layerdiffusion"] != RECIPE_VERSION:
         raise RecipeError(
             f"The recipe's version is {_shown(data['layerdiffusion'])}, but this program reads version "
@@ -455,40 +431,30 @@ def load_recipe(path: str | Path) -> Recipe:
     except FileNotFoundError as error:
         raise RecipeError(f"There is no recipe at {path}; check the path.") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(
-            f"The recipe {path} can't be read as text; give a saved edit's edit.json."
-        ) from error
+        raise RecipeError(f"The recipe {path} can't be read as text; give a saved edit's edit.json.") from error
     try:
         data = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
         where = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
-        raise RecipeError(
-            f"The recipe {path} is not valid JSON{where}; save the edit again or mend it."
-        ) from error
+        raise RecipeError(f"The recipe {path} is not valid JSON{where}; save the edit again or mend it.") from error
     return recipe_from_dict(data, path.parent)
 
 
 def _picture_source(name: str, value: Any, folder: Path | None) -> bytes | Path:
     if not isinstance(value, str) or not value:
-        raise RecipeError(
-            f"The recipe's {name} is {_shown(value)}: it must be a file name or an embedded PNG."
-        )
+        raise RecipeError(f"The recipe's {name} is {_shown(value)}: it must be a file name or an embedded PNG.")
     if value.startswith(_EMBEDDED):
         try:
             return base64.b64decode(value[len(_EMBEDDED) :], validate=True)
         except (binascii.Error, ValueError) as error:
             raise RecipeError(f"The recipe's {name} is not valid base64; save the edit again.") from error
     if folder is None:
-        raise RecipeError(
-            f"The recipe's {name} is a file name, but this recipe came alone; embed its pictures."
-        )
+        raise RecipeError(f"The recipe's {name} is a file name, but this recipe came alone; embed its pictures.")
     if "\0" in value:
         raise RecipeError(f"The recipe's {name} is no file name; give the name of a file beside the recipe.")
     path = (Path(folder) / value).resolve()
     if not path.is_relative_to(Path(folder).resolve()):
-        raise RecipeError(
-            f"The recipe's {name} lies outside the recipe's folder; put the picture beside edit.json."
-        )
+        raise RecipeError(f"The recipe's {name} lies outside the recipe's folder; put the picture beside edit.json.")
     return path
 
 
@@ -503,17 +469,16 @@ def _known_fields(data: Any, cls: type, where: str) -> dict[str, Any]:
     return dict(data)
 
 
-def _checked_prompts(prompt, object_prompt, background_prompt) -> dict[str, str]:
+def check_prompts(
+    prompt: str | None, object_prompt: str | None = None, background_prompt: str | None = None
+) -> dict[str, str]:
+    """The three prompts of an edit, missing parts split off the whole; raises `PromptError`."""
     words = {"prompt": prompt, "object_prompt": object_prompt, "background_prompt": background_prompt}
     words = {name: _prompt(name, text) for name, text in words.items()}
     if words["prompt"] is None:
-        words["prompt"] = " ".join(
-            part for part in (words["object_prompt"], words["background_prompt"]) if part
-        )
+        words["prompt"] = " ".join(part for part in (words["object_prompt"], words["background_prompt"]) if part)
     if not words["prompt"]:
-        raise PromptError(
-            "The prompt is empty; say what the picture should show, as in “a dog jumping on the beach”."
-        )
+        raise PromptError("The prompt is empty; say what the picture should show, as in “a dog jumping on the beach”.")
     object_part, background_part = split_prompt(words["prompt"])
     if words["object_prompt"] is None:
         words["object_prompt"] = object_part

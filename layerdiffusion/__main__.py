@@ -1,0 +1,76 @@
+"""`python -m layerdiffusion`: finds the sub-command, hands over to its module, turns errors into one
+sentence.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from typing import NoReturn
+
+from layerdiffusion.errors import EditError
+
+COMMANDS = {
+    "edit": "edit a photo, from flags or from a recipe",
+    "evaluate": "measure how well edits work",
+    "compare": "run SDEdit, Imagic and Plug-and-Play on the same edit",
+    "benchmark": "time the stages on this machine",
+    "train-miniature": "train the embedded model from nothing",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One sentence instead of a usage page: bad flags are told as bad input is."""
+        raise EditError(f"{message[:1].upper()}{message[1:].rstrip('.')}; see {self.prog} --help.")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; 0 is success, 2 bad input, 130 an edit interrupted with Ctrl-C."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        args = _parse(argv)
+        return args.run(args)
+    except EditError as error:
+        return _refuse(str(error), 2, argv)
+    except KeyboardInterrupt:
+        return _refuse("Interrupted.", 130, argv)
+    except BrokenPipeError:  # whoever read the output has gone
+        sys.stdout = None
+        return 0
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = _Parser(
+        prog="python -m layerdiffusion",
+        description="Edit a photo's subject and its background in one go.",
+        allow_abbrev=False,
+    )
+    subparsers = parser.add_subparsers(dest="command", metavar="command", required=True)
+    asked = next((word for word in argv if not word.startswith("-")), None)
+    for name, summary in COMMANDS.items():
+        module = f"layerdiffusion.commands.{name.replace('-', '_')}"
+        if find_spec(module) is None:
+            continue
+        subparser = subparsers.add_parser(
+            name, help=summary, description=f"{summary.capitalize()}.", allow_abbrev=False
+        )
+        if name == asked:
+            command = import_module(module)
+            command.add_arguments(subparser)
+            subparser.set_defaults(run=command.run)
+    return parser.parse_args(argv)
+
+
+def _refuse(sentence: str, status: int, argv: list[str]) -> int:
+    if "--json" in argv:
+        print(json.dumps({"error": sentence}, ensure_ascii=False))
+    else:
+        print(f"layerdiffusion: {sentence}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,391 @@
+"""`python -m layerdiffusion edit`: a photo, a click and a sentence, or a recipe, become a folder of pictures."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from layerdiffusion.edit import (
+    BACKGROUNDS,
+    CHOICES,
+    LIMITS,
+    Edit,
+    Placement,
+    Recipe,
+    Settings,
+    check_prompts,
+    load_recipe,
+)
+from layerdiffusion.errors import EditError, MaskError
+from layerdiffusion.images import open_image, open_mask
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+    from layerdiffusion.progress import Progress
+    from layerdiffusion.result import Result
+
+HELP = {
+    "alpha": "share of the object's words in the edit; less leans on the background",
+    "object_weight": "λ1: how closely the subject is kept",
+    "background_weight": "λ2: how closely the background is kept",
+    "embedding_steps": "steps of stage 1, which fits the words to the background; 0 leaves it out",
+    "embedding_lr": "learning rate of stage 1",
+    "finetune_steps": "steps of stage 2, which fits the model to both layers; 0 leaves it out",
+    "finetune_lr": "learning rate of stage 2",
+    "sampling_steps": "steps of stage 3, which paints the pictures",
+    "guidance_scale": "how strongly the words are followed",
+    "schedule": "which words a step of stage 3 follows",
+    "embedding_mask": "the part of the picture stage 1 looks at",
+    "training_seed": "the noise of stages 1 and 2",
+    "tune": "train all of the network in stage 2, or a small addition to it",
+    "layers": "stage 2 trains on one layered picture, or on each picture by itself",
+}
+PLACEMENT_HELP = {
+    "scale": "the subject's size, 1 as it is",
+    "dx": "move it right by this share of the picture's width",
+    "dy": "move it down by this share of the picture's height",
+    "rotation": "turn it counter-clockwise by so many degrees",
+}
+PROMPTS = ("prompt", "object_prompt", "background_prompt")
+PICTURE_FLAGS = ("image", "mask", "point", "not_point", "box", "reference", "reference_mask", "reference_point",
+                 "reference_not_point", "reference_box", "background", "background_seed", "swap")  # fmt: skip
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the `edit` command; flags that are not given are absent from the parsed namespace."""
+    parser.argument_default = argparse.SUPPRESS
+    parser.add_argument("recipe", nargs="?", default=None, help="an edit.json, or the folder of one, to replay")
+    photo = parser.add_argument_group("the photo", "points are pixels of the upright picture, from its top left")
+    photo.add_argument("--image", metavar="FILE", help="the photo whose subject is kept")
+    _add_clicks(photo, "", "the subject")
+    background = parser.add_argument_group("the background")
+    background.add_argument("--background", choices=BACKGROUNDS, help="where it comes from; else what the flags say")
+    background.add_argument("--reference", metavar="FILE", help="the picture whose background is wanted")
+    _add_clicks(background, "reference-", "the reference's own subject, to leave out")
+    background.add_argument("--background-seed", type=_number, metavar="N", help="which background to generate")
+    background.add_argument("--swap", action="store_true", help="subject from the reference, background from the photo")
+    words = parser.add_argument_group("the words")
+    words.add_argument("--prompt", help="what the picture should show, as in “a dog jumping in the forest”")
+    words.add_argument("--object-prompt", metavar="TEXT", help="its part about the subject, if the split is wrong")
+    words.add_argument("--background-prompt", metavar="TEXT", help="its part about the background")
+    placement = parser.add_argument_group("where the subject goes")
+    for name, text in PLACEMENT_HELP.items():
+        flag = "--rotate" if name == "rotation" else f"--{name}"
+        placement.add_argument(flag, dest=name, type=_number, metavar="X", help=f"{text}; {_range(name)}")
+    placement.add_argument("--flip", action="store_true", help="mirror it left to right")
+    dials = parser.add_argument_group("settings", "left out: the model's own defaults")
+    dials.add_argument("--seeds", type=_seeds, nargs="+", metavar="N", help="one picture for each: 0 1 2 or 0-3")
+    for name, text in HELP.items():
+        flag = f"--{name.replace('_', '-')}"
+        if name in CHOICES:
+            dials.add_argument(flag, choices=CHOICES[name], help=text)
+        else:
+            dials.add_argument(flag, type=_number, metavar="X", help=f"{text}; {_range(name)}")
+    machine = parser.add_argument_group("models and output")
+    machine.add_argument("--model", help="miniature, a diffusers folder, a hub id, or auto")
+    machine.add_argument("--sam", help="miniature, vit_b, vit_l, vit_h, a file, a folder, or a hub id")
+    machine.add_argument("--device", default=None, help="cpu, cuda, cuda:1, mps; else the best there is")
+    machine.add_argument("--out", metavar="DIR", help="folder for the results; else a new one named by the edit")
+    machine.add_argument("--json", action="store_true", default=False, help="one JSON object instead of a bar")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the edit the flags describe, save it, and say where; the exit status."""
+    given = vars(args)
+    recipe = _from_recipe(given) if args.recipe else None
+    if recipe is None:
+        _check_sources(given)
+    settings = Settings(**_chosen(given, Settings))
+    placement = _chosen(given, Placement)
+    out = _writable(Path(given["out"])) if "out" in given else None
+    if recipe is None:
+        photo = open_image(_required(given, "image", "There is no photo: give --image FILE."), "the photo")
+        reference = open_image(given["reference"], "the reference") if "reference" in given else None
+        check_prompts(*(given.get(name) for name in PROMPTS))
+    else:
+        edit = _changed(recipe.edit, given, placement)
+        settings = Settings(**{**recipe.settings.to_dict(), **settings.to_dict()})
+
+    # What can be refused without a model has been; from here on it takes time.
+    from layerdiffusion.editor import Editor
+    from layerdiffusion.models import load_models
+    from layerdiffusion.progress import Cancelled
+
+    models = load_models(given.get("model") or (recipe and recipe.model) or "auto", args.device)
+    if recipe is None:
+        segmenter = _Segmenters(models, given.get("sam"))
+        edit = _edit(given, photo, reference, Placement(**placement), segmenter)
+    if models.notice:
+        _say(args, models.notice)
+    try:
+        with _interruptible() as cancel, _Bars(quiet=args.json) as bars:
+            result = Editor(models).run(edit, settings, on_progress=bars, cancel=cancel)
+    except Cancelled:
+        raise KeyboardInterrupt from None
+    folder = result.save(out or Path(f"edit-{result.edit_id}"))
+    for warning in result.warnings:
+        _say(args, warning)
+    _report(args, result, folder)
+    return 0
+
+
+def _edit(
+    given: dict[str, Any],
+    photo: Image.Image,
+    reference: Image.Image | None,
+    placement: Placement,
+    segmenter: _Segmenters,
+) -> Edit:
+    """The edit that the flags describe; clicks become masks here."""
+    mask = _mask(given, "", photo, segmenter)
+    if mask is None:
+        raise MaskError("No subject is marked: give --point X,Y on it, a --box around it, or its --mask.")
+    background_mask = None
+    if reference is not None:
+        subject = _mask(given, "reference_", reference, segmenter)
+        background_mask = None if subject is None else ~subject
+    edit = Edit(
+        object_image=photo,
+        object_mask=mask,
+        background_image=reference,
+        background_mask=background_mask,
+        prompt=given.get("prompt"),
+        object_prompt=given.get("object_prompt"),
+        background_prompt=given.get("background_prompt"),
+        background=given.get("background"),
+        background_seed=given.get("background_seed", 0),
+        placement=placement,
+    )
+    return edit.swapped() if given.get("swap") else edit
+
+
+class _Segmenters:
+    """The segmenter, loaded when the first click needs it."""
+
+    def __init__(self, models: Any, name: str | None) -> None:
+        self._models, self._name, self._loaded = models, name, None
+
+    def mask(self, image: Image.Image, points: list, labels: list, box: Any) -> np.ndarray:
+        if self._loaded is None:
+            if self._name is None:
+                self._loaded = self._models.segmenter()
+            else:
+                from layerdiffusion.sam import load_sam
+                from layerdiffusion.segment import Segmenter
+
+                self._loaded = Segmenter(load_sam(self._name, self._models.device))
+        return self._loaded.mask(points, labels, box, image=image)
+
+
+def _mask(given: dict[str, Any], prefix: str, image: Image.Image, segmenter: _Segmenters) -> np.ndarray | None:
+    """True on what is clicked, boxed or masked in the picture, or None if nothing is."""
+    on, off = given.get(f"{prefix}point", []), given.get(f"{prefix}not_point", [])
+    box, file = given.get(f"{prefix}box"), given.get(f"{prefix}mask")
+    if file is not None:
+        return open_mask(file, image.size, f"the {prefix.replace('_', ' ')}mask")
+    if not (on or off or box):
+        return None
+    return segmenter.mask(image, on + off, [1] * len(on) + [0] * len(off), box)
+
+
+def _check_sources(given: dict[str, Any]) -> None:
+    """Refuse flags that contradict each other or speak of a picture that is not there."""
+    clicks = ("point", "not_point", "box")
+    for prefix in ("", "reference_"):
+        if f"{prefix}mask" in given and any(f"{prefix}{name}" in given for name in clicks):
+            flag = f"--{prefix}mask".replace("_", "-")
+            raise EditError(f"{flag} and clicks on the same picture contradict each other; give one or the other.")
+    if "reference" not in given:
+        for name in ("reference_mask", *(f"reference_{click}" for click in clicks), "swap"):
+            if name in given:
+                raise EditError(f"--{name.replace('_', '-')} needs a reference picture; give --reference FILE.")
+    if not any(name in given for name in ("mask", *clicks)):
+        raise MaskError("No subject is marked: give --point X,Y on it, a --box around it, or its --mask.")
+
+
+def _from_recipe(given: dict[str, Any]) -> Recipe:
+    wrong = next((name for name in PICTURE_FLAGS if name in given), None)
+    if wrong:
+        flag = f"--{wrong.replace('_', '-')}"
+        raise EditError(f"{flag} can't be combined with a recipe, which has its own pictures; leave one of them out.")
+    return load_recipe(given["recipe"])
+
+
+def _changed(edit: Edit, given: dict[str, Any], placement: dict[str, Any]) -> Edit:
+    """The recipe's edit with the words and the placement that the flags give."""
+    words = {name: given[name] for name in PROMPTS if name in given}
+    if "prompt" in words:
+        words = {"object_prompt": None, "background_prompt": None, **words}
+    elif words:
+        words["prompt"] = None
+    return replace(edit, placement=replace(edit.placement, **placement), **words)
+
+
+def _chosen(given: dict[str, Any], cls: type) -> dict[str, Any]:
+    chosen = {field.name: given[field.name] for field in fields(cls) if field.name in given}
+    if "seeds" in chosen:
+        chosen["seeds"] = [seed for part in chosen["seeds"] for seed in part]
+    return chosen
+
+
+def _required(given: dict[str, Any], name: str, sentence: str) -> Any:
+    if name not in given:
+        raise EditError(sentence)
+    return given[name]
+
+
+def _writable(folder: Path) -> Path:
+    """Make the folder now: a long edit should not end with nowhere to go."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EditError(
+            f"The results can't be saved to {folder} ({error.strerror or error}); choose another --out folder."
+        ) from error
+    return folder
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C sets, so that the edit ends at a clean point; a second one ends it at
+    once.
+    """
+    cancel = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield cancel
+        return
+
+    def interrupt(*_: object) -> None:
+        if cancel.is_set():
+            raise KeyboardInterrupt
+        cancel.set()
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield cancel
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+class _Bars:
+    """A tqdm bar for each stage, with its loss."""
+
+    names = {
+        "background": "Background",
+        "embeddings": "1 Embeddings",
+        "finetune": "2 Layers",
+        "sampling": "3 Sampling",
+    }
+
+    def __init__(self, quiet: bool) -> None:
+        self._quiet, self._stage, self._bar = quiet, None, None
+
+    def __enter__(self) -> _Bars:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def __call__(self, progress: Progress) -> None:
+        if self._quiet:
+            return
+        if progress.stage != self._stage:
+            from tqdm import tqdm
+
+            self.__exit__()
+            self._stage = progress.stage
+            name = self.names[progress.stage]
+            self._bar = tqdm(total=progress.steps, desc=f"{name:12}", unit="step", dynamic_ncols=True)
+        if progress.loss is not None:
+            self._bar.set_postfix(loss=f"{progress.loss:.3f}", refresh=False)
+        self._bar.update(progress.step - self._bar.n)
+
+
+def _report(args: argparse.Namespace, result: Result, folder: Path) -> None:
+    images = [str(folder / f"seed-{seed}.png") for seed in result.seeds]
+    if not args.json:
+        print(f"{folder / 'contact.png'}\n" + "\n".join(images))
+        return
+    report = {
+        "edit_id": result.edit_id,
+        "folder": str(folder),
+        "images": images,
+        "contact_sheet": str(folder / "contact.png"),
+        "recipe": str(folder / "edit.json"),
+        "seeds": list(result.seeds),
+        "model": result.model,
+        "prompts": {name: getattr(result.edit, name) for name in PROMPTS},
+        "settings": result.settings.to_dict(),
+        "stages": result.stages,
+        "timings": result.timings,
+        "losses": result.losses,
+        "warnings": list(result.warnings),
+    }
+    print(json.dumps(report, ensure_ascii=False, allow_nan=False))
+
+
+def _say(args: argparse.Namespace, sentence: str) -> None:
+    if not args.json:
+        print(sentence, file=sys.stderr)
+
+
+def _add_clicks(group: Any, prefix: str, what: str) -> None:
+    def add(name: str, **options: Any) -> None:
+        group.add_argument(f"--{prefix}{name}", **options)
+
+    add("point", type=_point, action="append", metavar="X,Y", help=f"a click on {what}; may be repeated")
+    add("not-point", type=_point, action="append", metavar="X,Y", help=f"a click beside {what}; may be repeated")
+    add("box", type=_box, metavar="X,Y,X,Y", help=f"a box around {what}: left, top, right, bottom")
+    add("mask", metavar="FILE", help=f"a picture that is white on {what}, instead of clicks")
+
+
+def _range(name: str) -> str:
+    return f"{LIMITS[name].low:g} to {LIMITS[name].high:.10g}"
+
+
+def _number(text: str) -> float | int:
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        if text.count("-") == 1 and not text.startswith("-"):
+            first, last = (int(part) for part in text.split("-"))
+            return list(range(first, min(last, first + 999) + 1))
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no seed; give whole numbers, as in 0 1 2 or 0-3") from None
+
+
+def _point(text: str, parts: int = 2) -> tuple[float, ...]:
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if len(values) != parts:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} must be {parts} numbers with commas, as in {'120,200,' * (parts // 2)}"[:-1]
+        )
+    return values
+
+
+def _box(text: str) -> tuple[float, ...]:
+    return _point(text, parts=4)
