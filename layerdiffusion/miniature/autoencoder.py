@@ -74,10 +74,10 @@ def reconstruction_loss(decoded: torch.Tensor, wanted: torch.Tensor, mask: torch
     return loss
 
 
-def train(scenes: Scenes, plan: Plan) -> AutoencoderTiny:
+def train(scenes: Scenes, plan: Plan, rates: Rates | None = None) -> AutoencoderTiny:
     """Train on crops of ``scenes`` for ``plan.minutes``; the averaged weights, float32."""
     torch.manual_seed(plan.seed)
-    vae = build().to(plan.device, memory_format=torch.channels_last)
+    vae = build().to(plan.device)
 
     def loss_of(step: int, rng: np.random.Generator, generator: torch.Generator) -> torch.Tensor:
         wanted, mask = (x.to(plan.device) for x in crops(scenes, rng))
@@ -91,7 +91,7 @@ def train(scenes: Scenes, plan: Plan) -> AutoencoderTiny:
         noisy = latents + LATENT_NOISE * spread.detach() * noise
         return reconstruction_loss(vae.decoder(noisy), wanted, mask) + 0.05 * regular
 
-    fit("vae", nn.ModuleDict({"vae": vae}), loss_of, plan, Rates(lr=1.5e-3, weight_decay=0.0))
+    fit("vae", nn.ModuleDict({"vae": vae}), loss_of, plan, rates or Rates(lr=1.5e-3, weight_decay=0.0))
     return vae
 
 

@@ -219,6 +219,7 @@ def _paint_subject(image: Image.Image, attributes: dict, looks_rng, pose_rng, gr
     attributes["position"] = POSITIONS[int(centre > 0.39) + int(centre > 0.61)]
     floor = pose_rng.uniform(*ground)
     lift = pose_rng.uniform(0.10, 0.15) if attributes["pose"] == "jumping" else 0.0
+    lift = max(0.0, min(lift, floor - sprite.height / side - 0.01))  # a big jumper stays in the picture
     left = round(centre * side - sprite.width / 2)
     top = round((floor - lift) * side - sprite.height)
 
