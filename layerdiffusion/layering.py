@@ -22,6 +22,7 @@ class Layers:
     object_mask: np.ndarray  # M_t: True on the placed subject
     background_image: Image.Image
     background_mask: np.ndarray  # 1 − M_r: True off the background picture's own subject
+    in_place: bool = False  # the two pictures are one, and the subject is where it always was
 
     @cached_property
     def painted_background(self) -> Image.Image:
@@ -31,6 +32,8 @@ class Layers:
     @cached_property
     def composite(self) -> Image.Image:
         """The placed subject over the painted background: what `layers="composite"` trains on."""
+        if self.in_place:  # painting out and laying over would only harm the subject's rim
+            return self.object_image
         return lay_over(self.object_image, self.object_mask, self.painted_background)
 
 
@@ -53,7 +56,8 @@ def lay_out(edit: Edit, size: int, generated: Image.Image | None = None) -> Laye
         raise ValueError('background is "generate": the generated picture is missing')
     else:
         background = generated, np.ones((size, size), bool)
-    return Layers(*subject, *background)
+    in_place = edit.background == "keep" and edit.placement.is_identity
+    return Layers(*subject, *background, in_place)
 
 
 def _placed(edit: Edit, fit: Fit) -> Picture:

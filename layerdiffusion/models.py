@@ -326,7 +326,7 @@ def _defaults(folder: Path, profile: Profile) -> Settings:
         try:
             own = Settings.from_dict(json.loads(path.read_text(encoding="utf-8")))
         except ValueError as error:  # EditError and JSONDecodeError are both
-            raise ModelError(f"The model's {path} can't be used: {error}") from error
+            raise ModelError(f"The model's {path} can't be used: {_reason(error)}.") from error
     if own.tune is None and profile.low_memory and not profile.eight_bit_adam:
         own = replace(own, tune="lora")
     return own.resolve(PAPER)

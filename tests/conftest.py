@@ -1,0 +1,66 @@
+"""What tests share: the random models of `tiny.py`, loaded, and an edit for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny import noise_picture, save_tiny_model
+
+from layerdiffusion.edit import Edit
+from layerdiffusion.models import Models, load_models
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def tiny_v_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """v-prediction, and an autoencoder without a distribution, as the miniature has them."""
+    return save_tiny_model(tmp_path_factory.mktemp("tiny-v"), "v_prediction", "AutoencoderTiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tiny_folder: Path) -> Models:
+    return load_models(tiny_folder, "cpu", "float32")
+
+
+@pytest.fixture(scope="session")
+def tiny_v_models(tiny_v_folder: Path) -> Models:
+    return load_models(tiny_v_folder, "cpu", "float32")
+
+
+@pytest.fixture(params=["epsilon", "v_prediction"])
+def either_models(request: pytest.FixtureRequest) -> Models:
+    return request.getfixturevalue("tiny_models" if request.param == "epsilon" else "tiny_v_models")
+
+
+@pytest.fixture
+def global_random_state_is_left_alone() -> Iterator[None]:
+    """No code of ours may draw from, or seed, the process's own random numbers."""
+    before = torch.get_rng_state()
+    yield
+    after = torch.get_rng_state()
+    torch.set_rng_state(before)
+    assert torch.equal(before, after), "the global random state was used"
+
+
+@pytest.fixture
+def edit() -> Edit:
+    """A photo with its subject in the middle, before a reference whose own subject is in a corner."""
+    subject, background = np.zeros((64, 80), bool), np.ones((64, 80), bool)
+    subject[16:48, 24:56] = True
+    background[:24, :40] = False
+    return Edit(
+        noise_picture(0), subject, noise_picture(1), background, object_prompt="a dog jumps", background_prompt="on ice"
+    )
+
+
+@pytest.fixture
+def seeded() -> Callable[[int], torch.Generator]:
+    return lambda seed: torch.Generator().manual_seed(seed)

@@ -1,0 +1,212 @@
+"""§3.2.2, Eqs. 3–5."""
+
+import copy
+
+import pytest
+import torch
+
+from layerdiffusion.method import composite_layers, finetune, separate_layers, with_weights
+from layerdiffusion.method.finetune import LORA_LR_FACTOR, background_loss, object_loss, total_loss
+
+pytestmark = pytest.mark.usefixtures("global_random_state_is_left_alone")
+
+
+@pytest.fixture
+def masks():
+    subject, background = torch.zeros(2, 1, 1, 8, 8)
+    subject[..., 2:6, 1:4] = 1
+    background[..., 4:] = 1
+    return subject, background
+
+
+@pytest.fixture
+def layers(masks, seeded, request):
+    first, second = torch.randn(2, 1, 4, 8, 8, generator=seeded(3))
+    if getattr(request, "param", "composite") == "composite":
+        return composite_layers(first, masks[0])
+    return separate_layers(first, masks[0], second, masks[1])
+
+
+both_readings = pytest.mark.parametrize("layers", ["composite", "separate"], indirect=True)
+
+
+@pytest.fixture
+def tune(either_models, seeded):
+    embedding = either_models.embed(["a dog"])
+
+    def tune(layers, unet=either_models.unet, **changes):
+        dials = dict(object_weight=2.0, background_weight=1.0, steps=3, lr=1e-3, generator=seeded(7))
+        return finetune(unet, either_models.scheduler, layers, embedding, **{**dials, **changes})
+
+    return tune
+
+
+def test_composite_shares_the_picture_out_and_separate_gives_each_term_its_own(masks, seeded):
+    subject, background = masks
+    first, second = torch.randn(2, 1, 4, 8, 8, generator=seeded(3))
+
+    composite = composite_layers(first, subject)
+    assert torch.equal(composite.object_mask + composite.background_mask, torch.ones(1, 1, 8, 8))
+
+    separate = separate_layers(first, subject, second, background)
+    prediction = torch.zeros(2, 4, 8, 8)
+    target = torch.cat([torch.full((1, 4, 8, 8), 1.0), torch.full((1, 4, 8, 8), 10.0)])
+    assert object_loss(prediction, target, separate).item() == pytest.approx(1 * 12 / 64)
+    assert background_loss(prediction, target, separate).item() == pytest.approx(100 * 32 / 64)
+
+
+@both_readings
+def test_a_weight_of_zero_removes_exactly_its_term(layers, seeded):
+    target = torch.randn(layers.latents.shape, generator=seeded(1))
+    prediction = torch.zeros_like(target).requires_grad_(True)
+
+    only_object = total_loss(prediction, target, layers, 2.0, 0.0)
+    only_background = total_loss(prediction, target, layers, 0.0, 3.0)
+    assert torch.equal(only_object, 2 * object_loss(prediction, target, layers))
+    assert torch.equal(only_background, 3 * background_loss(prediction, target, layers))
+    torch.testing.assert_close(total_loss(prediction, target, layers, 2.0, 3.0), only_object + only_background)
+
+    for loss, mask in ((only_object, layers.object_mask), (only_background, layers.background_mask)):
+        (gradient,) = torch.autograd.grad(loss, prediction)
+        assert torch.equal(gradient != 0, mask.bool().expand_as(gradient))
+
+
+@both_readings
+def test_it_follows_a_plain_training_loop(either_models, layers, tune, seeded):
+    ours = tune(layers, steps=4)
+
+    unet, scheduler = copy.deepcopy(either_models.unet).requires_grad_(True), either_models.scheduler
+    optimiser = torch.optim.Adam(unet.parameters(), lr=1e-3)
+    embedding, generator = either_models.embed(["a dog"]), seeded(7)
+    for _ in range(4):
+        noise = torch.randn(1, 4, 8, 8, generator=generator)  # shared by both terms, as is t
+        t = torch.randint(1000, (1,), generator=generator)
+        signal, spread = scheduler.alphas_cumprod[t].sqrt(), (1 - scheduler.alphas_cumprod[t]).sqrt()
+        errors = []
+        for latents in layers.latents.split(1):
+            target = noise
+            if scheduler.config.prediction_type == "v_prediction":
+                target = signal * noise - spread * latents
+            errors.append((target - unet(signal * latents + spread * noise, t, embedding).sample) ** 2)
+        object_term = (layers.object_mask[0] * errors[0][0]).mean()
+        background_term = (layers.background_mask[-1] * errors[-1][0]).mean()
+        optimiser.zero_grad()
+        (2 * object_term + 1 * background_term).backward()
+        optimiser.step()
+
+    plain = dict(unet.named_parameters())
+    assert ours.keys() == plain.keys()
+    for name, weight in ours.items():
+        # Where a gradient is rounding alone (biases before a norm), Adam still takes whole steps either way.
+        if not name.endswith(("to_k.bias", "conv1.bias", "time_emb_proj.bias", "conv_in.bias")):
+            torch.testing.assert_close(weight, plain[name].detach(), atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize("layers", ["separate"], indirect=True)
+def test_a_picture_no_term_looks_at_is_not_trained_on(layers, masks, tune):
+    with_nan = layers.latents.clone()
+    with_nan[1] = float("nan")
+    ruined = type(layers)(with_nan, layers.object_mask, layers.background_mask)
+    alone = tune(type(layers)(*(part[:1] for part in vars(layers).values())), background_weight=0)
+    for name, weight in tune(ruined, background_weight=0).items():
+        assert torch.equal(weight, alone[name])
+
+
+@pytest.mark.parametrize("how", ["full", "lora"])
+def test_the_network_given_keeps_every_bit_also_when_training_breaks_off(either_models, layers, tune, how):
+    unet = either_models.unet
+    before = {name: value.clone() for name, value in unet.state_dict().items()}
+    structure = [name for name, _ in unet.named_modules()]
+
+    def run_out_of_memory(step):
+        raise MemoryError
+
+    tune(layers, tune=how)
+    with pytest.raises(MemoryError):
+        tune(layers, tune=how, on_step=run_out_of_memory)
+
+    assert [name for name, _ in unet.named_modules()] == structure
+    assert unet.state_dict().keys() == before.keys()
+    assert all(torch.equal(value, before[name]) for name, value in unet.state_dict().items())
+    assert not any(parameter.requires_grad for parameter in unet.parameters())
+
+
+@pytest.mark.parametrize("how", ["full", "lora"])
+def test_the_weights_put_into_a_network_make_the_tuned_one(either_models, layers, tune, how, seeded):
+    unet = either_models.unet
+    weights = tune(layers, tune=how, steps=5, lr=1e-3)
+    tuned = with_weights(unet, weights)
+    again = with_weights(unet, weights)
+
+    inputs = torch.randn(1, 4, 8, 8, generator=seeded(4)), torch.tensor(300), either_models.embed(["a cat"])
+    with torch.no_grad():
+        assert (tuned(*inputs).sample - unet(*inputs).sample).abs().max() > 1e-4
+        assert torch.equal(tuned(*inputs).sample, again(*inputs).sample)
+    assert not any(parameter.requires_grad for parameter in tuned.parameters())
+    named = dict(tuned.named_parameters())
+    assert all(torch.equal(named[name], weight) for name, weight in weights.items())
+
+
+def test_tuning_lowers_the_loss(layers, tune):
+    losses = []
+    tune(layers, steps=150, lr=3e-3, on_step=lambda step: losses.append(step.loss))
+    assert len(losses) == 150
+    assert sum(losses[-30:]) < 0.9 * sum(losses[:30])
+
+
+def test_a_step_of_2e_6_changes_float32_weights_but_would_not_change_bfloat16_ones(either_models, layers, tune):
+    half = copy.deepcopy(either_models.unet).to(torch.bfloat16)
+    start = {name: value.clone() for name, value in half.named_parameters()}
+    large = {name: value.abs().float() > 1e-3 for name, value in start.items()}
+
+    master = tune(layers, unet=half, steps=1, lr=2e-6)
+    assert all(weight.dtype == torch.float32 for weight in master.values())
+    changed = sum(((master[name] != value.float()) & large[name]).sum() for name, value in start.items())
+    assert changed > 0.9 * sum(part.sum() for part in large.values())
+
+    for parameter in half.requires_grad_(True).parameters():
+        parameter.grad = torch.ones_like(parameter)
+    torch.optim.Adam(half.parameters(), lr=2e-6).step()
+    for name, parameter in half.named_parameters():
+        assert torch.equal(parameter[large[name]], start[name][large[name]])
+
+
+def test_lora_tunes_adapters_alone_at_their_own_rate(either_models, layers, tune):
+    weights = tune(layers, tune="lora", steps=1, lr=1e-4)
+    assert all(".lora_A." in name or ".lora_B." in name for name in weights)
+    assert any("to_out.0" in name for name in weights)
+    # The lora_B start at zero and Adam's first step is the learning rate, where the gradient is not next to nothing.
+    moved = torch.cat([weight.abs().flatten() for name, weight in weights.items() if ".lora_B." in name])
+    assert moved.max().item() == pytest.approx(1e-4 * LORA_LR_FACTOR, rel=1e-3)
+
+
+def test_both_ways_of_tuning_start_from_the_same_loss_on_the_same_noise(layers, tune):
+    losses = {"full": [], "lora": []}
+    for how, seen in losses.items():
+        tune(layers, tune=how, steps=1, on_step=lambda step, seen=seen: seen.append(step.loss))
+    assert losses["lora"] == pytest.approx(losses["full"], rel=1e-5)
+
+
+@pytest.mark.parametrize("how", ["full", "lora"])
+def test_checkpointing_changes_the_memory_and_not_the_result(layers, tune, how, monkeypatch):
+    calls = []
+    original = torch.utils.checkpoint.checkpoint
+    monkeypatch.setattr(torch.utils.checkpoint, "checkpoint", lambda *a, **k: calls.append(1) or original(*a, **k))
+    plain = tune(layers, tune=how, steps=2, lr=1e-4)
+    assert not calls
+    saving = tune(layers, tune=how, steps=2, lr=1e-4, checkpointing=True)
+    assert calls
+    for name, weight in plain.items():
+        torch.testing.assert_close(weight, saving[name], atol=1e-6, rtol=0)
+
+
+def test_without_steps_or_terms_nothing_is_tuned(either_models, layers, tune):
+    assert tune(layers, steps=0) == {}
+    assert tune(layers, object_weight=0, background_weight=0) == {}
+
+
+def test_a_network_without_new_weights_shares_the_memory_of_the_old(either_models):
+    unet = either_models.unet
+    twin = with_weights(unet, {})
+    for parameter, old in zip(twin.parameters(), unet.parameters(), strict=True):
+        assert parameter.data_ptr() == old.data_ptr()

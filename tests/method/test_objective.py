@@ -1,0 +1,134 @@
+"""Eq. 1: what is compared with what, and where it counts."""
+
+import pytest
+import torch
+from tiny import WIDTH, stable_diffusion_scheduler, tiny_unet
+
+from layerdiffusion.method.objective import (
+    Descent,
+    draw_noise_and_timestep,
+    frozen,
+    masked_loss,
+    predict,
+    prediction_target,
+    train_mode,
+)
+
+
+def test_no_gradient_leaves_the_mask(seeded):
+    generator = seeded(0)
+    prediction = torch.randn(2, 4, 8, 8, generator=generator, requires_grad=True)
+    mask = (torch.rand(2, 1, 8, 8, generator=generator) > 0.5).float()
+
+    masked_loss(prediction, torch.zeros(2, 4, 8, 8), mask).sum().backward()
+
+    inside = mask.bool().expand_as(prediction)
+    assert (prediction.grad[~inside] == 0).all()
+    assert (prediction.grad[inside] != 0).all()
+
+
+def test_the_mean_runs_over_all_latent_pixels_so_a_smaller_mask_weighs_less():
+    prediction, target = torch.zeros(1, 4, 8, 8), torch.full((1, 4, 8, 8), 3.0)
+    quarter = torch.zeros(1, 1, 8, 8)
+    quarter[..., :4, :4] = 1
+
+    assert masked_loss(prediction, target, torch.ones(1, 1, 8, 8)).tolist() == [9.0]
+    assert masked_loss(prediction, target, quarter).tolist() == [9.0 / 4]
+
+
+def test_the_loss_is_float32_whatever_was_predicted():
+    half = torch.full((1, 1, 2, 2), 300.0, dtype=torch.float16)  # its square is beyond float16
+    loss = masked_loss(half, torch.zeros(1, 1, 2, 2, dtype=torch.float16), torch.ones(1, 1, 2, 2))
+    assert loss.dtype == torch.float32
+    assert loss.item() == 90000
+
+
+def test_an_epsilon_model_is_compared_with_the_noise_and_a_v_model_with_its_velocity(seeded):
+    generator = seeded(0)
+    latents, noise = torch.randn(2, 2, 4, 8, 8, generator=generator)
+    timesteps = torch.tensor([10, 900])
+    # SD's schedule by hand.
+    kept = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2).cumprod(0)[timesteps]
+    kept = kept.view(2, 1, 1, 1)
+    velocity = kept.sqrt() * noise - (1 - kept).sqrt() * latents
+
+    epsilon_target = prediction_target(stable_diffusion_scheduler("epsilon"), latents, noise, timesteps)
+    velocity_target = prediction_target(stable_diffusion_scheduler("v_prediction"), latents, noise, timesteps)
+
+    assert torch.equal(epsilon_target, noise)
+    torch.testing.assert_close(velocity_target.double(), velocity, atol=1e-5, rtol=0)
+    assert torch.equal(prediction_target(stable_diffusion_scheduler("sample"), latents, noise, timesteps), latents)
+
+
+def test_timesteps_cover_the_whole_schedule_evenly(seeded):
+    generator, scheduler = seeded(0), stable_diffusion_scheduler()
+    draws = torch.cat([draw_noise_and_timestep((1, 1, 1, 1), scheduler, generator)[1] for _ in range(4000)])
+    assert draws.min() < 5
+    assert draws.max() > 994
+    tenths = torch.histc(draws.float(), 10, 0, 1000)
+    assert ((tenths > 320) & (tenths < 480)).all()
+
+
+def test_lower_precision_predicts_nearly_the_same_and_still_gives_float32(seeded):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        unet = tiny_unet()
+    latents = torch.randn(1, 4, 8, 8, generator=seeded(0))
+    embeddings = torch.randn(1, 5, WIDTH, generator=seeded(1))
+    with torch.no_grad():
+        full = predict(unet, latents, torch.tensor(500), embeddings, torch.float32)
+        half = predict(unet, latents, torch.tensor(500), embeddings, torch.bfloat16)
+    assert half.dtype == torch.float32
+    assert not torch.equal(full, half)
+    torch.testing.assert_close(full, half, atol=0.05, rtol=0.05)
+
+
+def test_a_float16_step_scales_the_gradient_up_and_back_down():
+    start = torch.full((3,), 0.5)
+    parameter = start.clone().requires_grad_(True)
+    seen = []
+    parameter.register_hook(lambda gradient: seen.append(gradient.clone()))
+
+    loss = Descent([parameter], 1e-3, torch.float16).step((parameter * 1e-6).sum())
+
+    assert seen[0][0] > 1e-3  # in the backward pass: far above what float16 would round to nothing
+    torch.testing.assert_close(parameter.grad, torch.full((3,), 1e-6))
+    torch.testing.assert_close(start - parameter.detach(), torch.full((3,), 1e-3), rtol=0.02, atol=0)
+    assert loss == pytest.approx(1.5e-6)
+
+
+def test_a_float16_step_that_overflows_is_left_out():
+    parameter = torch.ones(3, requires_grad=True)
+    Descent([parameter], 1e-3, torch.float16).step((parameter * float("inf")).sum())
+    assert torch.equal(parameter.detach(), torch.ones(3))
+
+
+def test_a_loss_that_is_no_number_is_an_error():
+    parameter = torch.ones(3, requires_grad=True)
+    with pytest.raises(FloatingPointError):
+        Descent([parameter], 1e-3).step((parameter * float("nan")).sum())
+
+
+def test_the_context_managers_restore_what_they_changed_even_after_an_error():
+    unet = tiny_unet_in_a_mixed_state()
+    before = state_of(unet)
+    with pytest.raises(KeyError), frozen(unet):
+        assert not any(parameter.requires_grad for parameter in unet.parameters())
+        assert not any(part.training for part in unet.modules())
+        raise KeyError
+    assert state_of(unet) == before
+    with train_mode(unet):
+        assert all(part.training for part in unet.modules())
+    assert state_of(unet) == before
+
+
+def tiny_unet_in_a_mixed_state():
+    with torch.random.fork_rng(devices=[]):
+        unet = tiny_unet()
+    unet.train().mid_block.eval()
+    unet.conv_in.requires_grad_(False)
+    return unet
+
+
+def state_of(unet):
+    return [part.training for part in unet.modules()], [p.requires_grad for p in unet.parameters()]
