@@ -113,9 +113,7 @@ def build_sam(config: SamConfig | Mapping[str, Any]) -> Sam:
             pixel_std=list(config.pixel_std),
         )
     except (TypeError, ValueError, AssertionError, RuntimeError, ZeroDivisionError) as error:
-        raise ModelError(
-            f"The SAM config describes no model that can be built ({error}); mend config.json."
-        ) from error
+        raise ModelError(f"The SAM config describes no model that can be built ({error}); mend config.json.") from error
     return sam.eval()
 
 
@@ -146,9 +144,7 @@ def load_sam(name: str | Path = "auto", device: str | torch.device = "cpu") -> S
         weights = _read_weights(path)
         sam = _with_weights(_recognise(weights, path), weights, path)
     elif name == "miniature":
-        raise ModelError(
-            "The miniature's SAM is missing from assets/miniature/sam; check the installation out again."
-        )
+        raise ModelError("The miniature's SAM is missing from assets/miniature/sam; check the installation out again.")
     elif name in HUB_NAMES or re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
         sam = _from_hub(HUB_NAMES.get(str(name), str(name)))
     else:
@@ -163,13 +159,9 @@ def _from_folder(folder: Path) -> Sam:
     try:
         data = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ModelError(
-            f"{folder} holds no config.json, so it is no SAM; give the folder of one."
-        ) from error
+        raise ModelError(f"{folder} holds no config.json, so it is no SAM; give the folder of one.") from error
     except (OSError, ValueError) as error:
-        raise ModelError(
-            f"{folder / 'config.json'} can't be read; download or save the model again."
-        ) from error
+        raise ModelError(f"{folder / 'config.json'} can't be read; download or save the model again.") from error
     weights = _read_weights(folder / "model.safetensors")
     if isinstance(data, Mapping) and data.get("model_type") == "sam":
         weights = _from_transformers(weights)
@@ -187,13 +179,10 @@ def _from_hub(repo: str) -> Sam:
     try:
         folder = snapshot_download(repo, allow_patterns=["config.json", "model.safetensors"])
     except RepositoryNotFoundError as error:
-        raise ModelError(
-            f"The hub has no SAM called {repo}; check its name, or give a file or folder."
-        ) from error
+        raise ModelError(f"The hub has no SAM called {repo}; check its name, or give a file or folder.") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise ModelError(
-            f"The SAM {repo} is not on this machine and the hub can't be reached; connect, or use --sam "
-            "miniature."
+            f"The SAM {repo} is not on this machine and the hub can't be reached; connect, or use --sam miniature."
         ) from error
     return _from_folder(Path(folder))
 
@@ -204,16 +193,12 @@ def _read_weights(path: Path) -> dict[str, torch.Tensor]:
             return load_file(path)
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise ModelError(
-            f"There is no {path.name} in {path.parent}; download or save the model again."
-        ) from error
+        raise ModelError(f"There is no {path.name} in {path.parent}; download or save the model again.") from error
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
         raise ModelError(
             f"{path} is no complete checkpoint of tensors; it may be half-written, so download it again."
         ) from error
-    if not isinstance(weights, dict) or not all(
-        isinstance(value, torch.Tensor) for value in weights.values()
-    ):
+    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
         raise ModelError(f"{path} holds no plain weights; give a checkpoint as Meta publishes it.")
     return weights
 
@@ -247,9 +232,7 @@ def _recognise(weights: Mapping[str, torch.Tensor], path: Path, decoder_num_head
             iou_head_hidden_dim=weights["mask_decoder.iou_prediction_head.layers.0.weight"].shape[0],
         )
     except (KeyError, ValueError, IndexError) as error:
-        raise ModelError(
-            f"{path} is no SAM checkpoint ({error}); give a sam_vit_*.pth or a SAM's folder."
-        ) from error
+        raise ModelError(f"{path} is no SAM checkpoint ({error}); give a sam_vit_*.pth or a SAM's folder.") from error
 
 
 def _count(weights: Mapping[str, torch.Tensor], prefix: str) -> int:
@@ -258,14 +241,17 @@ def _count(weights: Mapping[str, torch.Tensor], prefix: str) -> int:
 
 
 def _with_weights(config: SamConfig, weights: Mapping[str, torch.Tensor], path: Path) -> Sam:
-    sam = build_sam(config)
+    with torch.device("meta"):  # fresh weights would only be thrown away
+        sam = build_sam(config)
     try:
-        sam.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+        sam.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, assign=True)
     except RuntimeError as error:
         raise ModelError(
-            f"The weights in {path} don't fit its SAM config; they may be half-written, so download or save "
-            "them again."
+            f"The weights in {path} don't fit its SAM config; they may be half-written, so download or save them again."
         ) from error
+    for name in ("pixel_mean", "pixel_std"):  # constants of the config, not weights
+        constant = torch.tensor(getattr(config, name), dtype=torch.float32)
+        sam.register_buffer(name, constant.view(-1, 1, 1), persistent=False)
     return sam
 
 
@@ -274,9 +260,7 @@ def _config_from(data: Any) -> SamConfig:
     if not isinstance(data, Mapping) or set(data) - names:
         wrong = sorted(set(data) - names)[0] if isinstance(data, Mapping) else type(data).__name__
         raise ModelError(f"The SAM config has {wrong!r}, which is no field of it; mend config.json.")
-    return SamConfig(
-        **{name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
-    )
+    return SamConfig(**{name: tuple(value) if isinstance(value, list) else value for name, value in data.items()})
 
 
 _FROM_TRANSFORMERS = [
@@ -300,9 +284,7 @@ _FROM_TRANSFORMERS = [
     (r"^mask_decoder\.upscale_layer_norm", "mask_decoder.output_upscaling.1"),
     (r"^mask_decoder\.upscale_conv2", "mask_decoder.output_upscaling.3"),
 ]
-_MLP = re.compile(
-    r"^(mask_decoder\.(?:output_hypernetworks_mlps\.\d+|iou_prediction_head))\.(.+)\.(weight|bias)$"
-)
+_MLP = re.compile(r"^(mask_decoder\.(?:output_hypernetworks_mlps\.\d+|iou_prediction_head))\.(.+)\.(weight|bias)$")
 
 
 def _from_transformers(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -41,11 +41,20 @@ BOX = (5, 8, 40, 30)
 
 
 def random_sam(config: SamConfig = SMALL, seed: int = 0):
-    torch.manual_seed(seed)
-    sam = build_sam(config)
-    for parameter in sam.parameters():  # fresh relative positions are zero, which would hide a mistake in them
-        torch.nn.init.normal_(parameter, std=0.15)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        sam = build_sam(config)
+        for parameter in sam.parameters():  # fresh relative positions are zero, which would hide a mistake in them
+            torch.nn.init.normal_(parameter, std=0.15)
     return sam
+
+
+@pytest.fixture
+def random_weights():
+    """Fresh weights drawn in a test are the same every time, and nobody else's random numbers are used."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
 
 
 def picture(width: int = 80, height: int = 56, seed: int = 0) -> np.ndarray:
@@ -291,11 +300,10 @@ def test_a_bare_checkpoint_is_recognised_by_its_weights(tmp_path, window):
     assert mine.candidates([(5, 5)], image=picture())[0].iou == theirs.candidates([(5, 5)], image=picture())[0].iou
 
 
-def test_a_transformers_sam_gives_the_same_masks(tmp_path):
+def test_a_transformers_sam_gives_the_same_masks(tmp_path, random_weights):
     from transformers import SamConfig as TheirConfig
     from transformers import SamMaskDecoderConfig, SamModel, SamPromptEncoderConfig, SamVisionConfig
 
-    torch.manual_seed(0)
     theirs = SamModel(
         TheirConfig(
             vision_config=SamVisionConfig(
@@ -330,8 +338,7 @@ def test_a_transformers_sam_gives_the_same_masks(tmp_path):
 
 
 @pytest.mark.slow
-def test_metas_vit_b_checkpoint_opens_and_predicts_as_metas_own_builder_does(tmp_path):
-    torch.manual_seed(0)
+def test_metas_vit_b_checkpoint_opens_and_predicts_as_metas_own_builder_does(tmp_path, random_weights):
     theirs = sam_model_registry["vit_b"]()
     torch.save(theirs.state_dict(), tmp_path / "sam_vit_b_01ec64.pth")
     ours = load_sam(tmp_path / "sam_vit_b_01ec64.pth")
@@ -345,7 +352,7 @@ def test_metas_vit_b_checkpoint_opens_and_predicts_as_metas_own_builder_does(tmp
     assert [candidate.iou for candidate in candidates] == ious.tolist()
 
 
-def test_the_published_sizes_are_recognised_from_shapes_alone():
+def test_the_published_sizes_are_recognised_from_shapes_alone(random_weights):
     from layerdiffusion.sam import _recognise
 
     published = {

@@ -109,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
     placement = _chosen(given, Placement)
     out = _writable(Path(given["out"])) if "out" in given else None
     if recipe is None:
-        photo = open_image(_required(given, "image", "There is no photo: give --image FILE."), "the photo")
+        photo = open_image(given["image"], "the photo")
         reference = open_image(given["reference"], "the reference") if "reference" in given else None
         check_prompts(*(given.get(name) for name in PROMPTS))
     else:
@@ -200,6 +200,8 @@ def _mask(given: dict[str, Any], prefix: str, image: Image.Image, segmenter: _Se
 
 def _check_sources(given: dict[str, Any]) -> None:
     """Refuse flags that contradict each other or speak of a picture that is not there."""
+    if "image" not in given:
+        raise EditError("There is no photo: give --image FILE, or a recipe to replay.")
     clicks = ("point", "not_point", "box")
     for prefix in ("", "reference_"):
         if f"{prefix}mask" in given and any(f"{prefix}{name}" in given for name in clicks):
@@ -236,12 +238,6 @@ def _chosen(given: dict[str, Any], cls: type) -> dict[str, Any]:
     if "seeds" in chosen:
         chosen["seeds"] = [seed for part in chosen["seeds"] for seed in part]
     return chosen
-
-
-def _required(given: dict[str, Any], name: str, sentence: str) -> Any:
-    if name not in given:
-        raise EditError(sentence)
-    return given[name]
 
 
 def _writable(folder: Path) -> Path:

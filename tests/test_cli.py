@@ -1,0 +1,422 @@
+"""`python -m layerdiffusion edit`: pictures for good input, status 2 and one sentence for bad, a clean end on
+Ctrl-C.
+"""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from layerdiffusion.__main__ import main
+from layerdiffusion.edit import LIMITS, Edit, Placement, Settings, load_recipe, save_recipe
+from layerdiffusion.sam import SamConfig, build_sam, load_sam, save_sam
+from layerdiffusion.segment import Segmenter
+
+QUICK = ["--embedding-steps", "2", "--finetune-steps", "2", "--sampling-steps", "3", "--seeds", "0", "1"]
+WORDS = ["--prompt", "a dog jumps on ice"]
+
+
+@pytest.fixture(scope="module")
+def sam_folder(tmp_path_factory) -> Path:
+    config = SamConfig(image_size=64, patch_size=8, embed_dim=32, depth=1, num_heads=2, out_chans=32,
+                       decoder_num_heads=2, decoder_mlp_dim=32, window_size=0)  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1074)  # one whose masks are neither too small nor all of a picture
+        sam = build_sam(config)
+        for parameter in sam.parameters():
+            torch.nn.init.normal_(parameter, std=0.15)
+    return save_sam(sam, config, tmp_path_factory.mktemp("sam"))
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch) -> Path:
+    """A working folder with a photo, its mask, a reference, and nothing else."""
+    monkeypatch.chdir(tmp_path)
+    generator = np.random.default_rng(0)
+    Image.fromarray(generator.integers(0, 256, (64, 80, 3), dtype=np.uint8)).save("dog.png")
+    Image.fromarray(generator.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save("beach.png")
+    mask = np.zeros((64, 80), bool)
+    mask[16:48, 24:56] = True
+    Image.fromarray(mask).save("mask.png")
+    return tmp_path
+
+
+@pytest.fixture
+def cli(files, tiny_folder, sam_folder, capfd):
+    """Run the command in this process with the tiny model; (status, stdout, stderr)."""
+
+    def run(*flags: str, model: Path | str | None = tiny_folder) -> tuple[int, str, str]:
+        models = [] if model is None else ["--model", str(model), "--sam", str(sam_folder), "--device", "cpu"]
+        status = main(["edit", *map(str, flags), *models])
+        captured = capfd.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
+def refusal(answer: tuple[int, str, str]) -> str:
+    status, out, err = answer
+    lines = [line for line in err.splitlines() if line and not line.startswith(("1 ", "2 ", "3 "))]
+    assert status == 2, answer
+    assert out == "" and len(lines) == 1, answer
+    assert lines[0].startswith("layerdiffusion: ") and lines[0].endswith("."), answer
+    assert "Traceback" not in err
+    return lines[0]
+
+
+# Good input
+
+
+def test_a_photo_a_mask_and_a_sentence_become_a_folder_of_pictures(cli):
+    status, out, err = cli("--image", "dog.png", "--mask", "mask.png", *WORDS, *QUICK, "--out", "result")
+    assert status == 0
+    assert out.split() == ["result/contact.png", "result/seed-0.png", "result/seed-1.png"]
+    for file in out.split():
+        Image.open(file).verify()
+    recipe = load_recipe("result")
+    assert (recipe.edit.object_prompt, recipe.edit.background_prompt) == ("a dog jumps", "on ice")
+    assert recipe.edit.background == "keep"
+    assert (recipe.edit.object_mask == (np.asarray(Image.open("mask.png")) > 0)).all()
+
+
+def test_every_stage_has_a_bar_for_people_and_none_for_machines(cli):
+    flags = ["--image", "dog.png", "--mask", "mask.png", *WORDS, *QUICK, "--out", "result"]
+    _, _, err = cli(*flags)
+    assert all(name in err for name in ("1 Embeddings", "2 Layers", "3 Sampling", "3/3", "loss="))
+    status, out, err = cli(*flags, "--json")
+    assert (status, err) == (0, "")
+    report = json.loads(out)
+    assert report["images"] == ["result/seed-0.png", "result/seed-1.png"]
+    assert report["settings"]["sampling_steps"] == 3 and report["seeds"] == [0, 1]
+    assert len(report["losses"]["embeddings"]) == 2
+    assert set(report["stages"].values()) == {"run"}
+
+
+def test_clicks_on_both_pictures_become_the_segmenters_masks(cli, sam_folder, monkeypatch):
+    asked = []
+    candidates = Segmenter.candidates
+
+    def spy(self, points, labels, box, *, image):
+        asked.append((points, labels, box))
+        return candidates(self, points, labels, box, image=image)
+
+    monkeypatch.setattr(Segmenter, "candidates", spy)
+    status, _, err = cli(
+        "--image", "dog.png", "--point", "40,30", "--point", "30.5,25", "--not-point", "2,2",
+        "--reference", "beach.png", "--reference-point", "20,20", "--reference-not-point", "60,60",
+        "--reference-box", "5,5,40,40", *WORDS, *QUICK, "--out", "result",
+    )  # fmt: skip
+    assert status == 0, err
+    assert asked == [
+        ([(40, 30), (30.5, 25), (2, 2)], [1, 1, 0], None),
+        ([(20, 20), (60, 60)], [1, 0], (5, 5, 40, 40)),
+    ]
+    segmenter = Segmenter(load_sam(sam_folder))
+    edit = load_recipe("result").edit
+    subject = segmenter.mask([(40, 30), (30.5, 25), (2, 2)], [1, 1, 0], image=Image.open("dog.png"))
+    other = segmenter.mask([(20, 20), (60, 60)], [1, 0], (5, 5, 40, 40), image=Image.open("beach.png"))
+    assert (edit.object_mask == subject).all()
+    assert (edit.background_mask == ~other).all()
+    assert edit.background == "reference"
+
+
+def test_a_box_alone_is_enough(cli):
+    assert cli("--image", "dog.png", "--box", "10,10,50,50", *WORDS, *QUICK)[0] == 0
+
+
+def test_without_a_folder_the_results_get_one_named_by_the_edit(cli):
+    status, out, _ = cli("--image", "dog.png", "--mask", "mask.png", *WORDS, *QUICK, "--json")
+    report = json.loads(out)
+    assert status == 0 and report["folder"] == f"edit-{report['edit_id']}"
+    assert Path(report["recipe"]).is_file()
+
+
+def test_a_saved_recipe_replays_to_the_same_pixels(cli):
+    flags = ["--image", "dog.png", "--point", "40,30", "--reference", "beach.png", *WORDS, *QUICK]
+    assert cli(*flags, "--scale", "0.8", "--rotate", "20", "--out", "first")[0] == 0
+    assert cli("first/edit.json", "--out", "again")[0] == 0
+    assert cli("again", "--out", "once more")[0] == 0
+    for name in ("seed-0.png", "seed-1.png", "contact.png", "edit.json"):
+        assert Path("first", name).read_bytes() == Path("again", name).read_bytes()
+        assert Path("first", name).read_bytes() == Path("once more", name).read_bytes()
+
+
+def test_flags_beside_a_recipe_change_what_they_name_and_nothing_else(cli, edit):
+    settings = Settings(embedding_steps=2, finetune_steps=2, sampling_steps=3, seeds=(0, 1), alpha=0.2)
+    save_recipe(edit, settings, "recipe")
+    flags = ["--seeds", "5", "--dx", "0.1", "--flip", "--prompt", "a cat sleeps in the snow"]
+    assert cli("recipe", *flags, "--out", "result")[0] == 0
+    changed = load_recipe("result")
+    assert (changed.settings.seeds, changed.settings.alpha) == ((5,), 0.2)
+    assert changed.edit.placement == Placement(dx=0.1, flip=True)
+    assert changed.edit.object_prompt == "a cat sleeps" and changed.edit.background_prompt == "in the snow"
+    assert (changed.edit.object_mask == edit.object_mask).all()
+    assert cli("recipe", "--object-prompt", "a cat", "--out", "other")[0] == 0
+    words = load_recipe("other").edit
+    assert (words.prompt, words.object_prompt, words.background_prompt) == ("a cat on ice", "a cat", "on ice")
+
+
+def test_every_setting_and_placement_has_a_flag_that_reaches_the_recipe(cli):
+    settings = Settings(
+        alpha=0.35, object_weight=1.5, background_weight=0.5, embedding_steps=1, embedding_lr=0.002,
+        finetune_steps=1, finetune_lr=0.0003, sampling_steps=2, guidance_scale=3.5, schedule="object",
+        embedding_mask="everything", seeds=(7, 9), training_seed=4, tune="lora", layers="separate",
+    )  # fmt: skip
+    placement = Placement(scale=0.9, dx=0.05, dy=-0.05, rotation=-15, flip=True)
+    flags = []
+    for name, value in settings.to_dict().items():
+        values = value if isinstance(value, list) else [value]
+        flags += [f"--{name.replace('_', '-')}", *map(str, values)]
+    flags += ["--scale", "0.9", "--dx", "0.05", "--dy", "-0.05", "--rotate", "-15", "--flip"]
+    status, _, err = cli("--image", "dog.png", "--mask", "mask.png", *WORDS, *flags, "--out", "result")
+    assert status == 0, err
+    recipe = load_recipe("result")
+    assert recipe.settings == settings and recipe.edit.placement == placement
+    assert None not in vars(recipe.settings).values()
+
+
+def test_seeds_may_be_listed_or_given_as_a_range(cli):
+    flags = ["--image", "dog.png", "--mask", "mask.png", *WORDS, *QUICK[:-3], "--json"]
+    assert json.loads(cli(*flags, "--seeds", "3-5", "9")[1])["seeds"] == [3, 4, 5, 9]
+    assert json.loads(cli(*flags, "--seeds", "3,8")[1])["seeds"] == [3, 8]
+
+
+def test_swapping_takes_the_subject_from_the_reference(cli):
+    flags = ["--image", "dog.png", "--mask", "mask.png", "--reference", "beach.png", "--reference-box", "5,5,40,40"]
+    assert cli(*flags, *WORDS, *QUICK, "--swap", "--out", "swapped")[0] == 0
+    assert cli(*flags, *WORDS, *QUICK, "--out", "plain")[0] == 0
+    assert load_recipe("swapped").edit == load_recipe("plain").edit.swapped()
+
+
+def test_a_background_is_generated_on_request(cli):
+    flags = ["--image", "dog.png", "--mask", "mask.png", "--background", "generate", "--background-seed", "3"]
+    status, _, err = cli(*flags, *WORDS, *QUICK, "--out", "result")
+    assert status == 0 and "Background" in err
+    edit = load_recipe("result").edit
+    assert (edit.background, edit.background_seed) == ("generate", 3)
+
+
+def test_a_prompt_that_is_cut_is_told_but_still_edits(cli):
+    long = "a dog jumps over and over again in a very large and very deep forest"
+    status, _, err = cli("--image", "dog.png", "--mask", "mask.png", "--prompt", long, *QUICK)
+    assert status == 0 and "The model reads only the first" in err
+
+
+# Bad input
+
+GOOD = ["--image", "dog.png", "--mask", "mask.png", *WORDS]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ([], "There is no photo"),
+        (["--mask", "mask.png", *WORDS], "There is no photo"),
+        (["--image", "dog.png", *WORDS], "No subject is marked"),
+        (["--image", "cat.png", "--point", "1,1", *WORDS], "no picture at cat.png"),
+        (["--image", "dog.png", "--not-point", "1,1", *WORDS], "No subject is clicked"),
+        (["--image", "dog.png", "--point", "80,1", *WORDS], "not on the picture, which is 80 × 64"),
+        (["--image", "dog.png", "--point", "1", *WORDS], "must be 2 numbers"),
+        (["--image", "dog.png", "--box", "1,2,3", *WORDS], "must be 4 numbers"),
+        (["--image", "dog.png", "--box", "9,9,3,3", *WORDS], "left, top, right, bottom"),
+        ([*GOOD, "--point", "3,3"], "--mask and clicks"),
+        ([*GOOD[:-2]], "The prompt is empty"),
+        ([*GOOD[:-1], "  "], "The prompt is empty"),
+        ([*GOOD[:-1], "dog " * 10_000], "10000 words"),
+        ([*GOOD, "--reference-point", "1,1"], "--reference-point needs a reference"),
+        ([*GOOD, "--swap"], "--swap needs a reference"),
+        ([*GOOD, "--background", "reference"], "background_image is missing"),
+        ([*GOOD, "--background", "keep", "--reference", "beach.png"], 'background is "keep"'),
+        ([*GOOD, "--background", "mars"], "Argument --background: invalid choice: 'mars'"),
+        ([*GOOD, "--alpha", "1.5"], "alpha must be a number from 0 to 1, not 1.5"),
+        ([*GOOD, "--alpha", "nan"], "alpha must be a number from 0 to 1, not nan"),
+        ([*GOOD, "--alpha", "much"], "'much' is no number"),
+        ([*GOOD, "--sampling-steps", "0"], "sampling_steps must be a whole number from 1"),
+        ([*GOOD, "--seeds", "0-199"], "seeds has 200 numbers"),
+        ([*GOOD, "--seeds", "1-99999999999999"], "seeds has 1000 numbers"),
+        ([*GOOD, "--seeds", "one"], "'one' is no seed"),
+        ([*GOOD, "--scale", "100"], "scale must be a number"),
+        ([*GOOD, "--dx", "1", *QUICK], "outside the picture"),
+        ([*GOOD, "--colour", "red"], "unrecognized arguments: --colour"),
+        ([*GOOD, "--alp", "0.5"], "unrecognized arguments: --alp"),
+        (["nowhere/edit.json"], "no recipe at nowhere"),
+        (["mask.png"], "can't be read as text"),
+        (["mask.png", "--image", "dog.png"], "--image can't be combined with a recipe"),
+        ([*GOOD, "--out", "dog.png/results"], "can't be saved to dog.png/results"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_bad_flags_end_with_status_two_and_one_sentence(cli, flags, words):
+    assert words.lower() in refusal(cli(*flags)).lower()
+
+
+def spoil(name: str) -> str:
+    """Write a photo that is wrong in the way its name says; its file name."""
+    generator = np.random.default_rng(0)
+    image = Image.fromarray(generator.integers(0, 256, (64, 80, 3), dtype=np.uint8))
+    file = f"{name}.png"
+    if name == "one pixel":
+        image.crop((0, 0, 1, 1)).save(file)
+    elif name == "forty megapixels":
+        Image.new("1", (8000, 5000)).save(file)
+    elif name == "text":
+        Path(file).write_text("no picture")
+    elif name == "empty":
+        Path(file).touch()
+    elif name == "animated":
+        file = "animated.gif"
+        image.save(file, save_all=True, append_images=[image.rotate(90)])
+    else:
+        image.save(file)
+        content = bytearray(Path(file).read_bytes())
+        if name == "truncated":
+            content = content[: len(content) // 2]
+        else:
+            content[len(content) // 2] ^= 0xFF
+        Path(file).write_bytes(content)
+    return file
+
+
+@pytest.mark.parametrize("name", ["one pixel", "forty megapixels", "text", "empty", "animated", "truncated", "corrupt"])
+def test_a_spoilt_photo_reference_or_mask_ends_with_one_sentence(cli, name):
+    file = spoil(name)
+    assert file in refusal(cli("--image", file, "--point", "1,1", *WORDS))
+    refusal(cli(*GOOD, "--reference", file))
+    refusal(cli("--image", "dog.png", "--mask", file, *WORDS))
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "I;16", "P", "RGBA", "L", "1"])
+def test_a_photo_of_any_other_kind_is_edited(cli, mode):
+    image = Image.open("dog.png")
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
+    else:
+        image = image.convert(mode)
+    assert image.mode == mode
+    name = "photo.tiff" if mode == "CMYK" else "photo.png"
+    image.save(name)
+    assert cli("--image", name, *GOOD[2:], *QUICK)[0] == 0
+
+
+def test_a_sideways_phone_photo_is_clicked_on_as_it_is_seen(cli):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open("dog.png").save("phone.jpg", exif=exif, quality=95)  # stored 80 × 64, seen 64 × 80
+    assert "64 × 80" in refusal(cli("--image", "phone.jpg", "--point", "70,10", *WORDS))
+    assert cli("--image", "phone.jpg", "--point", "10,70", *WORDS, *QUICK, "--out", "result")[0] == 0
+    assert load_recipe("result").edit.object_image.size == (64, 80)
+
+
+@pytest.mark.parametrize("fill", [0, 255])
+def test_an_empty_or_whole_mask_ends_with_one_sentence(cli, fill):
+    Image.new("L", (80, 64), fill).save("mask.png")
+    assert "object_mask" in refusal(cli(*GOOD))
+
+
+def test_a_mask_of_another_size_ends_with_one_sentence(cli):
+    Image.new("L", (64, 80), 255).save("mask.png")
+    assert "64 × 80 pixels but its picture is 80 × 64" in refusal(cli(*GOOD))
+
+
+def test_a_missing_and_a_broken_model_end_with_one_sentence(cli, tiny_folder, tmp_path):
+    refusal(cli(*GOOD, model=tmp_path / "nowhere"))
+    (tmp_path / "empty").mkdir()
+    refusal(cli(*GOOD, model=tmp_path / "empty"))
+
+
+def test_a_half_written_sam_ends_with_one_sentence(cli, tiny_folder, sam_folder, files):
+    content = (sam_folder / "model.safetensors").read_bytes()
+    Path("sam.safetensors").write_bytes(content[: len(content) // 2])
+    flags = ["--image", "dog.png", "--point", "9,9", *WORDS, "--model", tiny_folder, "--sam", "sam.safetensors"]
+    assert "half-written" in refusal(cli(*flags, model=None))
+
+
+def test_a_hub_model_without_a_network_ends_with_one_sentence(cli, monkeypatch):
+    import huggingface_hub.constants as constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    refusal(cli(*GOOD, model="nobody/no-such-model"))
+
+
+def test_a_disk_that_fills_up_while_saving_ends_with_one_sentence(cli, monkeypatch):
+    def full(self, *_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    assert "No space left on device" in refusal(cli(*GOOD, *QUICK, "--out", "result"))
+
+
+def test_bad_input_is_json_too_when_a_machine_asks(cli):
+    status, out, err = cli(*GOOD, "--alpha", "2", "--json")
+    assert (status, err) == (2, "")
+    assert "alpha" in json.loads(out)["error"]
+
+
+# The process
+
+
+def test_help_comes_at_once_and_names_every_setting_with_its_range():
+    start = time.perf_counter()
+    command = [sys.executable, "-X", "importtime", "-m", "layerdiffusion", "edit", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    took = time.perf_counter() - start
+    assert done.returncode == 0
+    text = " ".join(done.stdout.split())
+    for name in Settings.__dataclass_fields__:
+        assert f"--{name.replace('_', '-')}" in text
+        if name in LIMITS and name != "seeds":
+            assert f"{LIMITS[name].low:g} to {LIMITS[name].high:.10g}" in text
+    assert not any(heavy in done.stderr for heavy in ("| torch\n", "| diffusers\n", "| transformers\n", "| gradio\n"))
+    assert took < 10
+
+
+def test_without_a_command_the_commands_are_told():
+    done = subprocess.run([sys.executable, "-m", "layerdiffusion"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    done = subprocess.run(
+        [sys.executable, "-m", "layerdiffusion", "--help"], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0 and "edit a photo" in done.stdout
+
+
+def test_ctrl_c_ends_an_edit_within_a_step_and_leaves_no_traceback(files, tiny_folder):
+    command = [sys.executable, "-m", "layerdiffusion", "edit", *GOOD, "--model", str(tiny_folder), "--device", "cpu",
+               "--embedding-steps", "2000", "--finetune-steps", "2000", "--out", "result"]  # fmt: skip
+    source = str(Path(__file__).resolve().parent.parent)
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": source}
+    ) as process:
+        seen = ""
+        while "1 Embeddings" not in seen:  # the edit itself has begun
+            letter = process.stderr.read(1)
+            assert letter, seen
+            seen += letter
+        process.send_signal(signal.SIGINT)
+        interrupted = time.perf_counter()
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert time.perf_counter() - interrupted < 10
+    assert out == "" and "Traceback" not in err and err.rstrip().endswith("layerdiffusion: Interrupted.")
+    assert not list(Path("result").glob("*.png"))
+
+
+def test_the_edit_command_makes_the_very_pictures_the_library_makes(cli, tiny_folder):
+    from layerdiffusion.editor import Editor
+    from layerdiffusion.models import load_models
+
+    settings = Settings(embedding_steps=2, finetune_steps=2, sampling_steps=3, seeds=(0, 1))
+    mask = np.asarray(Image.open("mask.png")) > 0
+    edit = Edit(Image.open("dog.png"), mask, prompt="a dog jumps on ice")
+    expected = Editor(load_models(tiny_folder, "cpu")).run(edit, settings)
+    assert cli(*GOOD, *QUICK, "--out", "result")[0] == 0
+    for seed, image in zip(expected.seeds, expected.images, strict=True):
+        assert (np.asarray(Image.open(f"result/seed-{seed}.png")) == np.asarray(image)).all()
