@@ -1,0 +1,1 @@
+"""How well the models, the method and its rivals do, in numbers."""
