@@ -182,8 +182,8 @@ Its pictures are {side} × {side}. What it knows: {animals}; in the paints {pain
 {places}. Subjects also face left or right and carry markings (spots, stripes, a saddle) that no caption names.
 """
 
-_TAIL = """`python -m layerdiffusion evaluate miniature` measures them again. Scenes are from seeds {first} and up, which no
-training draws from. "Unseen combinations" are one place and one paint for each animal that were left out of all
+_TAIL = """`python -m layerdiffusion evaluate miniature` measures them again. Scenes are from seeds {first} and up, which
+no training draws from. "Unseen combinations" are one place and one paint for each animal that were left out of all
 training. The judge names what is in a picture; its own errors count against the diffusion model.
 
 ## Limits
@@ -197,8 +197,9 @@ training. The judge names what is in a picture; its own errors count against the
 ## Training it again
 
 ```
-python -m layerdiffusion train-miniature --out DIR            # every part, or name one: vae, diffusion, judge, sam, clip
-python -m layerdiffusion train-miniature card --out DIR       # this page
+python -m layerdiffusion train-miniature --out DIR          # every part
+python -m layerdiffusion train-miniature clip --out DIR     # or one: vae, diffusion, judge, sam, clip
+python -m layerdiffusion train-miniature card --out DIR     # this page
 ```
 
 Everything is drawn from the sprites in `assets/toybox`; no other data is used. Stopping and starting again goes on from
