@@ -7,7 +7,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -117,6 +117,26 @@ class Editor:
     def plan(self, edit: Edit, settings: Settings | None = None) -> dict[str, str]:
         """What `run` would do now with each stage: "run", "reuse" (from the cache) or "skip" (no steps)."""
         return self._fates(self._prepare(edit, settings))
+
+    def estimate(self, edit: Edit, settings: Settings | None = None) -> float | None:
+        """The seconds that `run` would take now, by the speeds seen so far; None before any was."""
+        plan = self._prepare(edit, settings)
+        known = dict(self._seconds_per_unit)
+        if not known:
+            return None
+        usual = sum(known.values()) / len(known)
+        work = self._work(plan, self._fates(plan))
+        return sum(steps * cost * known.get(stage, usual) for stage, (steps, cost) in work.items())
+
+    def measure(self) -> None:
+        """Take a few steps of stage 3, so that the first `estimate` has a speed to go by."""
+        steps = 3
+        settings = replace(self.models.defaults, sampling_steps=steps)
+        report = Reporter(self._seconds_per_unit, {"sampling": (steps, 2)}, None, None)
+        with self._turn(None):
+            words = self.models.embed([""])
+            report.begin("sampling")
+            self._pictures(self.models.unet, (0,), words, words, settings, "edit", report.part(0, 1))
 
     def generate_backgrounds(
         self,
