@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -72,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
     """Measure and print; 1 where a bar is missed, else 0."""
     if not args.model.is_dir():
         raise ModelError(f"There is no model folder {args.model}; give the folder of a miniature.")
+    logging.getLogger("diffusers").setLevel(logging.ERROR)  # it warns of its own configs
     figures: list[Figure] = []
     for part in args.part or MEASURES:
         start = time.monotonic()

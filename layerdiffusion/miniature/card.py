@@ -182,8 +182,8 @@ Its pictures are {side} × {side}. What it knows: {animals}; in the paints {pain
 {places}. Subjects also face left or right and carry markings (spots, stripes, a saddle) that no caption names.
 """
 
-_TAIL = """`python -m layerdiffusion evaluate miniature` measures them again. Scenes are from seeds {first} and up, which
-no training draws from. "Unseen combinations" are one place and one paint for each animal that were left out of all
+_TAIL = """`python -m layerdiffusion evaluate miniature` measures them again. Its scenes are of seeds {first} and up,
+from which no training draws. "Unseen combinations" are one place and one paint for each animal, left out of all
 training. The judge names what is in a picture; its own errors count against the diffusion model.
 
 ## Limits

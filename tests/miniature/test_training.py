@@ -1,0 +1,208 @@
+"""How the miniature's parts are taught: prompts, losses and figures, against formulas worked out otherwise."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from layerdiffusion.__main__ import main
+from layerdiffusion.evaluate.miniature import Figure, record, recorded
+from layerdiffusion.miniature import clip, judge, segmenter
+from layerdiffusion.miniature.data import scenes
+from layerdiffusion.miniature.train import record as record_training
+from layerdiffusion.miniature.train import thinned
+from layerdiffusion.miniature.training import Plan, Rates, fit
+from layerdiffusion.sam import build_sam
+
+
+@pytest.fixture(scope="module")
+def one():
+    return scenes(8, 500, processes=1)
+
+
+@pytest.fixture(scope="module")
+def two():
+    return scenes(8, 900, subjects=2, processes=1)
+
+
+class _Stopped(Exception):
+    pass
+
+
+def test_a_training_that_was_stopped_goes_on_where_it_was(tmp_path):
+    """Steps, the random numbers of each step and the time spent go on; the loss is that of one long run."""
+
+    def run(folder, steps):
+        torch.manual_seed(0)
+        modules = nn.ModuleDict({"line": nn.Linear(3, 1)})
+        drawn = []
+
+        def loss_of(step, rng, generator):
+            drawn.append((step, float(rng.random()), float(torch.rand((), generator=generator))))
+            if len(drawn) > steps:
+                raise _Stopped
+            return modules["line"](torch.randn(8, 3, generator=generator)).square().mean()
+
+        with pytest.raises(_Stopped):
+            fit("line", modules, loss_of, Plan(folder, 1, save_every=0), Rates(lr=1e-2))
+        return drawn[:-1], modules["line"].weight.detach()
+
+    whole, weights = run(tmp_path / "whole", 12)
+    first, _ = run(tmp_path / "parts", 7)
+    rest, resumed = run(tmp_path / "parts", 5)
+    assert first + rest == whole
+    assert resumed.shape == weights.shape
+    assert torch.load(tmp_path / "parts" / "line.pt", weights_only=True)["step"] == 12
+
+
+def test_first_prompts_point_where_they_say(two):
+    rng = np.random.default_rng(0)
+    for boxes in (False, True) * 10:
+        asked = segmenter.ask(segmenter.paired(two), rng, boxes)
+        for i, mask in enumerate(asked.masks):
+            for (x, y), label in zip(asked.points[i], asked.labels[i], strict=True):
+                if label >= 0:
+                    assert mask[int(y), int(x)] == bool(label)
+            if boxes:
+                ys, xs = np.nonzero(mask)
+                middle = (xs.mean(), ys.mean())
+                x0, y0, x1, y1 = asked.boxes[i]
+                assert x0 < middle[0] < x1 and y0 < middle[1] < y1
+
+
+def test_later_clicks_are_on_what_was_wrong(one):
+    rng = np.random.default_rng(0)
+    asked = segmenter.ask(segmenter.paired(one), rng, False)
+    got = np.roll(asked.masks, 9, axis=2)
+    segmenter.correct(asked, got, rng)
+    for i, mask in enumerate(asked.masks):
+        x, y = asked.points[i, -1].astype(int)
+        assert mask[y, x] != got[i, y, x]
+        assert asked.labels[i, -1] == mask[y, x]
+
+
+def test_a_batch_is_answered_as_the_decoder_answers_one(one):
+    torch.manual_seed(0)
+    sam = build_sam(segmenter.CONFIG)
+    asked = segmenter.ask(segmenter.paired(one), np.random.default_rng(0), True)
+    embeddings = torch.randn(8, 96, 16, 16)
+    with torch.no_grad():
+        logits, ious = segmenter.answer(sam, embeddings, asked)
+        for i in (0, 5):
+            sparse, dense = sam.prompt_encoder(
+                points=(torch.from_numpy(asked.points[i : i + 1]), torch.from_numpy(asked.labels[i : i + 1])),
+                boxes=torch.from_numpy(asked.boxes[i : i + 1]),
+                masks=None,
+            )
+            wanted, wanted_ious = sam.mask_decoder.predict_masks(
+                embeddings[i : i + 1], sam.prompt_encoder.get_dense_pe(), sparse, dense
+            )
+            torch.testing.assert_close(logits[i : i + 1], wanted, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(ious[i : i + 1], wanted_ious, rtol=1e-4, atol=1e-5)
+
+
+def test_the_mask_loss_prefers_the_right_mask_and_iou_is_a_ratio():
+    wanted = torch.zeros(1, 1, 8, 8)
+    wanted[..., 2:6, 2:6] = 1
+    right, shifted = 20 * wanted - 10, 20 * wanted.roll(2, -1) - 10
+    losses = segmenter.mask_loss(torch.cat([right, shifted], 1), wanted)[0]
+    assert losses[0] < 0.01 < 0.3 < losses[1]
+    assert float(segmenter.iou_of(shifted > 0, wanted > 0)) == pytest.approx(8 / 24)
+
+
+def test_a_caption_holds_for_every_picture_it_does_not_contradict():
+    #  animal, paint; −100: not said
+    pictures = np.array([[0, 1], [0, 2], [1, 1]])
+    captions = np.array([[0, 1], [0, -100], [-100, 1]])
+    wanted = [[True, True, True], [False, True, False], [False, False, True]]
+    assert clip.holds(captions, pictures).tolist() == wanted
+
+
+def test_another_pictures_true_caption_does_not_count_against_a_picture():
+    logits = torch.tensor([[2.0, 9.0, 0.0], [0.0, 2.0, 0.0]])
+    owners = torch.tensor([0, 1, 0])
+    own = torch.tensor([[True, False, False], [False, True, False]])
+    also = torch.tensor([[True, True, False], [False, True, False]])
+    assert clip.contrast(logits, owners, also) < clip.contrast(logits, owners, own)
+
+
+def test_a_near_miss_differs_in_one_word():
+    rng = np.random.default_rng(0)
+    truth = {"animal": "cat", "paint": "red", "pose": "lying", "size": "big", "place": "moon"}
+    for key in truth:
+        other = clip.changed(truth, key, rng)
+        assert [k for k in truth if truth[k] != other[k]] == [key]
+        assert clip.sentence(truth, np.random.default_rng(1)) != clip.sentence(other, np.random.default_rng(1))
+
+
+def test_an_untrained_judge_comes_back_from_its_folder_the_same(one, tmp_path):
+    torch.manual_seed(0)
+    fresh = judge.Judge(judge.Network())
+    judge.save_judge(fresh, tmp_path)
+    again = judge.load_judge(tmp_path)
+    assert again(list(one.images)) == fresh(list(one.images))
+    assert set(again(list(one.images))[0]) == {"animal", "paint", "pose", "size", "place"}
+
+
+def test_worn_pictures_stay_pictures(one):
+    pixels = judge.to_tensor(one.images)
+    worn = judge.worn(pixels, torch.Generator().manual_seed(0))
+    assert worn.shape == pixels.shape
+    assert worn.min() >= -1 and worn.max() <= 1
+    assert not torch.equal(worn, pixels)
+    assert (worn - pixels).abs().mean() < 0.2
+
+
+def test_a_figure_knows_its_bar():
+    assert Figure("sam", "iou", 0.91, 0.90, "").reached
+    assert not Figure("sam", "iou", 0.89, 0.90, "").reached
+    assert Figure("size", "all files", 30.0, 45.0, "MB", True).reached
+    assert not Figure("size", "all files", 46.0, 45.0, "MB", True).reached
+    assert not Figure("sam", "iou", None, 0.90, "").reached
+    assert Figure("clip", "size", 0.5, None).reached
+
+
+def test_figures_are_recorded_part_by_part(tmp_path):
+    record([Figure("vae", "PSNR", 20.0, 28.0, "dB"), Figure("judge", "animal", 0.9, 0.98)], tmp_path, False)
+    record([Figure("vae", "PSNR", 29.0, 28.0, "dB")], tmp_path, False)
+    assert recorded(tmp_path) == [Figure("judge", "animal", 0.9, 0.98), Figure("vae", "PSNR", 29.0, 28.0, "dB")]
+
+
+def test_a_missing_part_misses_its_bars_and_the_exit_status_says_so(tmp_path, capsys):
+    assert main(["evaluate", "miniature", "--model", str(tmp_path), "--part", "judge", "--json"]) == 1
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["value"] for row in rows] == [None] * 5
+    assert main(["evaluate", "miniature", "--model", str(tmp_path), "--part", "size"]) == 0
+    assert main(["evaluate", "miniature", "--model", str(tmp_path / "nowhere")]) == 2
+
+
+def test_a_long_curve_is_thinned_to_means():
+    curve = [[50 * i, float(i), float(i)] for i in range(1, 201)]
+    short = thinned(curve, 50)
+    assert len(short) == 50
+    assert short[0] == [200, 4.0, 2.5]
+    assert short[-1][:2] == [10000, 200.0]
+
+
+def test_what_a_training_took_is_written_down(tmp_path):
+    torch.save({"step": 300, "seconds": 90.0, "modules": {}}, tmp_path / "judge.pt")
+    (tmp_path / "judge.losses.json").write_text("[[50, 15.0, 2.0], [100, 30.0, 1.0]]")
+    (tmp_path / "out").mkdir()
+    path = record_training("judge", tmp_path / "out", tmp_path, batch=48, scenes=1000, seed=0)
+    facts = json.loads(path.read_text())
+    assert (facts["minutes"], facts["steps"], facts["pictures"]) == (1.5, 300, 14400)
+    assert facts["losses"][-1] == [100, 30.0, 1.0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["judge", "sam", "clip"])
+def test_a_part_trains_from_the_command_line_and_goes_on(part, tmp_path):
+    command = ["train-miniature", part, "--out", str(tmp_path), "--minutes", "0.1", "--scenes", "64"]
+    assert main(command) == 0
+    first = json.loads((tmp_path / "miniature" / part / "training.json").read_text())["steps"]
+    assert main(command) == 0
+    assert json.loads((tmp_path / "miniature" / part / "training.json").read_text())["steps"] > first
+    assert main(["train-miniature", "card", "--out", str(tmp_path)]) == 0
+    assert f"{part} (`{part}/`)" in (tmp_path / "miniature" / "README.md").read_text()
