@@ -1,6 +1,4 @@
-"""`python -m layerdiffusion`: finds the sub-command, hands over to its module, turns errors into one
-sentence.
-"""
+"""`python -m layerdiffusion`: finds the sub-command, hands over to its module, turns errors into one sentence."""
 
 import argparse
 import json

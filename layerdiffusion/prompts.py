@@ -18,15 +18,12 @@ _PLACE_PREPOSITIONS = _words(
     "against inside outside within by atop during beyond alongside opposite aboard upon"
 )
 # These begin a scene only before a place, "through the snow"; "through a hoop" belongs to the action.
-_PATH_PREPOSITIONS = _words(
-    "over through across along around down up past into onto toward towards to off out from"
-)
+_PATH_PREPOSITIONS = _words("over through across along around down up past into onto toward towards to off out from")
 _OTHER_PREPOSITIONS = _words("with without of for like about")
 _PREPOSITIONS = _PLACE_PREPOSITIONS | _PATH_PREPOSITIONS | _OTHER_PREPOSITIONS
 _SCENE_ADVERBS = _words("outdoors indoors underwater surrounded")
 _DETERMINERS = _words(
-    "a an the this that these those its his her their my your our some many several two three four five six "
-    "one"
+    "a an the this that these those its his her their my your our some many several two three four five six one"
 )
 _CLAUSE_ENDS = (",", ";", ":", ".", "!", "?")
 _CLAUSE_WORDS = _words("and but or that which who while as when where")
@@ -76,8 +73,7 @@ _ACTIONS = _words(
 # After these the preposition belongs to the verb: "looking at", "covered in", "painted by".
 _BOUND_VERBS = {
     "at": _words(
-        "looking staring barking pointing growling laughing smiling waving aiming sniffing hissing glancing "
-        "looks"
+        "looking staring barking pointing growling laughing smiling waving aiming sniffing hissing glancing looks"
     ),
     "in": _words("covered dressed wrapped drenched dipped clad soaked painted interested"),
     "by": _words("made painted drawn ridden held carried chased followed driven photographed shot"),
@@ -114,10 +110,7 @@ def truncation_warning(tokenizer: Any, text: str, max_length: int | None = None)
     words = text.split()
 
     def fits(count: int) -> bool:
-        return (
-            len(tokenizer(" ".join(words[:count]), add_special_tokens=False, verbose=False)["input_ids"])
-            <= room
-        )
+        return len(tokenizer(" ".join(words[:count]), add_special_tokens=False, verbose=False)["input_ids"]) <= room
 
     if fits(len(words)):
         return None

@@ -59,9 +59,7 @@ class Segmenter:
 
     def __init__(self, sam: Sam, cache_size: int = 16) -> None:
         self._predictor = SamPredictor(sam)
-        self._embeddings: OrderedDict[str, tuple[torch.Tensor, tuple[int, int], tuple[int, int]]] = (
-            OrderedDict()
-        )
+        self._embeddings: OrderedDict[str, tuple[torch.Tensor, tuple[int, int], tuple[int, int]]] = OrderedDict()
         self._cache_size = cache_size
         self._current: str | None = None
         self._lock = threading.Lock()
@@ -121,9 +119,7 @@ class Segmenter:
     def _embed(self, image: Image.Image | np.ndarray) -> str:
         pixels = np.asarray(image)
         if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
-            raise SegmentError(
-                f"The picture is {pixels.dtype} {pixels.shape}: it must be 8-bit RGB; open it first."
-            )
+            raise SegmentError(f"The picture is {pixels.dtype} {pixels.shape}: it must be 8-bit RGB; open it first.")
         pixels = np.ascontiguousarray(pixels)
         key = hashlib.blake2b(pixels, digest_size=16, salt=repr(pixels.shape).encode()[:16]).hexdigest()
         if key not in self._embeddings:
@@ -168,16 +164,13 @@ def _checked_prompt(
     points = [tuple(point) for point in points]
     labels = [1] * len(points) if labels is None else list(labels)
     if len(labels) != len(points):
-        raise SegmentError(
-            f"There are {len(points)} points but {len(labels)} labels: give one label for each point."
-        )
+        raise SegmentError(f"There are {len(points)} points but {len(labels)} labels: give one label for each point.")
     if any(label not in (0, 1) for label in labels):
         raise SegmentError("A point's label must be 1, on the subject, or 0, off it.")
     for point in points:
         if len(point) != 2 or not (_within(point[0], width) and _within(point[1], height)):
             raise SegmentError(
-                f"The point {_shown(point)} is not on the picture, which is {width} × {height} pixels; click "
-                "inside it."
+                f"The point {_shown(point)} is not on the picture, which is {width} × {height} pixels; click inside it."
             )
     if 1 not in labels and box is None:
         raise SegmentError("No subject is clicked: give at least one point on it, or a box around it.")
@@ -187,8 +180,7 @@ def _checked_prompt(
         inside = inside and all(_within(y, height + 1) for y in box[1::2])
         if not inside or not (box[0] < box[2] and box[1] < box[3]):
             raise SegmentError(
-                f"The box {_shown(box)} must be left, top, right, bottom on the picture of {width} × "
-                f"{height} pixels."
+                f"The box {_shown(box)} must be left, top, right, bottom on the picture of {width} × {height} pixels."
             )
     return (
         np.array(points, float) if points else None,

@@ -129,9 +129,7 @@ def test_no_word_is_lost_or_added_whatever_the_prompt():
 
 
 def test_splitting_is_the_same_every_time_and_empty_for_nothing():
-    assert {split_prompt("a dog jumping in the forest") for _ in range(5)} == {
-        ("a dog jumping", "in the forest")
-    }
+    assert {split_prompt("a dog jumping in the forest") for _ in range(5)} == {("a dog jumping", "in the forest")}
     assert split_prompt("") == ("", "")
 
 
@@ -140,9 +138,7 @@ def tokenizer():
     """CLIP's tokenizer with single letters for a vocabulary, twelve tokens long: ten letters, two marks."""
     letters = "abcdefghijklmnopqrstuvwxyz"
     tokens = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    return CLIPTokenizer(
-        vocab={token: index for index, token in enumerate(tokens)}, merges=[], model_max_length=12
-    )
+    return CLIPTokenizer(vocab={token: index for index, token in enumerate(tokens)}, merges=[], model_max_length=12)
 
 
 def test_a_prompt_that_fits_raises_no_warning(tokenizer):

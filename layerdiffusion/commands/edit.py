@@ -253,9 +253,7 @@ def _writable(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C sets, so that the edit ends at a clean point; a second one ends it at
-    once.
-    """
+    """An event that the first Ctrl-C sets, so that the edit ends at a clean point; a second one ends it at once."""
     cancel = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield cancel
