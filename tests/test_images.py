@@ -156,13 +156,25 @@ def test_cmyk_opens_in_the_right_colours_not_inverted():
     assert red > 200 and green < 80 and blue < 80
 
 
-def test_a_colour_profile_is_honoured():
-    lab = ImageCms.createProfile("LAB")
-    image = Image.new("RGB", (32, 32), (120, 60, 200))
+def test_a_colour_profile_is_honoured_and_an_unfit_one_ignored():
+    image = Image.new("RGB", (32, 32), (200, 30, 60))
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    assert open_image(encoded(image, icc_profile=srgb)).getpixel((9, 9)) == (120, 60, 200)
-    for unfit in (b"no profile", ImageCms.ImageCmsProfile(lab).tobytes()):
-        assert open_image(encoded(image, icc_profile=unfit)).getpixel((9, 9)) == (120, 60, 200)
+    # A profile whose red is sRGB's blue, made by exchanging the names of two tags.
+    crossed = srgb.replace(b"rXYZ", b"xxxx", 1).replace(b"bXYZ", b"rXYZ", 1).replace(b"xxxx", b"bXYZ", 1)
+    opened = open_image(encoded(image, icc_profile=crossed)).getpixel((9, 9))
+    assert np.abs(np.subtract(opened, (60, 30, 200))).max() <= 2
+    see_through = Image.merge("RGBA", (*image.split(), Image.new("L", (32, 32), 255)))
+    opened = open_image(encoded(see_through, icc_profile=crossed)).getpixel((9, 9))
+    assert np.abs(np.subtract(opened, (60, 30, 200))).max() <= 2
+    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    for harmless in (srgb, b"no profile", lab):
+        assert open_image(encoded(image, icc_profile=harmless)).getpixel((9, 9)) == (200, 30, 60)
+
+
+def test_formats_that_run_a_program_to_be_read_are_no_pictures():
+    postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\n(out) (w) file\n%%EOF\n"
+    assert Image.open(io.BytesIO(postscript)).format == "EPS"
+    assert "no picture" in refusal(postscript)
 
 
 def test_the_content_decides_the_format_and_not_the_files_name(tmp_path):
@@ -450,6 +462,16 @@ def test_scaling_scales_the_area_and_keeps_the_centre(scale):
     _, moved = place(Image.fromarray(smooth(129, 129)), mask, Placement(scale=scale))
     assert moved.sum() == pytest.approx(mask.sum() * scale**2, rel=0.06)
     assert np.abs(centre(moved) - centre(mask)).max() < 0.6
+
+
+def test_a_subject_made_smaller_is_averaged_and_not_thinned_out():
+    y, x = np.mgrid[:96, :96]
+    checks = np.dstack([((x + y) % 2 * 255).astype(np.uint8)] * 3)
+    mask = np.zeros((96, 96), bool)
+    mask[8:88, 8:88] = True
+    placed, moved = place(Image.fromarray(checks), mask, Placement(scale=0.25))
+    inner = grow(moved, -2)
+    assert np.abs(np.asarray(placed, int)[inner] - 127.5).max() < 8
 
 
 @pytest.mark.parametrize(

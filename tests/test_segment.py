@@ -146,6 +146,18 @@ def test_the_encoder_runs_once_for_a_picture_however_often_it_is_clicked(sam, mo
     assert len(segmenter._embeddings) == 2
 
 
+def test_the_picture_clicked_on_longest_ago_is_forgotten_first(sam, monkeypatch):
+    runs = []
+    encode = sam.image_encoder.forward
+    monkeypatch.setattr(sam.image_encoder, "forward", lambda x: runs.append(1) or encode(x))
+    segmenter = Segmenter(sam, cache_size=2)
+    for seed in (0, 1, 0, 2, 0):
+        segmenter.mask([(1, 1)], image=picture(seed=seed))
+    assert len(runs) == 3
+    segmenter.mask([(1, 1)], image=picture(seed=1))
+    assert len(runs) == 4
+
+
 def test_pictures_of_the_same_bytes_but_another_shape_are_told_apart(sam):
     segmenter = Segmenter(sam)
     image = picture(80, 40)
