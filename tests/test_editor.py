@@ -241,6 +241,15 @@ def test_what_an_edit_says_decides_what_is_run_again(fast_editor, edit):
     assert fast_editor.plan(edit.swapped(), quick()) == EVERYTHING
 
 
+def test_another_mask_on_the_same_picture_is_tuned_again(fast_editor, edit):
+    keep = Edit(edit.object_image, edit.object_mask, object_prompt="a dog jumps", background_prompt="on ice")
+    settings = quick(embedding_steps=0)
+    fast_editor.run(keep, settings)
+    more = keep.object_mask.copy()
+    more[8:16, 24:56] = True
+    assert fast_editor.plan(dataclasses.replace(keep, object_mask=more), settings)["finetune"] == "run"
+
+
 def test_zero_steps_of_a_training_stage_are_legal_and_skip_it(editor, edit):
     steps = Steps()
     result = editor.run(edit, quick(embedding_steps=0, finetune_steps=0), on_progress=steps)
@@ -391,11 +400,10 @@ def test_the_pristine_model_survives_success_exceptions_and_no_memory(editor, ed
     assert same_pictures(editor.run(edit, settings), Editor(editor.models).run(edit, settings))
 
 
-def test_a_learning_rate_that_leads_nowhere_is_one_sentence(fast_editor, edit, weights_before_v):
+@pytest.mark.parametrize("step", [1, 3])
+def test_a_learning_rate_that_leads_nowhere_is_one_sentence(fast_editor, edit, weights_before_v, step):
     with pytest.raises(EditError, match="lower finetune_lr") as error:
-        fast_editor.run(
-            edit, quick(finetune_lr=0.1, finetune_steps=40), on_progress=poison_the_copy_in_training("finetune")
-        )
+        fast_editor.run(edit, quick(), on_progress=poison_the_copy_in_training("finetune", step))
     assert "\n" not in str(error.value)
 
 
@@ -406,12 +414,12 @@ def weights_before_v(tiny_v_models):
     assert all(torch.equal(value, before[name]) for name, value in tiny_v_models.unet.state_dict().items())
 
 
-def poison_the_copy_in_training(stage):
+def poison_the_copy_in_training(stage, step):
     """Turn the network in training into NaN, as a far too high learning rate would, by way of the frames above."""
     import sys
 
     def on_progress(event):
-        if event.stage == stage and event.step == 1:
+        if event.stage == stage and event.step == step:
             frame = sys._getframe()
             while "tuned" not in frame.f_locals:
                 frame = frame.f_back
@@ -580,6 +588,25 @@ def test_a_lower_precision_gives_nearly_the_same_losses_and_whole_pictures(tiny_
         assert half.losses[stage] == pytest.approx(full.losses[stage], rel=0.05)
     difference = np.abs(np.stack(pixels(half)).astype(int) - np.stack(pixels(full)).astype(int))
     assert difference.mean() < 12
+
+
+@pytest.mark.parametrize("how", ["full", "lora"])
+def test_a_device_that_keeps_weights_in_half_precision_trains_from_the_float32_ones(tiny_v_models, edit, how):
+    """As on a CUDA device: the network that runs is bfloat16, the one that stage 2 starts from is float32."""
+    half = torch.bfloat16
+    profile = dataclasses.replace(tiny_v_models.profile, precision=half, training_precision=half, weights=half)
+    unet = copy.deepcopy(tiny_v_models.master).to(half)
+    before = copy.deepcopy(unet.state_dict())
+    models = dataclasses.replace(tiny_v_models, unet=unet, profile=profile)
+
+    editor, settings = Editor(models), quick(tune=how, finetune_steps=8)
+    result = editor.run(edit, settings)
+
+    full = Editor(tiny_v_models).run(edit, settings)
+    assert result.losses["finetune"][:3] == pytest.approx(full.losses["finetune"][:3], rel=0.05)
+    assert not same_pictures(result, editor.run(edit, quick(finetune_steps=0)))
+    assert same_pictures(result, Editor(models).run(edit, settings))
+    assert all(torch.equal(value, before[name]) for name, value in unet.state_dict().items())
 
 
 # Saving

@@ -166,7 +166,10 @@ def _with_new_adapters(unet: nn.Module, device: torch.device, generator: torch.G
     tuned = _copy(unet, lambda tensor: tensor.to(device))
     _add_adapters(tuned)
     for name, parameter in tuned.named_parameters():
-        parameter.requires_grad_(_is_adapter(name))
+        if not _is_adapter(name):
+            continue
+        parameter.data = parameter.data.float()  # peft gives them the type of the weight beside them
+        parameter.requires_grad_(True)
         if ".lora_A." in name:  # as peft fills them, but from our generator; the lora_B start at zero
             start = torch.empty(parameter.shape)
             nn.init.kaiming_uniform_(start, a=math.sqrt(5), generator=generator)

@@ -180,6 +180,14 @@ def test_lora_tunes_adapters_alone_at_their_own_rate(either_models, layers, tune
     assert moved.max().item() == pytest.approx(1e-4 * LORA_LR_FACTOR, rel=1e-3)
 
 
+def test_adapters_are_float32_beside_half_precision_weights(either_models, layers, tune):
+    half = copy.deepcopy(either_models.unet).to(torch.bfloat16)
+    weights = tune(layers, unet=half, tune="lora", lr=2e-6, precision=torch.bfloat16)
+    assert {weight.dtype for weight in weights.values()} == {torch.float32}
+    tuned = dict(with_weights(half, weights).named_parameters())
+    assert all(torch.equal(tuned[name], weight) for name, weight in weights.items())
+
+
 def test_both_ways_of_tuning_start_from_the_same_loss_on_the_same_noise(layers, tune):
     losses = {"full": [], "lora": []}
     for how, seen in losses.items():
