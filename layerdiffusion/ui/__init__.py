@@ -1,0 +1,1 @@
+"""The page: one Gradio interface over `Editor`; nothing here knows the method's maths."""

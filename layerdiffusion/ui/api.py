@@ -1,0 +1,171 @@
+"""The named endpoints: /segment, /split_prompt and /edit, for gradio_client, curl and MCP."""
+
+import io
+import json
+import tempfile
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from layerdiffusion.edit import Edit, Placement, Settings
+from layerdiffusion.errors import EditError, SegmentError, SettingsError
+from layerdiffusion.images import open_image, png_bytes
+from layerdiffusion.prompts import split_prompt
+from layerdiffusion.ui.bundle import save_pictures
+from layerdiffusion.ui.device import Device
+from layerdiffusion.ui.errors import friendly
+from layerdiffusion.ui.layer_events import QUEUE
+from layerdiffusion.ui.session import MAX_POINTS
+
+
+def connect(device: Device) -> None:
+    """Add the endpoints; their components are never drawn."""
+    with gr.Column(visible=False):
+        image, mask, reference, reference_mask = (
+            gr.File(label=name, type="binary")
+            for name in ("image", "mask", "reference", "reference_mask")
+        )
+        prompt, object_prompt, background_prompt, background = (
+            gr.Textbox(label=name) for name in ("prompt", "object_prompt", "background_prompt", "background")
+        )
+        points, labels, box, settings, placement, recipe = (
+            gr.JSON(label=name) for name in ("points", "labels", "box", "settings", "placement", "recipe")
+        )
+        background_seed = gr.Number(0, label="background_seed", precision=0)
+        swap = gr.Checkbox(False, label="swap")
+        mask_file, pictures = gr.File(label="mask"), gr.File(label="pictures", file_count="multiple")
+        button = gr.Button()
+    button.click(
+        friendly(segmenter(device)), [image, points, labels, box], mask_file,
+        api_name="segment", concurrency_id=QUEUE, concurrency_limit=1,
+    )  # fmt: skip
+    button.click(friendly(split), prompt, [object_prompt, background_prompt], api_name="split_prompt", queue=False)
+    inputs = [image, mask, prompt, object_prompt, background_prompt, background, reference, reference_mask]
+    inputs += [background_seed, swap, placement, settings]
+    button.click(
+        friendly(editing(device)), inputs, [pictures, recipe], api_name="edit", concurrency_id=QUEUE, concurrency_limit=1,
+    )  # fmt: skip
+
+
+def segmenter(device: Device):
+    def segment(image: bytes, points: Any, labels: Any, box: Any) -> str:
+        """Mark a subject: a black and white PNG, white on it.
+
+        image: the picture, upright pixels. points: [[x, y], …] in its pixels. labels: 1 for each point on the
+        subject, 0 for each off it; null means all are on it. box: [left, top, right, bottom] or null.
+        """
+        picture = _picture(image, "image")
+        points = [] if points is None else points
+        if not isinstance(points, list) or len(points) > MAX_POINTS:
+            raise SegmentError(f"points must be a list of at most {MAX_POINTS} pairs [x, y].")
+        if not all(isinstance(point, list) for point in points):
+            raise SegmentError("Each point must be a pair [x, y] of numbers.")
+        if labels is not None and not isinstance(labels, list):
+            raise SegmentError("labels must be a list with a 1 or a 0 for each point, or null.")
+        if box is not None and not isinstance(box, list):
+            raise SegmentError("box must be [left, top, right, bottom], or null.")
+        import numpy as np
+
+        found = device.candidates(np.asarray(picture), points, labels, box)
+        best = max(found, key=lambda candidate: candidate.iou)
+        return _file("mask.png", png_bytes(best.mask))
+
+    return segment
+
+
+def split(prompt: str) -> tuple[str, str]:
+    """Split a prompt into its subject and its background: "a dog jumping in the forest" → "a dog jumping", "in the forest"."""
+    return split_prompt(prompt or "")
+
+
+def editing(device: Device):
+    def edit(
+        image: bytes,
+        mask: bytes,
+        prompt: str,
+        object_prompt: str,
+        background_prompt: str,
+        background: str,
+        reference: bytes | None,
+        reference_mask: bytes | None,
+        background_seed: float,
+        swap: bool,
+        placement: Any,
+        settings: Any,
+    ) -> tuple[list[str], dict]:
+        """Run one edit: a PNG for each seed, and its recipe with the stages' timings.
+
+        image: the photo. mask: a PNG of its size, white on the subject. prompt: what the picture should show;
+        object_prompt and background_prompt: its two parts, "" to have it split. background: "keep", "reference"
+        or "generate". reference: the picture whose background is wanted; reference_mask: white on its own
+        subject, or null. background_seed: which background to generate. swap: subject from the reference,
+        background from the photo. placement: {"scale", "dx", "dy", "rotation", "flip"} or null. settings: any
+        of the fields of `Settings`, as {"seeds": [0, 1], "alpha": 0.7}, or null.
+        """
+        values: dict[str, Any] = {}
+        if reference is not None:
+            values["background_image"] = _picture(reference, "reference")
+            if reference_mask is not None:
+                from layerdiffusion.images import open_mask
+
+                values["background_mask"] = ~open_mask(
+                    _picture(reference_mask, "reference_mask"), values["background_image"].size, "reference_mask"
+                )
+        wanted = Edit(
+            object_image=_picture(image, "image"),
+            object_mask=_picture(mask, "mask"),
+            prompt=prompt or None,
+            object_prompt=object_prompt or None,
+            background_prompt=background_prompt or None,
+            background=background or None,
+            background_seed=background_seed or 0,
+            placement=Placement(**_object(placement, "placement", Placement)),
+            **values,
+        )
+        wanted = wanted.swapped() if swap else wanted
+        chosen = Settings.from_dict(_object(settings, "settings", Settings))
+        for kind, value in device.run(wanted, chosen, None):
+            if kind == "done":
+                result = value
+        folder = Path(tempfile.mkdtemp(prefix="layerdiffusion-api-"))
+        report = {
+            "edit_id": result.edit_id,
+            "model": result.model,
+            "seeds": list(result.seeds),
+            "stages": result.stages,
+            "timings": result.timings,
+            "prompts": {"object": wanted.object_prompt, "background": wanted.background_prompt},
+            "settings": result.settings.to_dict(),
+            "warnings": list(result.warnings),
+        }
+        return [str(path) for path in save_pictures(result, folder)], report
+
+    return edit
+
+
+def _picture(data: Any, name: str) -> Any:
+    if not data:
+        raise EditError(f"{name} is missing; send a picture file.")
+    return open_image(io.BytesIO(data).getvalue(), name)
+
+
+def _object(data: Any, name: str, cls: type) -> dict[str, Any]:
+    if data is None:
+        return {}
+    if isinstance(data, str):
+        try:
+            data = json.loads(data)
+        except ValueError as error:
+            raise SettingsError(f"{name} is no JSON object; send one, or null.") from error
+    known = {field.name for field in fields(cls)}
+    if not isinstance(data, dict) or set(data) - known:
+        raise SettingsError(f"{name} must be an object with any of {', '.join(sorted(known))}.")
+    return data
+
+
+def _file(name: str, content: bytes) -> str:
+    path = Path(tempfile.mkdtemp(prefix="layerdiffusion-api-")) / name
+    path.write_bytes(content)
+    return str(path)

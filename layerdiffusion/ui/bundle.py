@@ -1,0 +1,136 @@
+"""Results as files, and back: PNGs that carry their recipe, a zip of everything, and whatever of these is opened again."""
+
+import io
+import json
+import re
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from layerdiffusion.edit import Recipe, recipe_from_dict, recipe_to_dict
+from layerdiffusion.errors import EditError, RecipeError
+from layerdiffusion.images import MAX_BYTES, open_image
+
+MAX_FILES = 200
+MAX_UNPACKED = 192 * 2**20
+PAINTED = "painted.png"
+ENTRY = re.compile(r"[\w.-]+\.(?:png|json)", re.ASCII)
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a dropped file held."""
+
+    recipe: Recipe
+    pictures: dict[int, Image.Image]  # finished results by seed, if it had any
+    painted: Image.Image | None = None  # the background that was generated
+
+
+def save_pictures(result: Any, folder: Path, offset: int = 0) -> list[Path]:
+    """The result's pictures in `folder`, each with the whole recipe, pictures and masks, in its metadata."""
+    paths = []
+    recipe = recipe_to_dict(result.edit, result.settings, result.model)
+    for index, (seed, image) in enumerate(zip(result.seeds, result.images, strict=True), offset):
+        one = {**recipe, "settings": {**recipe["settings"], "seeds": [seed]}}
+        text = PngInfo()
+        text.add_itxt("layerdiffusion", json.dumps(one, ensure_ascii=False))
+        text.add_text("seed", str(seed))
+        paths.append(folder / f"{index:02}-seed-{seed}.png")
+        image.save(paths[-1], pnginfo=text)
+    return paths
+
+
+def save_zip(results: Sequence[Any], pictures: dict[int, Path], path: Path) -> Path:
+    """All results, the layers, the masks, a contact sheet and `edit.json` in one zip."""
+    first = results[0]
+    seeds = tuple(seed for result in results for seed in result.seeds)
+    images = [image for result in results for image in result.images]
+    whole = replace(first, images=images, seeds=seeds, settings=replace(first.settings, seeds=seeds))
+    try:
+        with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            if first.edit.background == "generate":
+                first.layers.background_image.save(Path(folder) / PAINTED)
+            for file in sorted(whole.save(folder).iterdir()):
+                seed = re.fullmatch(r"seed-(\d+)\.png", file.name)
+                archive.write(pictures.get(int(seed[1]), file) if seed else file, file.name)
+    except OSError as error:
+        raise EditError(f"The zip can't be written ({error.strerror or error}); free some space.") from error
+    return path
+
+
+def open_bundle(data: bytes) -> Opened:
+    """Open an `edit.json`, a result's PNG or a zip of a finished edit; its content says which.
+
+    Raises an `EditError` for anything else, and for archives that would unpack to more than the page takes.
+    """
+    if len(data) > MAX_BYTES:
+        raise RecipeError(f"The file is larger than {MAX_BYTES // 2**20} MB, which no saved edit is.")
+    if data.startswith(PNG):
+        return _open_png(data)
+    if data.startswith(b"PK"):
+        return _open_zip(data)
+    return Opened(recipe_from_dict(_json(data)), {})
+
+
+def _open_png(data: bytes) -> Opened:
+    image = open_image(data, "the picture")
+    with Image.open(io.BytesIO(data), formats=["PNG"]) as file:
+        file.load()
+        text = file.text.get("layerdiffusion")
+    if not text:
+        raise RecipeError("This picture carries no recipe; open one that was saved here, or use it as a photo.")
+    recipe = recipe_from_dict(_json(text))
+    seeds = recipe.settings.seeds or ()
+    return Opened(recipe, {seeds[0]: image} if len(seeds) == 1 else {})
+
+
+def _open_zip(data: bytes) -> Opened:
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive, tempfile.TemporaryDirectory() as folder:
+            _unpack(archive, Path(folder))
+            path = Path(folder) / "edit.json"
+            if not path.is_file():
+                raise RecipeError("The zip holds no edit.json; open one that was downloaded here.")
+            recipe = recipe_from_dict(_json(path.read_bytes()), path.parent)
+            pictures = {}
+            for seed in recipe.settings.seeds or ():
+                file = Path(folder) / f"seed-{seed}.png"
+                if file.is_file():
+                    pictures[seed] = open_image(file)
+            painted = Path(folder) / PAINTED
+            return Opened(recipe, pictures, open_image(painted) if painted.is_file() else None)
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, RuntimeError, EOFError, OSError) as error:
+        raise RecipeError("The zip is damaged or locked and can't be opened; download it again.") from error
+
+
+def _unpack(archive: zipfile.ZipFile, folder: Path) -> None:
+    """The archive's plain PNG and JSON files into `folder`; sizes are counted as they come, not as they are promised."""
+    entries = archive.infolist()
+    if len(entries) > MAX_FILES:
+        raise RecipeError(f"The zip has {len(entries)} files; a saved edit has a few dozen at most.")
+    left = MAX_UNPACKED
+    for entry in entries:
+        if not ENTRY.fullmatch(entry.filename):
+            continue
+        with archive.open(entry) as packed:
+            content = packed.read(min(MAX_BYTES, left) + 1)
+        left -= len(content)
+        if left < 0 or len(content) > MAX_BYTES:
+            raise RecipeError("The zip unpacks to far more than a saved edit; open one that was downloaded here.")
+        (folder / entry.filename).write_bytes(content)
+
+
+def _json(data: bytes | str) -> Any:
+    try:
+        return json.loads(data if isinstance(data, str) else data.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise RecipeError(
+            "This file is no saved edit; open an edit.json, a downloaded zip, or a picture that was made here."
+        ) from error

@@ -1,0 +1,64 @@
+"""Pictures, masks, bars and curves as the browser takes them: data URLs, SVG and escaped HTML."""
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+DISPLAY_SIDE = 1536  # pixels of a picture's longer side as it is shown and worked on
+
+
+def escape(text: object) -> str:
+    return html.escape(str(text), quote=True)
+
+
+def picture_url(image: Image.Image, quality: int = 92) -> str:
+    """The picture as a data URL: PNG where it is small, so that a toy stays exact, else JPEG."""
+    exact = image.mode != "RGB" or max(image.size) <= 512
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG") if exact else image.save(buffer, "JPEG", quality=quality)
+    return f"data:image/{'png' if exact else 'jpeg'};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def mask_url(mask: np.ndarray) -> str:
+    """The mask as a picture that is opaque where it is True."""
+    alpha = Image.fromarray(np.where(mask, 255, 0).astype(np.uint8))
+    return picture_url(Image.merge("LA", (Image.new("L", alpha.size, 255), alpha)))
+
+
+def cutout_url(image: Image.Image, mask: np.ndarray) -> str:
+    """The picture where the mask is True, transparent elsewhere."""
+    cut = image.convert("RGBA")
+    cut.putalpha(Image.fromarray(np.where(mask, 255, 0).astype(np.uint8)))
+    return picture_url(cut)
+
+
+def duration(seconds: float) -> str:
+    """"8 s", "2 min 5 s": as people say it."""
+    seconds = max(0, round(seconds))
+    if seconds < 60:
+        return f"{seconds} s"
+    minutes, rest = divmod(seconds, 60)
+    return f"{minutes} min" if minutes >= 10 or not rest else f"{minutes} min {rest} s"
+
+
+def loss_curve(losses: Sequence[float], steps: int, width: int = 320, height: int = 72) -> str:
+    """A small plot of the losses so far, lightly smoothed: single ones depend on their timestep."""
+    if len(losses) < 2:
+        return f'<svg viewBox="0 0 {width} {height}" class="ld-curve" aria-hidden="true"></svg>'
+    values = np.asarray(losses, float)
+    window = max(1, min(len(values) // 4, 25))
+    padded = np.concatenate([np.full(window - 1, values[0]), values])
+    smooth = np.convolve(padded, np.ones(window) / window, "valid")
+    low, high = float(smooth.min()), float(smooth.max())
+    chosen = np.unique(np.linspace(0, len(smooth) - 1, 160).astype(int))
+    across = (chosen + 1) / max(steps, len(values)) * width
+    down = height - 6 - (smooth[chosen] - low) / ((high - low) or 1) * (height - 12)
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(across, down, strict=True))
+    return (
+        f'<svg viewBox="0 0 {width} {height}" class="ld-curve" role="img" '
+        f'aria-label="Loss, now {smooth[-1]:.3f}"><polyline points="{line}"/></svg>'
+    )

@@ -1,0 +1,83 @@
+"""The page's options: flags for a laptop, environment variables for a Space."""
+
+import argparse
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+PREFIX = "LAYERDIFFUSION_"
+
+
+@dataclass(frozen=True)
+class Options:
+    model: str = "auto"
+    sam: str | None = None
+    device: str | None = None
+    host: str | None = None
+    port: int | None = None
+    share: bool = False
+    auth: tuple[str, str] | None = None
+    max_users: int = 20
+    cache_gb: float | None = None
+    offline: bool = False
+
+
+def parse_options(argv: Sequence[str] | None = None) -> Options:
+    """Flags win over environment variables, and those over the defaults; bad ones end the program with a sentence."""
+    parser = argparse.ArgumentParser(
+        prog="python app.py",
+        description="LayerDiffusion as a page in the browser.",
+        epilog=f"Every option is also an environment variable, as in {PREFIX}MAX_USERS=5.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--model", help="miniature, a diffusers folder, a hub id, or auto (the default)")
+    parser.add_argument("--sam", help="miniature, vit_b, vit_l, vit_h, a file, a folder, or a hub id")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps; else the best there is")
+    parser.add_argument("--host", help="address to listen on; 0.0.0.0 for everybody on the network")
+    parser.add_argument("--port", type=_port, help="port to listen on; else the first free one from 7860")
+    parser.add_argument("--share", action="store_true", default=None, help="a public link for 72 hours")
+    parser.add_argument("--auth", type=_auth, metavar="USER:PASS", help="ask for this name and password")
+    parser.add_argument("--max-users", type=_count, help="how many may wait for their turn (20)")
+    parser.add_argument("--cache-gb", type=_size, help="memory for finished stages, in GiB")
+    parser.add_argument("--offline", action="store_true", default=None, help="never ask the network for anything")
+    for action in parser._actions:
+        text = os.environ.get(PREFIX + action.dest.upper())
+        if action.dest == "help" or not text:
+            continue
+        if action.const is True:
+            if text.lower() not in ("0", "1", "false", "true", "no", "yes"):
+                parser.error(f"{PREFIX}{action.dest.upper()} is {text!r}: it must be 0 or 1")
+            action.default = text.lower() in ("1", "true", "yes")
+        else:
+            action.default = text  # argparse puts a text default through the option's own check
+    given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
+    return Options(**given)
+
+
+def _port(text: str) -> int:
+    if not text.isdigit() or not 0 < int(text) < 65536:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port; give a number from 1 to 65535")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of people; give 1 or more")
+    return int(text)
+
+
+def _size(text: str) -> float:
+    try:
+        size = float(text)
+    except ValueError:
+        size = 0.0
+    if not 0 < size < 10_000:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size in GiB; give a number above 0")
+    return size
+
+
+def _auth(text: str) -> tuple[str, str]:
+    name, colon, password = text.partition(":")
+    if not (name and colon and password):
+        raise argparse.ArgumentTypeError("give a name and a password with a colon between them")
+    return name, password

@@ -1,0 +1,278 @@
+"""What one browser tab is working on: two pictures with their marks, a placement, and results. Nothing is shared."""
+
+import json
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from layerdiffusion.edit import Edit, Placement
+from layerdiffusion.errors import EditError, MaskError, SegmentError
+from layerdiffusion.images import grow, open_image, open_mask
+from layerdiffusion.layering import Layers
+from layerdiffusion.ui.drawing import DISPLAY_SIDE, cutout_url, mask_url, picture_url
+
+MAX_POINTS = 64
+MAX_STROKE_POINTS = 4000
+MAX_GROWTH = 64
+HISTORY = 40
+
+
+@dataclass(frozen=True)
+class Marks:
+    """The marks on one picture; the mask is what SAM says, grown, with the brush having the last word."""
+
+    points: tuple[tuple[int, int, int], ...] = ()  # (x, y, 1 on the subject or 0 off it)
+    candidates: tuple[Any, ...] = ()  # SAM's, from a part to the whole
+    pick: int | None = None
+    given: np.ndarray | None = None  # a mask that was loaded instead of clicked
+    painted: np.ndarray | None = None  # int8: 1 brushed on, -1 rubbed out
+    growth: int = 0
+
+    def mask(self, size: tuple[int, int]) -> np.ndarray:
+        """Bool (H, W), True on the subject."""
+        mask = np.zeros(size[::-1], bool) if self.given is None else self.given
+        if self.pick is not None:
+            mask = self.candidates[self.pick].mask
+        if self.growth:
+            mask = grow(mask, self.growth)
+        if self.painted is not None:
+            mask = (mask | (self.painted > 0)) & ~(self.painted < 0)
+        return mask
+
+
+@dataclass
+class MarkedPicture:
+    """A picture and the marks that single out its subject, with their history."""
+
+    image: Image.Image | None = None
+    name: str = ""
+    own: bool = False  # brought by the user, not drawn from the toybox
+    marks: Marks = Marks()
+    history: list[Marks] = field(default_factory=list)
+    version: int = 0
+
+    def show(self, image: Image.Image | None, name: str = "", own: bool = False) -> None:
+        """Take a new picture (or none), no larger than the page works on, and forget the marks of the last."""
+        if image is not None and max(image.size) > DISPLAY_SIDE:
+            image = image.copy()
+            image.thumbnail((DISPLAY_SIDE, DISPLAY_SIDE), Image.Resampling.LANCZOS)
+        self.image, self.name, self.own = image, name, own
+        self.marks, self.history = Marks(), []
+        self.version += 1
+
+    @property
+    def mask(self) -> np.ndarray | None:
+        """Bool (H, W), or None without a picture."""
+        return None if self.image is None else self.marks.mask(self.image.size)
+
+    @property
+    def marked(self) -> bool:
+        mask = self.mask
+        return mask is not None and bool(mask.any())
+
+    def change(self, **values: Any) -> None:
+        self.history = [*self.history[1 - HISTORY :], self.marks]
+        self.marks = replace(self.marks, **values)
+        self.version += 1
+
+    def undo(self) -> None:
+        if self.history:
+            self.marks = self.history.pop()
+            self.version += 1
+
+    def clear(self) -> None:
+        self.change(points=(), candidates=(), pick=None, given=None, painted=None, growth=0)
+
+    def point(self, x: Any, y: Any, label: Any, candidates: Callable[[list, list, np.ndarray], list]) -> None:
+        """A click: SAM looks at all of them again, as `candidates(points, labels, pixels)`."""
+        image = self._image()
+        if len(self.marks.points) >= MAX_POINTS:
+            raise SegmentError(f"There are {MAX_POINTS} clicks on the picture already; undo some or clear them.")
+        x, y = _pixel(x, image.width), _pixel(y, image.height)
+        points = (*self.marks.points, (x, y, 1 if label in (1, True) else 0))
+        if not any(sign for _, _, sign in points):
+            raise SegmentError("Click on the subject first; then clicks beside it take away what is too much.")
+        found = candidates([(x, y) for x, y, _ in points], [sign for _, _, sign in points], np.asarray(image))
+        best = max(found, key=lambda candidate: candidate.iou)
+        found = tuple(sorted(found, key=lambda candidate: int(candidate.mask.sum())))
+        pick = next(index for index, candidate in enumerate(found) if candidate is best)
+        self.change(points=points, candidates=found, pick=pick, given=None)
+
+    def choose(self, index: Any) -> None:
+        if index not in range(len(self.marks.candidates)):
+            raise SegmentError("There is no such candidate; click on the subject first.")
+        self.change(pick=int(index))
+
+    def stroke(self, points: Any, radius: Any, erase: Any) -> None:
+        """A stroke of the brush or the eraser, in picture pixels."""
+        image = self._image()
+        if not isinstance(points, list) or not 1 <= len(points) <= MAX_STROKE_POINTS:
+            raise MaskError(f"A stroke must have 1 to {MAX_STROKE_POINTS} points; paint it in parts.")
+        path = [(_pixel(x, image.width, 1.0), _pixel(y, image.height, 1.0)) for x, y in map(_pair, points)]
+        radius = min(max(_number(radius), 0.5), max(image.size))
+        sheet = Image.new("L", image.size)
+        pen = ImageDraw.Draw(sheet)
+        if len(path) > 1:
+            pen.line(path, fill=255, width=max(1, round(2 * radius)), joint="curve")
+        for x, y in (path[0], path[-1]):
+            pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=255)
+        painted = np.zeros(sheet.size[::-1], np.int8) if self.marks.painted is None else self.marks.painted.copy()
+        painted[np.asarray(sheet) > 0] = -1 if erase else 1
+        self.change(painted=painted)
+
+    def grow(self, pixels: int) -> None:
+        growth = min(max(self.marks.growth + pixels, -MAX_GROWTH), MAX_GROWTH)
+        self.change(growth=growth)
+
+    def load_mask(self, source: bytes | np.ndarray) -> None:
+        """A mask from a file, or bool (H, W), instead of clicks; of the picture's shape, at any size."""
+        size = self._image().size
+        if isinstance(source, bytes):
+            source = open_image(source, "the mask")
+        else:
+            source = Image.fromarray(np.where(source, 255, 0).astype(np.uint8))
+        if source.size != size and abs(source.width * size[1] - source.height * size[0]) <= max(*size, *source.size):
+            source = source.resize(size, Image.Resampling.BOX)  # of the picture before the page made it smaller
+        mask = open_mask(source, size, "the mask")
+        self.change(points=(), candidates=(), pick=None, given=mask, painted=None, growth=0)
+
+    def board(self, description: str) -> str:
+        """The marks as the board reads them (JSON)."""
+        if self.image is None:
+            return json.dumps({"version": self.version})
+        mask = self.mask
+        share = float(mask.mean())
+        return json.dumps(
+            {
+                "version": self.version,
+                "picture": True,
+                "width": self.image.width,
+                "height": self.image.height,
+                "points": self.marks.points,
+                "mask": mask_url(mask) if share else None,
+                "area": int(mask.sum()),
+                "marked": bool(share),
+                "undoable": bool(self.history),
+                "candidates": len(self.marks.candidates),
+                "pick": self.marks.pick,
+                "description": f"{description} {len(self.marks.points)} clicks, {share:.0%} of the picture marked.",
+                "readout": f"{share:.0%} of the picture marked" if share else "Click on the subject.",
+            }
+        )
+
+    def picture(self) -> str:
+        return "" if self.image is None else picture_url(self.image)
+
+    def _image(self) -> Image.Image:
+        if self.image is None:
+            raise EditError("There is no picture to mark; choose one first.")
+        return self.image
+
+
+class Session:
+    """One tab's work. Lives in a `gr.State`, whose copies start afresh; no dataclass, as Gradio would take it apart."""
+
+    def __init__(self) -> None:
+        self.photo = MarkedPicture()
+        self.reference = MarkedPicture()
+        self.placement = Placement()
+        self.painted: list[tuple[int, Image.Image]] = []  # generated backgrounds by seed
+        self.painted_prompt = ""
+        self.background_seed: int | None = None
+        self.results: list[Any] = []  # what ran: the last edit, then its further seeds
+        self.shown: list[Any] = []  # their pictures, as they came
+        self.chosen = 0  # which of them is compared
+        self.best_first = False
+        self.folder: Path | None = None  # where their files lie
+        self.cancel = threading.Event()
+        self.running = False
+        self._last: tuple[Any, Edit] | None = None
+
+    def __deepcopy__(self, memo: dict) -> "Session":
+        return Session()
+
+    def edit(self, words: tuple[str, str, str], background: str, swap: bool) -> Edit:
+        """The edit as the page has it; raises an `EditError` that says what is missing."""
+        key = (words, background, swap, self.background_seed, self.placement)
+        key = (*key, self.photo.version, self.reference.version)
+        if self._last is None or self._last[0] != key:
+            self._last = key, self._edit(words, background, swap)
+        return self._last[1]
+
+    def _edit(self, words: tuple[str, str, str], background: str, swap: bool) -> Edit:
+        if self.photo.image is None:
+            raise EditError("There is no photo yet; choose one, or draw a toybox scene.")
+        whole, thing, place = (text.strip() for text in words)
+        subject, other = (self.reference, self.photo) if swap and background == "reference" else (self.photo, self.reference)
+        values: dict[str, Any] = {}
+        if background == "reference":
+            if self.reference.image is None:
+                raise EditError("There is no reference picture yet; choose one, or keep the photo's background.")
+            values = {"background_image": other.image, "background_mask": ~other.mask}
+        elif background == "generate":
+            if self.background_seed is None:
+                raise EditError("No background is painted yet; press “Paint backgrounds” and pick one.")
+            values = {"background_seed": self.background_seed}
+        if not subject.marked:
+            where = "reference" if subject is self.reference else "photo"
+            raise MaskError(f"No subject is marked; click on it in the {where} first.")
+        return Edit(
+            object_image=subject.image,
+            object_mask=subject.mask,
+            prompt=whole or None,
+            object_prompt=thing or None,
+            background_prompt=place if thing else None,
+            background=background,
+            placement=self.placement,
+            **values,
+        )
+
+    def together(self, layers: Layers, still: Layers) -> str:
+        """Both layers as the board reads them (JSON); `still` has the subject unplaced."""
+        rows, columns = (np.flatnonzero(still.object_mask.any(axis=axis)) for axis in (1, 0))
+        place = self.placement
+        return json.dumps(
+            {
+                "size": layers.composite.width,
+                "composite": picture_url(layers.composite),
+                "subject": cutout_url(still.object_image, still.object_mask),
+                "background": picture_url(layers.painted_background),
+                "centre": [(columns[0] + columns[-1]) / 2, (rows[0] + rows[-1]) / 2],
+                "half": [(columns[-1] - columns[0] + 1) / 2, (rows[-1] - rows[0] + 1) / 2],
+                "placement": {
+                    "scale": place.scale,
+                    "dx": place.dx,
+                    "dy": place.dy,
+                    "rotation": place.rotation,
+                    "flip": place.flip,
+                },
+                "readout": "Drag the subject; its corners scale it, the handle above turns it.",
+                "description": "Both layers together: this is what the model learns from.",
+            },
+            default=float,
+        )
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
+        raise SegmentError("That was no place on the picture; click inside it.")
+    return float(value)
+
+
+def _pixel(value: Any, length: int, slack: float = 0.0) -> float | int:
+    """A coordinate on the picture; a stroke may leave it by a picture's length (`slack`)."""
+    number = _number(value)
+    if not -slack * length <= number < length * (1 + slack):
+        raise SegmentError("That was no place on the picture; click inside it.")
+    return number if slack else int(number)
+
+
+def _pair(value: Any) -> tuple[Any, Any]:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise SegmentError("That was no place on the picture; click inside it.")
+    return value[0], value[1]
