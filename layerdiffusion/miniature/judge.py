@@ -37,7 +37,7 @@ ATTRIBUTES = {
 }
 BATCH = 48
 WIDTHS = (64, 128, 192)  # channels at a quarter, an eighth and a sixteenth of the picture's side
-DECODED = 4000  # scenes run through the autoencoder, where there is one
+DECODED = 1500  # scenes run through the autoencoder, where there is one: a third of every batch
 
 
 class _Block(nn.Module):
@@ -222,8 +222,8 @@ def train(scenes: Scenes, plan: Plan, vae: AutoencoderTiny | None = None) -> Jud
         chosen = rng.integers(len(scenes), size=BATCH)
         images = scenes.images[chosen]
         if seen_through is not None:
-            chosen[: BATCH // 2] = rng.integers(len(seen_through), size=BATCH // 2)
-            images[: BATCH // 2] = seen_through[chosen[: BATCH // 2]]
+            chosen[: BATCH // 3] = rng.integers(len(seen_through), size=BATCH // 3)
+            images[: BATCH // 3] = seen_through[chosen[: BATCH // 3]]
         for i in np.nonzero(rng.random(BATCH) < 0.15)[0]:
             images[i] = compressed(images[i], int(rng.integers(40, 95)))
         pixels = worn(to_tensor(images), generator).to(plan.device)
