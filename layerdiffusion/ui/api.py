@@ -1,17 +1,18 @@
 """The named endpoints: /segment, /split_prompt and /edit, for gradio_client, curl and MCP."""
 
-import io
 import json
 import tempfile
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import numpy as np
 
 from layerdiffusion.edit import Edit, Placement, Settings
 from layerdiffusion.errors import EditError, SegmentError, SettingsError
-from layerdiffusion.images import open_image, png_bytes
+from layerdiffusion.images import open_image, open_mask, png_bytes
 from layerdiffusion.prompts import split_prompt
 from layerdiffusion.ui.bundle import save_pictures
 from layerdiffusion.ui.device import Device
@@ -24,33 +25,41 @@ def connect(device: Device) -> None:
     """Add the endpoints; their components are never drawn."""
     with gr.Column(visible=False):
         image, mask, reference, reference_mask = (
-            gr.File(label=name, type="binary")
-            for name in ("image", "mask", "reference", "reference_mask")
+            gr.File(label=name, type="binary") for name in ("image", "mask", "reference", "reference_mask")
         )
         prompt, object_prompt, background_prompt, background = (
             gr.Textbox(label=name) for name in ("prompt", "object_prompt", "background_prompt", "background")
         )
-        points, labels, box, settings, placement, recipe = (
-            gr.JSON(label=name) for name in ("points", "labels", "box", "settings", "placement", "recipe")
+        points, labels, box, settings, placement, report = (
+            gr.JSON(label=name) for name in ("points", "labels", "box", "settings", "placement", "report")
         )
         background_seed = gr.Number(0, label="background_seed", precision=0)
         swap = gr.Checkbox(False, label="swap")
         mask_file, pictures = gr.File(label="mask"), gr.File(label="pictures", file_count="multiple")
         button = gr.Button()
     button.click(
-        friendly(segmenter(device)), [image, points, labels, box], mask_file,
-        api_name="segment", concurrency_id=QUEUE, concurrency_limit=1,
-    )  # fmt: skip
+        friendly(segmenter(device)),
+        [image, points, labels, box],
+        mask_file,
+        api_name="segment",
+        concurrency_id=QUEUE,
+        concurrency_limit=1,
+    )
     button.click(friendly(split), prompt, [object_prompt, background_prompt], api_name="split_prompt", queue=False)
     inputs = [image, mask, prompt, object_prompt, background_prompt, background, reference, reference_mask]
     inputs += [background_seed, swap, placement, settings]
     button.click(
-        friendly(editing(device)), inputs, [pictures, recipe], api_name="edit", concurrency_id=QUEUE, concurrency_limit=1,
-    )  # fmt: skip
+        friendly(editing(device)),
+        inputs,
+        [pictures, report],
+        api_name="edit",
+        concurrency_id=QUEUE,
+        concurrency_limit=1,
+    )
 
 
 def segmenter(device: Device):
-    def segment(image: bytes, points: Any, labels: Any, box: Any) -> str:
+    def segment(image: bytes, points: Any, labels: Any, box: Any) -> Iterator[str]:
         """Mark a subject: a black and white PNG, white on it.
 
         image: the picture, upright pixels. points: [[x, y], …] in its pixels. labels: 1 for each point on the
@@ -66,17 +75,18 @@ def segmenter(device: Device):
             raise SegmentError("labels must be a list with a 1 or a 0 for each point, or null.")
         if box is not None and not isinstance(box, list):
             raise SegmentError("box must be [left, top, right, bottom], or null.")
-        import numpy as np
-
         found = device.candidates(np.asarray(picture), points, labels, box)
         best = max(found, key=lambda candidate: candidate.iou)
-        return _file("mask.png", png_bytes(best.mask))
+        with tempfile.TemporaryDirectory() as folder:  # Gradio copies what is yielded before it asks again
+            path = Path(folder) / "mask.png"
+            path.write_bytes(png_bytes(best.mask))
+            yield str(path)
 
     return segment
 
 
 def split(prompt: str) -> tuple[str, str]:
-    """Split a prompt into its subject and its background: "a dog jumping in the forest" → "a dog jumping", "in the forest"."""
+    """Split a prompt into its subject and its background: "a dog jumping", "in the forest"."""
     return split_prompt(prompt or "")
 
 
@@ -94,7 +104,7 @@ def editing(device: Device):
         swap: bool,
         placement: Any,
         settings: Any,
-    ) -> tuple[list[str], dict]:
+    ) -> Iterator[tuple[list[str], dict]]:
         """Run one edit: a PNG for each seed, and its recipe with the stages' timings.
 
         image: the photo. mask: a PNG of its size, white on the subject. prompt: what the picture should show;
@@ -108,8 +118,6 @@ def editing(device: Device):
         if reference is not None:
             values["background_image"] = _picture(reference, "reference")
             if reference_mask is not None:
-                from layerdiffusion.images import open_mask
-
                 values["background_mask"] = ~open_mask(
                     _picture(reference_mask, "reference_mask"), values["background_image"].size, "reference_mask"
                 )
@@ -129,7 +137,6 @@ def editing(device: Device):
         for kind, value in device.run(wanted, chosen, None):
             if kind == "done":
                 result = value
-        folder = Path(tempfile.mkdtemp(prefix="layerdiffusion-api-"))
         report = {
             "edit_id": result.edit_id,
             "model": result.model,
@@ -140,7 +147,8 @@ def editing(device: Device):
             "settings": result.settings.to_dict(),
             "warnings": list(result.warnings),
         }
-        return [str(path) for path in save_pictures(result, folder)], report
+        with tempfile.TemporaryDirectory() as folder:
+            yield [str(path) for path in save_pictures(result, Path(folder))], report
 
     return edit
 
@@ -148,7 +156,7 @@ def editing(device: Device):
 def _picture(data: Any, name: str) -> Any:
     if not data:
         raise EditError(f"{name} is missing; send a picture file.")
-    return open_image(io.BytesIO(data).getvalue(), name)
+    return open_image(data, name)
 
 
 def _object(data: Any, name: str, cls: type) -> dict[str, Any]:
@@ -163,9 +171,3 @@ def _object(data: Any, name: str, cls: type) -> dict[str, Any]:
     if not isinstance(data, dict) or set(data) - known:
         raise SettingsError(f"{name} must be an object with any of {', '.join(sorted(known))}.")
     return data
-
-
-def _file(name: str, content: bytes) -> str:
-    path = Path(tempfile.mkdtemp(prefix="layerdiffusion-api-")) / name
-    path.write_bytes(content)
-    return str(path)

@@ -1,4 +1,4 @@
-"""Results as files, and back: PNGs that carry their recipe, a zip of everything, and whatever of these is opened again."""
+"""Results as files, and back: PNGs that carry their recipe, a zip of everything, and these opened again."""
 
 import io
 import json
@@ -111,7 +111,7 @@ def _open_zip(data: bytes) -> Opened:
 
 
 def _unpack(archive: zipfile.ZipFile, folder: Path) -> None:
-    """The archive's plain PNG and JSON files into `folder`; sizes are counted as they come, not as they are promised."""
+    """The archive's plain PNG and JSON files into `folder`; sizes are counted, not believed."""
     entries = archive.infolist()
     if len(entries) > MAX_FILES:
         raise RecipeError(f"The zip has {len(entries)} files; a saved edit has a few dozen at most.")

@@ -37,7 +37,7 @@ def cutout_url(image: Image.Image, mask: np.ndarray) -> str:
 
 
 def duration(seconds: float) -> str:
-    """"8 s", "2 min 5 s": as people say it."""
+    """ "8 s", "2 min 5 s": as people say it."""
     seconds = max(0, round(seconds))
     if seconds < 60:
         return f"{seconds} s"

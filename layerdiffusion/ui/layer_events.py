@@ -1,5 +1,6 @@
 """What happens on the boards and to the words: clicks, strokes, pictures, placement, backgrounds, and the plan."""
 
+import json
 import random
 from dataclasses import replace
 from types import SimpleNamespace
@@ -25,6 +26,7 @@ QUEUE = "device"  # clicks, edits and backgrounds take turns, or two of them mee
 GROWTH = 0.006  # of the longer side, a press of grow or shrink
 BACKGROUNDS = 4
 DESCRIPTIONS = {"photo": "The photo.", "reference": "The reference."}
+EMPTY_PLACE = json.dumps({"empty": "Mark the subject on the photo: both layers appear here."})
 STAGE_WORDS = {"embeddings": "stage 1", "finetune": "stage 2", "sampling": "stage 3", "background": "the background"}
 
 
@@ -73,16 +75,15 @@ def connect(page: SimpleNamespace, device: Device) -> None:
     ).then(**refresh)
     page.backgrounds.select(friendly(background_picked), page.state, page.paint_note, **quiet).then(**refresh)
 
-    page.prompt.input(
-        friendly(split), page.prompt, [page.object_prompt, page.background_prompt],
+    # `change` and not `input`, which Gradio leaves out when text is pasted or dictated.
+    page.prompt.change(
+        friendly(split), [page.state, page.prompt], [page.object_prompt, page.background_prompt],
         trigger_mode="always_last", queue=False, **quiet,
     ).then(**refresh)  # fmt: skip
-    gr.on([page.object_prompt.input, page.background_prompt.input], trigger_mode="always_last", **refresh)
+    gr.on([page.object_prompt.change, page.background_prompt.change], trigger_mode="always_last", **refresh)
     gr.on([dial.change for dial in page.dials], trigger_mode="always_last", **refresh)
     for name, button in page.presets.items():
-        button.click(
-            friendly(preset_values(name, device)), None, page.dials, queue=False, **quiet
-        )
+        button.click(friendly(preset_values(name, device)), None, page.dials, queue=False, **quiet)
 
 
 def settings_of(dials: tuple[Any, ...], names: list[str]) -> Settings:
@@ -94,8 +95,8 @@ def settings_of(dials: tuple[Any, ...], names: list[str]) -> Settings:
 
 def dial_names() -> list[str]:
     """The dials in the order in which the page hands them over."""
-    plain = [dial.name for dial in presets.DIALS] + ["count"]
-    return [*plain, *(dial.name for dial in presets.ADVANCED), *presets.CHOICE_LABELS, "first", "exact"]
+    numbers = (dial.name for dial in (*presets.DIALS, *presets.ADVANCED))
+    return ["count", *numbers, *presets.CHOICE_LABELS, "first", "exact"]
 
 
 def dial_values(settings: Settings) -> list[Any]:
@@ -218,7 +219,11 @@ def placed(session: Session, event: gr.EventData) -> None:
         warn(error)
 
 
-def split(prompt: str) -> tuple[str, str]:
+def split(session: Session, prompt: str) -> tuple[Any, Any]:
+    """The two parts of a prompt that was typed; one that was opened with a saved edit keeps the parts it had."""
+    if prompt == session.prompt:
+        return gr.skip(), gr.skip()
+    session.prompt = prompt
     return split_prompt(prompt)
 
 
@@ -276,7 +281,8 @@ def refresher(device: Device):
 def together(session: Session, words: Any, background: str, swap: bool, device: Device) -> tuple[Any, Any]:
     """What the boards of both layers show; the words don't matter to them."""
     if not device.ready:
-        return gr.skip(), gr.skip()
+        note = "Both layers appear here as soon as the model is loaded." if device.loading else "There is no model."
+        return board_update(json.dumps({"empty": note})), gr.skip()
     spoken = words if words[0].strip() and words[1].strip() else ("a subject in a place", "a subject", "in a place")
     if background == "generate" and not spoken[2].strip():
         spoken = (spoken[0], spoken[1], "in a place")
@@ -286,7 +292,7 @@ def together(session: Session, words: Any, background: str, swap: bool, device: 
         if edit.background == "generate":
             generated = dict(session.painted).get(session.background_seed)
             if generated is None:
-                return board_update("{}"), EMPTY_KEEP
+                return board_update(EMPTY_PLACE), EMPTY_KEEP
         layers = lay_out(edit, device.size, generated)
         still = layers if edit.placement.is_identity else lay_out(_unplaced(edit), device.size, generated)
         board = session.together(layers, still)
@@ -294,10 +300,11 @@ def together(session: Session, words: Any, background: str, swap: bool, device: 
         placing = "placed outside" in str(error)
         if placing:
             warn(error)
-        return board_update("{}"), EMPTY_KEEP
+        return board_update(EMPTY_PLACE), EMPTY_KEEP
     scene = EMPTY_KEEP
     if background == "keep":
-        scene = f'<div class="ld-view"><img src="{picture_url(layers.painted_background)}" alt="The scene without it"></div>'
+        url = picture_url(layers.painted_background)
+        scene = f'<div class="ld-view"><img src="{url}" alt="The photo without its subject"></div>'
     return board_update(board), scene
 
 

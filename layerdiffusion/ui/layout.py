@@ -7,8 +7,8 @@ import gradio as gr
 from layerdiffusion.edit import CHOICES, Settings
 from layerdiffusion.ui import presets
 from layerdiffusion.ui.board import clicks_board, place_board
-from layerdiffusion.ui.showcase import examples_strip, slides
 from layerdiffusion.ui.session import Session
+from layerdiffusion.ui.showcase import examples_strip, slides
 
 STATE_SECONDS = 3600  # a closed tab's pictures are forgotten after this
 TAGLINE = "Change what the subject does, and where it is, in one go."
@@ -27,7 +27,7 @@ def build(defaults: Settings) -> SimpleNamespace:
         _background(page)
         _together(page)
     with gr.Row(elem_id="work", equal_height=True, elem_classes=["ld-row"]):
-        _words(page)
+        _words(page, defaults)
         _dials(page, defaults)
     _results(page)
     page.words = [page.prompt, page.object_prompt, page.background_prompt]
@@ -43,7 +43,7 @@ def heading(number: int | None, title: str, hint: str) -> gr.HTML:
 
 def _header(page: SimpleNamespace) -> None:
     with gr.Row(elem_id="top", elem_classes=["ld-top"]):
-        gr.HTML(f'<h1>Layer<b>Diffusion</b></h1><p>{TAGLINE}</p>', elem_classes=["ld-brand"])
+        gr.HTML(f"<h1>Layer<b>Diffusion</b></h1><p>{TAGLINE}</p>", elem_classes=["ld-brand"])
         page.badge = gr.HTML("", elem_id="badge")
         page.restore = gr.UploadButton(
             "Open a saved edit", type="binary", size="sm", elem_id="restore", file_types=[".json", ".zip", ".png"]
@@ -115,7 +115,9 @@ def _background(page: SimpleNamespace) -> None:
             )
 
 
-EMPTY_KEEP = '<div class="ld-view ld-view-empty"><p>The photo’s own scene stays.<br>Its subject is painted out behind.</p></div>'
+EMPTY_KEEP = (
+    '<div class="ld-view ld-view-empty"><p>The photo’s own scene stays.<br>Its subject is painted out behind.</p></div>'
+)
 
 
 def _together(page: SimpleNamespace) -> None:
@@ -124,7 +126,7 @@ def _together(page: SimpleNamespace) -> None:
         page.place_board = place_board()
 
 
-def _words(page: SimpleNamespace) -> None:
+def _words(page: SimpleNamespace, defaults: Settings) -> None:
     with gr.Column(elem_classes=["ld-card"], min_width=320, scale=5):
         heading(4, "Words", "Say what the picture should show; the split follows as you type.")
         page.prompt = gr.Textbox(
@@ -143,6 +145,15 @@ def _words(page: SimpleNamespace) -> None:
                 label="Background", placeholder="on the beach", max_length=1000, min_width=140,
                 elem_id="background-prompt",
             )  # fmt: skip
+        page.count = gr.Slider(
+            1,
+            presets.MOST_SEEDS,
+            value=len(defaults.seeds),
+            step=1,
+            label="Pictures",
+            info=presets.SEEDS_HINT,
+            elem_id="dial-count",
+        )
         page.plan = gr.HTML(elem_id="plan", value="")
         with gr.Row(elem_classes=["ld-run"]):
             page.run = gr.Button("Run", variant="primary", elem_id="run", scale=3)
@@ -158,20 +169,10 @@ def _dials(page: SimpleNamespace, defaults: Settings) -> None:
                 name: gr.Button(name, size="sm", elem_id=f"preset-{name.split()[0].lower()}", min_width=90)
                 for name in presets.PRESETS
             }
-        page.dial = {}
+        page.dial = {"count": page.count}
         with gr.Row(elem_classes=["ld-dials"]):
             for dial in presets.DIALS:
                 page.dial[dial.name] = _slider(dial, defaults)
-            page.dial["count"] = gr.Slider(
-                1,
-                presets.MOST_SEEDS,
-                value=len(defaults.seeds),
-                step=1,
-                label="Pictures",
-                info=presets.SEEDS_HINT,
-                elem_id="dial-count",
-                min_width=170,
-            )
         with gr.Accordion("Advanced", open=False, elem_id="advanced"), gr.Row(elem_classes=["ld-dials"]):
             for dial in presets.ADVANCED:
                 page.dial[dial.name] = _number(dial, defaults)
@@ -263,4 +264,5 @@ def _results(page: SimpleNamespace) -> None:
             page.more = gr.Button("More seeds", size="sm", elem_id="more", min_width=110)
             page.as_photo = gr.Button("Use as photo", size="sm", elem_id="as-photo", min_width=110)
             page.as_reference = gr.Button("Use as reference", size="sm", elem_id="as-reference", min_width=130)
-            page.zip = gr.DownloadButton("Download all", size="sm", elem_id="zip", min_width=110)
+            page.zip = gr.Button("Download all", size="sm", elem_id="zip", min_width=110)
+            page.zip_file = gr.DownloadButton("zip", elem_id="zip-file", visible="hidden")

@@ -28,7 +28,8 @@ log = logging.getLogger(__name__)
 def build_page(device: Device) -> gr.Blocks:
     """The whole page, its events and its API."""
     defaults = device.defaults()
-    with gr.Blocks(title=TITLE, fill_width=True, analytics_enabled=False, delete_cache=(CLEAN_EVERY, KEEP_FILES)) as blocks:
+    clean = (CLEAN_EVERY, KEEP_FILES)
+    with gr.Blocks(title=TITLE, fill_width=True, analytics_enabled=False, delete_cache=clean) as blocks:
         page = build(defaults)
         layer_events.connect(page, device)
         run_events.connect(page, device)

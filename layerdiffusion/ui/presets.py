@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from layerdiffusion.edit import LIMITS, MAX_SEEDS, Limit, Settings
+from layerdiffusion.errors import SettingsError
 
 
 class Dial(NamedTuple):
@@ -19,9 +20,9 @@ def _dial(name: str, label: str, hint: str, low: float | None = None, high: floa
 
 
 DIALS = (
-    _dial("alpha", "α · subject's words", "Higher follows what the subject should do, lower leans on the background."),
-    _dial("object_weight", "λ1 · keep the subject", "Higher keeps more of its looks; 3 suits a small subject."),
-    _dial("background_weight", "λ2 · keep the background", "Higher keeps more of the place."),
+    _dial("alpha", "α · subject words", "Higher follows what the subject should do, lower leans on the background."),
+    _dial("object_weight", "λ1 · keep subject", "Higher keeps more of its looks; 3 suits a small subject."),
+    _dial("background_weight", "λ2 · keep place", "Higher keeps more of the place."),
     _dial("embedding_steps", "Stage 1 · steps", "Fits the words to the place; 0 leaves it out."),
     _dial("finetune_steps", "Stage 2 · steps", "Learns both layers: more is closer to them, fewer is freer."),
     _dial("sampling_steps", "Stage 3 · steps", "Paints the pictures; more is finer and slower.", high=200),
@@ -79,8 +80,6 @@ def seeds_of(count: int, first: int, exact: str) -> tuple[int, ...]:
     if exact.strip():
         parts = [part for part in exact.replace(",", " ").split() if part]
         if not all(part.isascii() and part.isdigit() for part in parts):
-            from layerdiffusion.errors import SettingsError
-
-            raise SettingsError(f"The seeds must be whole numbers with commas between them, as in 3, 17, not “{exact[:40]}”.")
+            raise SettingsError(f"The seeds must be whole numbers with commas, as in 3, 17, not “{exact[:40]}”.")
         return tuple(int(part) for part in parts)
     return tuple(range(int(first), int(first) + int(count)))

@@ -52,9 +52,12 @@ class ProgressView:
         doing = DOING.get(self.stage, "Getting ready")
         left = "" if self.left is None else f"about {duration(self.left)} left"
         count = f"step {self.step} of {self.steps}" if self.steps else ""
-        side = f'<img class="ld-preview" src="{self.preview}" alt="The first picture as it forms">' if self.preview else ""
-        if not side and self.losses:
-            side = f'<figure class="ld-loss">{loss_curve(self.losses, self.steps)}<figcaption>loss</figcaption></figure>'
+        side = ""
+        if self.preview:
+            side = f'<img class="ld-preview" src="{self.preview}" alt="The first picture as it forms">'
+        elif self.losses:
+            curve = loss_curve(self.losses, self.steps)
+            side = f'<figure class="ld-loss">{curve}<figcaption>loss</figcaption></figure>'
         return (
             f'<div class="ld-progress" data-stage="{self.stage}"><div class="ld-progress-main">'
             f'<p class="ld-doing"><b>{doing}</b><span>{left}</span></p>'
@@ -71,7 +74,8 @@ class ProgressView:
             if not state and self.stage in order:
                 now, own = order.index(self.stage), order.index(stage)
                 state = "done" if own < now else "now" if own == now else ""
-            chips.append(f'<li class="ld-{state.split()[0] if state else "later"}">{STAGES[stage]}<em>{state}</em></li>')
+            kind = state.split()[0] if state else "later"
+            chips.append(f'<li class="ld-{kind}">{STAGES[stage]}<em>{state}</em></li>')
         return "".join(chips)
 
 

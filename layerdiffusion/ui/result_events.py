@@ -19,13 +19,16 @@ from layerdiffusion.ui.layer_events import board_of, dial_values, gallery_of, no
 from layerdiffusion.ui.run_events import comparison, forget, order, show, take
 from layerdiffusion.ui.session import Session
 
+# A download button only hands over what it already has: the file is packed first, then its link is followed.
+FETCH = "() => { setTimeout(() => document.querySelector('#zip-file').click(), 100); }"
+
 
 def connect(page: SimpleNamespace, device: Device) -> None:
     """Wire the gallery's buttons, the opening of saved edits, and the examples."""
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     page.gallery.select(friendly(chosen), page.state, [page.compare, page.report], **quiet)
     page.best.input(friendly(sort), [page.state, page.best], page.shown, **quiet)
-    page.zip.click(friendly(packed), page.state, page.zip, **quiet)
+    page.zip.click(friendly(packed), page.state, page.zip_file, **quiet).success(None, js=FETCH, **quiet)
     for button, name in ((page.as_photo, "photo"), (page.as_reference, "reference")):
         board = getattr(page, f"{name}_board")
         button.click(friendly(reuse(name)), page.state, [board, page.background], **quiet).then(**page.refresh)
@@ -41,7 +44,8 @@ def connect(page: SimpleNamespace, device: Device) -> None:
         *page.shown,
         page.progress,
     ]
-    page.restore.upload(friendly(restorer(device)), [page.state, page.restore], everything, **quiet).then(**page.refresh)
+    opened = page.restore.upload(friendly(restorer(device)), [page.state, page.restore], everything, **quiet)
+    opened.then(**page.refresh)
     for widget in (page.examples, page.slides):
         widget.open(friendly(opener(device)), page.state, everything, **quiet).then(**page.refresh)
 
@@ -62,7 +66,7 @@ def sort(session: Session, best_first: bool) -> tuple[Any, ...]:
 def packed(session: Session) -> str:
     if not session.shown:
         raise EditError("There is nothing to download yet; run an edit first.")
-    path = session.folder / f"layerdiffusion-{session.results[0].edit.fingerprint()[:8]}.zip"
+    path = Path(session.folder.name) / f"layerdiffusion-{session.results[0].edit.fingerprint()[:8]}.zip"
     pictures: dict[int, Path] = {item.seed: item.path for item in session.shown}
     return str(save_zip(session.results, pictures, path))
 
@@ -115,6 +119,7 @@ def put(
         if mask is not None:
             picture.load_mask(mask)
             picture.history = []
+    session.prompt = edit.prompt
     session.placement, session.painted, session.background_seed = edit.placement, [], None
     if edit.background == "generate":
         session.background_seed = edit.background_seed

@@ -1,6 +1,5 @@
 """Run and Cancel: one edit of one tab at a time, everybody in one queue, and the results when it is done."""
 
-import shutil
 import tempfile
 import threading
 from dataclasses import replace
@@ -21,6 +20,8 @@ from layerdiffusion.ui.layer_events import QUEUE, dial_names, settings_of
 from layerdiffusion.ui.progress_view import STAGES, ProgressView, waiting_html
 from layerdiffusion.ui.session import Session
 
+CANCELLED = '<p class="ld-plan"><b>Cancelled.</b> Finished stages are kept; Run goes on from there.</p>'
+
 
 def connect(page: SimpleNamespace, device: Device) -> None:
     """Wire Run, More seeds and Cancel."""
@@ -29,10 +30,8 @@ def connect(page: SimpleNamespace, device: Device) -> None:
     outputs = [page.progress, *page.shown]
     for button, more in ((page.run, False), (page.more, True)):
         started = button.click(
-            friendly(begin), [page.state], [page.run, page.cancel, page.progress], queue=False,
-            js="(...all) => { document.querySelector('#progress')?.scrollIntoView({behavior: 'smooth', block: 'nearest'}); return all; }",
-            **quiet,
-        )  # fmt: skip
+            friendly(begin), [page.state], [page.run, page.cancel, page.progress], queue=False, **quiet
+        )
         ran = started.success(
             friendly(runner(device, more)),
             page.inputs,
@@ -90,10 +89,7 @@ def runner(device: Device, more: bool):
             take(session, result, device, more)
             yield _done(result), *show(session)
         except Cancelled:
-            yield (
-                '<p class="ld-plan"><b>Cancelled.</b> The stages that were finished are kept; Run goes on from there.</p>',
-                *_skip(),
-            )
+            yield CANCELLED, *_skip()
         except Exception:
             yield "", *_skip()
             raise
@@ -119,11 +115,11 @@ def take(session: Session, result: Any, device: Device, more: bool = False, scor
     """Keep the result, scored, with its pictures as files that carry their recipe."""
     if not more or not session.results:
         forget(session)
-        session.folder = Path(tempfile.mkdtemp(prefix="layerdiffusion-"))
+        session.folder = tempfile.TemporaryDirectory(prefix="layerdiffusion-")
     session.results.append(result)
     if scores is None:
         scores = device.scores(result.images, result.edit.prompt) or [None] * len(result.images)
-    paths = save_pictures(result, session.folder, len(session.shown))
+    paths = save_pictures(result, Path(session.folder.name), len(session.shown))
     for seed, image, score, path in zip(result.seeds, result.images, scores, paths, strict=True):
         session.shown.append(SimpleNamespace(seed=seed, image=image, score=score, path=path))
     session.chosen = best_index(session) if not more else len(session.shown) - len(paths)
@@ -132,7 +128,7 @@ def take(session: Session, result: Any, device: Device, more: bool = False, scor
 def forget(session: Session) -> None:
     """Drop the last results and their files."""
     if session.folder is not None:
-        shutil.rmtree(session.folder, ignore_errors=True)
+        session.folder.cleanup()
     session.results, session.shown, session.folder, session.chosen = [], [], None, 0
 
 
@@ -178,7 +174,7 @@ def _report(session: Session) -> str:
     first = session.results[0]
     parts = [escape(first.edit.prompt)]
     if first.timings:
-        parts.append(f"{duration(first.timings.get('total', 0))} on {escape(first.model)}")
+        parts.append(f"{duration(first.timings.get('total', 0))} with {escape(Path(first.model).name)}")
     warnings = "".join(f"<br>{escape(warning)}" for warning in first.warnings)
     item = session.shown[session.chosen]
     return f'<p class="ld-hint">Seed {item.seed} against the photo · {" · ".join(parts)}{warnings}</p>'

@@ -1,14 +1,15 @@
 """What one browser tab is working on: two pictures with their marks, a placement, and results. Nothing is shared."""
 
 import json
+import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from layerdiffusion.edit import Edit, Placement
 from layerdiffusion.errors import EditError, MaskError, SegmentError
@@ -115,14 +116,13 @@ class MarkedPicture:
             raise MaskError(f"A stroke must have 1 to {MAX_STROKE_POINTS} points; paint it in parts.")
         path = [(_pixel(x, image.width, 1.0), _pixel(y, image.height, 1.0)) for x, y in map(_pair, points)]
         radius = min(max(_number(radius), 0.5), max(image.size))
-        sheet = Image.new("L", image.size)
-        pen = ImageDraw.Draw(sheet)
-        if len(path) > 1:
-            pen.line(path, fill=255, width=max(1, round(2 * radius)), joint="curve")
-        for x, y in (path[0], path[-1]):
-            pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=255)
-        painted = np.zeros(sheet.size[::-1], np.int8) if self.marks.painted is None else self.marks.painted.copy()
-        painted[np.asarray(sheet) > 0] = -1 if erase else 1
+        sheet = np.zeros(image.size[::-1], np.uint8)
+        corners = np.rint(np.array(path) - 0.5).astype(np.int32)  # pixel centres are whole numbers to OpenCV
+        cv2.polylines(sheet, [corners], False, 1, thickness=max(1, round(2 * radius)))
+        for x, y in corners[[0, -1]]:
+            cv2.circle(sheet, (int(x), int(y)), max(1, round(radius)), 1, cv2.FILLED)
+        painted = np.zeros(sheet.shape, np.int8) if self.marks.painted is None else self.marks.painted.copy()
+        painted[sheet > 0] = -1 if erase else 1
         self.change(painted=painted)
 
     def grow(self, pixels: int) -> None:
@@ -180,6 +180,7 @@ class Session:
     def __init__(self) -> None:
         self.photo = MarkedPicture()
         self.reference = MarkedPicture()
+        self.prompt = ""  # the one whose split is on the page
         self.placement = Placement()
         self.painted: list[tuple[int, Image.Image]] = []  # generated backgrounds by seed
         self.painted_prompt = ""
@@ -188,7 +189,7 @@ class Session:
         self.shown: list[Any] = []  # their pictures, as they came
         self.chosen = 0  # which of them is compared
         self.best_first = False
-        self.folder: Path | None = None  # where their files lie
+        self.folder: tempfile.TemporaryDirectory | None = None  # of their files; goes when the session goes
         self.cancel = threading.Event()
         self.running = False
         self._last: tuple[Any, Edit] | None = None
@@ -208,7 +209,9 @@ class Session:
         if self.photo.image is None:
             raise EditError("There is no photo yet; choose one, or draw a toybox scene.")
         whole, thing, place = (text.strip() for text in words)
-        subject, other = (self.reference, self.photo) if swap and background == "reference" else (self.photo, self.reference)
+        subject, other = self.photo, self.reference
+        if swap and background == "reference":
+            subject, other = other, subject
         values: dict[str, Any] = {}
         if background == "reference":
             if self.reference.image is None:

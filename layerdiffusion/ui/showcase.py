@@ -58,7 +58,7 @@ def _slide(example: Example, index: int, count: int) -> str:
         f"<h2>“{escape(example.prompt)}”</h2>"
         f'<div class="ld-slide-pictures"><div class="ld-slide-before">{before}</div>'
         f'<span class="ld-slide-arrow" aria-hidden="true">→</span>'
-        f'{_figure(picture_url(example.best), "Result")}</div>'
+        f"{_figure(picture_url(example.best), 'Result')}</div>"
         f'<p class="ld-slide-lesson">{escape(example.lesson)}</p>'
         f'<button type="button" class="ld-soft" data-open="{escape(example.name)}">Try it</button></section>'
     )

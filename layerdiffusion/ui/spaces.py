@@ -2,7 +2,6 @@
 
 import importlib.util
 from collections.abc import Callable
-from typing import Any
 
 SLACK = 1.4  # a queue that ends an edit too early costs more than a booking that is a little too long
 LEAST, MOST = 20, 300  # seconds
