@@ -1,6 +1,7 @@
 """Whatever goes wrong, the user reads one sentence, and the log has the rest."""
 
 import functools
+import html
 import inspect
 import logging
 from collections.abc import Callable
@@ -9,7 +10,6 @@ from typing import Any
 import gradio as gr
 
 from layerdiffusion.errors import EditError
-from layerdiffusion.ui.drawing import escape
 
 log = logging.getLogger(__name__)
 SURPRISE = "Something went wrong here, and it is not your doing; try again, or reload the page."
@@ -20,7 +20,7 @@ def sentence(error: Exception) -> gr.Error:
     if isinstance(error, gr.Error):
         return error
     if isinstance(error, EditError):
-        return gr.Error(escape(error), title="Not yet", print_exception=False)
+        return gr.Error(html.escape(str(error), quote=False), title="Not yet", print_exception=False)
     log.exception("an event handler failed", exc_info=error)
     return gr.Error(SURPRISE, title="Sorry", print_exception=False)
 

@@ -1,0 +1,87 @@
+"""The page on a random model with everything it uses (SAM and CLIP too), served in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from tiny import save_tiny_model, tiny_tokenizer
+
+from layerdiffusion.sam import SamConfig, build_sam, save_sam
+from layerdiffusion.ui.device import Device
+from layerdiffusion.ui.options import Options
+from layerdiffusion.ui.page import build_page, launch_arguments
+
+SAM = SamConfig(
+    image_size=64,
+    patch_size=8,
+    embed_dim=16,
+    depth=1,
+    num_heads=2,
+    window_size=0,
+    global_attn_indexes=(0,),
+    out_chans=16,
+    mask_in_chans=8,
+    decoder_num_heads=2,
+    decoder_mlp_dim=32,
+    iou_head_hidden_dim=16,
+)
+SETTINGS = '{"embedding_steps": 4, "finetune_steps": 4, "sampling_steps": 6, "seeds": [0, 1]}'
+
+
+@dataclass
+class Served:
+    url: str
+    device: Device
+    blocks: Any
+
+
+def save_page_model(folder: Path) -> Path:
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
+
+    save_tiny_model(folder)
+    tokenizer = tiny_tokenizer()
+    sizes = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    words = {"vocab_size": len(tokenizer), "max_position_embeddings": 24, "eos_token_id": len(tokenizer) - 1}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        save_sam(build_sam(SAM), SAM, folder / "sam")
+        clip = CLIPModel(
+            CLIPConfig(
+                text_config={**sizes, **words},
+                vision_config={**sizes, "image_size": 32, "patch_size": 8},
+                projection_dim=8,
+            )
+        )
+    clip.save_pretrained(folder / "clip")
+    pictures = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    CLIPProcessor(pictures, tokenizer).save_pretrained(folder / "clip")
+    (folder / "settings.json").write_text(SETTINGS, encoding="utf-8")
+    return folder
+
+
+@contextmanager
+def served(folder: Path, **options: Any) -> Iterator[Served]:
+    """The page, open to requests, its model loading in the background."""
+    options = Options(model=str(folder), host="127.0.0.1", offline=True, **options)
+    device = Device(options)
+    blocks = build_page(device)
+    _, url, _ = blocks.launch(**{**launch_arguments(options), "quiet": True}, prevent_thread_lock=True)
+    device.start()
+    try:
+        yield Served(url, device, blocks)
+    finally:
+        blocks.close()
+
+
+def photo(width: int, height: int, seed: int = 0) -> Image.Image:
+    """A picture whose every pixel differs from its neighbours, with a plain subject in the middle."""
+    pixels = np.random.default_rng(seed).integers(60, 200, (height, width, 3), dtype=np.uint8)
+    pixels[height // 4 : -height // 4, width // 4 : -width // 4] = (200, 60, 40)
+    return Image.fromarray(pixels)

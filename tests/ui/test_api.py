@@ -1,0 +1,139 @@
+"""The named endpoints through gradio_client, as somebody else's program calls them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from PIL import Image
+from serving import photo
+
+from layerdiffusion import Edit, Editor, Settings
+from layerdiffusion.ui.bundle import open_bundle
+
+SETTINGS = {"embedding_steps": 3, "finetune_steps": 2, "sampling_steps": 4, "seeds": [3, 1]}
+
+
+@pytest.fixture(scope="module")
+def client(page) -> Client:
+    return Client(page.url, verbose=False)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, Path]:
+    mask = np.zeros((60, 80), np.uint8)
+    mask[10:50, 20:60] = 255
+    pictures = {"image": photo(80, 60), "mask": Image.fromarray(mask), "reference": photo(64, 64, seed=1)}
+    for name, picture in pictures.items():
+        picture.save(tmp_path / f"{name}.png")
+    return {name: tmp_path / f"{name}.png" for name in pictures}
+
+
+def edit(client: Client, files: dict[str, Path], **changes):
+    sent = {name: handle_file(files[name]) for name in ("image", "mask")}
+    sent |= {"prompt": "a dog in the snow", "object_prompt": "", "background_prompt": "", "background": ""}
+    sent |= {"reference": None, "reference_mask": None, "background_seed": 0, "swap": False}
+    sent |= {"placement": None, "settings": SETTINGS}
+    return client.predict(**{**sent, **changes}, api_name="/edit")
+
+
+def test_only_three_endpoints_are_public(client):
+    endpoints = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
+    assert sorted(endpoints) == ["/edit", "/segment", "/split_prompt"]
+
+
+def test_split_prompt(client):
+    assert client.predict("a dog jumping in the forest", api_name="/split_prompt") == ("a dog jumping", "in the forest")
+
+
+def test_segment_is_the_segmenters_own_mask(client, page, files):
+    path = client.predict(handle_file(files["image"]), [[40, 30], [2, 2]], [1, 0], None, api_name="/segment")
+    expected = page.device.segmenter().mask([[40, 30], [2, 2]], [1, 0], image=np.asarray(photo(80, 60)))
+    assert np.array_equal(np.asarray(Image.open(path)) > 127, expected)
+
+
+def test_edit_gives_the_pictures_that_the_editor_gives(client, page, files):
+    paths, report = edit(client, files)
+    assert report["seeds"] == [3, 1] and report["prompts"] == {"object": "a dog", "background": "in the snow"}
+    mask = np.asarray(Image.open(files["mask"])) > 127
+    wanted = Edit(photo(80, 60), mask, prompt="a dog in the snow")
+    result = Editor(page.device.editor.models).run(wanted, Settings.from_dict(SETTINGS))
+    for path, image in zip(paths, result.images, strict=True):
+        assert np.array_equal(np.asarray(Image.open(path)), np.asarray(image))
+        assert open_bundle(Path(path).read_bytes()).recipe.edit == wanted
+
+
+def test_edit_with_a_reference_a_placement_and_swapped_roles(client, files):
+    _, report = edit(
+        client,
+        files,
+        reference=handle_file(files["reference"]),
+        background="reference",
+        placement={"scale": 0.8, "dx": 0.1},
+    )
+    assert set(report["stages"].values()) == {"run"}
+    with pytest.raises(AppError, match="No subject is marked on the reference"):
+        edit(client, files, reference=handle_file(files["reference"]), background="reference", swap=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"settings": {"alpha": 7}}, "alpha must be a number from 0 to 1"),
+        ({"settings": {"seeds": list(range(200))}}, "200 numbers"),
+        ({"settings": {"os": "rm"}}, "any of alpha"),
+        ({"settings": "{"}, "no JSON object"),
+        ({"placement": [1, 2]}, "placement must be an object"),
+        ({"placement": {"scale": 99}}, "scale must be"),
+        ({"prompt": ""}, "prompt is empty"),
+        ({"prompt": "x" * 20_000}, "shorten it"),
+        ({"background": "steal"}, "background is 'steal'"),
+        ({"background": "reference"}, "background_image is missing"),
+        ({"mask": None}, "mask is missing"),
+    ],
+)
+def test_what_is_wrong_is_told_in_a_sentence(client, files, changes, says):
+    with pytest.raises(AppError, match=says) as error:
+        edit(client, files, **changes)
+    assert "Traceback" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("points", "says"),
+    [
+        ([[999, 1]], "not on the picture"),
+        ([[1, 1]] * 10_000, "at most 64"),
+        ("<script>", "list of at most"),
+        ([["a", 1]], "not on the picture"),
+        ([1, 2], "pair"),
+        ([], "No subject is clicked"),
+        (None, "No subject is clicked"),
+    ],
+)
+def test_points_that_are_none_are_told_in_a_sentence(client, files, points, says):
+    with pytest.raises(AppError, match=says):
+        client.predict(handle_file(files["image"]), points, None, None, api_name="/segment")
+
+
+def test_html_in_what_is_refused_comes_back_escaped(client, files):
+    with pytest.raises(AppError) as error:
+        edit(client, files, background="<img src=x onerror=alert(1)>")
+    assert "<img" not in str(error.value) and "&lt;img" in str(error.value)
+
+
+def test_a_picture_that_is_none_is_refused_and_the_next_edit_works(client, files, tmp_path):
+    fake = tmp_path / "fake.png"
+    fake.write_bytes(b"GIF89a no")
+    with pytest.raises(AppError, match="can't be read|no picture"):
+        edit(client, files, image=handle_file(fake))
+    assert len(edit(client, files)[0]) == 2
+
+
+def test_no_file_of_the_servers_is_given_away(page):
+    import urllib.error
+    import urllib.request
+
+    for path in ("/etc/passwd", str(Path(__file__).resolve()), "../../etc/passwd"):
+        with pytest.raises(urllib.error.HTTPError):
+            urllib.request.urlopen(f"{page.url}gradio_api/file={path}")

@@ -1,0 +1,100 @@
+"""Saved edits come back whole; anything else is one sentence."""
+
+import io
+import json
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import QUICK
+
+from layerdiffusion.edit import recipe_to_dict
+from layerdiffusion.editor import Editor
+from layerdiffusion.errors import EditError
+from layerdiffusion.images import png_bytes
+from layerdiffusion.ui.bundle import open_bundle, save_pictures, save_zip
+
+
+@pytest.fixture
+def result(tiny_models, edit):
+    return Editor(tiny_models).run(edit, QUICK)
+
+
+def zipped(files: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def test_a_picture_carries_its_whole_edit(result, tmp_path):
+    path = save_pictures(result, tmp_path)[1]
+    opened = open_bundle(path.read_bytes())
+    assert opened.recipe.edit == result.edit
+    assert opened.recipe.settings.seeds == (1,)
+    assert np.array_equal(opened.pictures[1], result.images[1])
+
+
+def test_a_zip_brings_everything_back(result, tmp_path):
+    paths = dict(zip(result.seeds, save_pictures(result, tmp_path), strict=True))
+    opened = open_bundle(save_zip([result], paths, tmp_path / "all.zip").read_bytes())
+    assert opened.recipe.edit == result.edit
+    assert opened.recipe.settings == result.settings
+    assert list(opened.pictures) == [0, 1]
+    assert all(np.array_equal(opened.pictures[seed], image) for seed, image in zip((0, 1), result.images, strict=True))
+
+
+def test_a_picture_out_of_the_zip_carries_it_too(result, tmp_path):
+    paths = dict(zip(result.seeds, save_pictures(result, tmp_path), strict=True))
+    with zipfile.ZipFile(save_zip([result], paths, tmp_path / "all.zip")) as archive:
+        assert open_bundle(archive.read("seed-0.png")).recipe.edit == result.edit
+
+
+def test_an_edit_json_with_its_pictures_inside_is_enough(edit):
+    data = json.dumps(recipe_to_dict(edit, QUICK, "miniature")).encode()
+    opened = open_bundle(data)
+    assert opened.recipe.edit == edit and opened.recipe.model == "miniature" and not opened.pictures
+
+
+def _recipe(edit, **changes) -> bytes:
+    data = recipe_to_dict(edit, QUICK)
+    data["edit"] |= changes
+    return json.dumps(data).encode()
+
+
+BAD = {
+    "nothing": lambda edit: b"",
+    "text": lambda edit: b"hello",
+    "binary": lambda edit: bytes(range(256)),
+    "no recipe": lambda edit: b'{"a": 1}',
+    "deep": lambda edit: b"[" * 100_000,
+    "a plain picture": lambda edit: png_bytes(Image.new("RGB", (64, 64))),
+    "half a picture": lambda edit: png_bytes(Image.new("RGB", (64, 64)))[:60],
+    "no zip": lambda edit: b"PK\x03\x04 not really",
+    "an empty zip": lambda edit: zipped({}),
+    "a zip of other things": lambda edit: zipped({"notes.txt": b"hi"}),
+    "a zip that climbs out": lambda edit: zipped({"../edit.json": _recipe(edit)}),
+    "a recipe that climbs out": lambda edit: zipped({"edit.json": _recipe(edit, object_image="../../etc/passwd")}),
+    "a recipe that starts at the root": lambda edit: zipped({"edit.json": _recipe(edit, object_image="/etc/passwd")}),
+    "a recipe with another's field": lambda edit: _recipe(edit, script="x"),
+    "a recipe with a wrong mode": lambda edit: _recipe(edit, background="steal"),
+    "a recipe without its pictures": lambda edit: _recipe(edit, object_image="object.png"),
+    "a zip of 10,000 files": lambda edit: zipped({f"{index}.png": b"" for index in range(10_000)}),
+    "a zip bomb": lambda edit: zipped({"edit.json": _recipe(edit), "object.png": bytes(300 * 2**20)}),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_what_is_no_saved_edit_is_refused_in_a_sentence(kind, edit):
+    with pytest.raises(EditError) as error:
+        open_bundle(BAD[kind](edit))
+    assert str(error.value).endswith(".") and "\n" not in str(error.value) and len(str(error.value)) < 300
+
+
+def test_a_zip_leaves_nothing_behind(result, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    bundle = save_zip([result], {}, tmp_path / "all.zip").read_bytes()
+    open_bundle(bundle)
+    assert [path.name for path in tmp_path.iterdir()] == ["all.zip"]

@@ -1,0 +1,178 @@
+"""One tab's marks: what the boards show is what the edit gets."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from serving import photo
+
+from layerdiffusion.edit import Placement
+from layerdiffusion.errors import EditError, MaskError, SegmentError
+from layerdiffusion.images import png_bytes
+from layerdiffusion.segment import Candidate
+from layerdiffusion.ui.session import MAX_POINTS, MarkedPicture, Session
+
+WORDS = ("a dog jumping on ice", "a dog jumping", "on ice")
+
+
+def candidates(points, labels, pixels):
+    """Three nested squares about the first point, the middle one the likeliest."""
+    found = []
+    for reach, iou in ((12, 0.5), (4, 0.4), (8, 0.9)):
+        mask = np.zeros(pixels.shape[:2], bool)
+        x, y = points[0]
+        mask[max(0, y - reach) : y + reach, max(0, x - reach) : x + reach] = True
+        found.append(Candidate(mask, iou))
+    return found
+
+
+@pytest.fixture
+def marked() -> MarkedPicture:
+    picture = MarkedPicture()
+    picture.show(photo(80, 60))
+    return picture
+
+
+def test_a_click_takes_the_likeliest_candidate_and_orders_them_by_size(marked):
+    marked.point(40, 30, 1, candidates)
+    assert marked.marks.pick == 1
+    assert marked.mask.sum() == 16 * 16
+    marked.choose(2)
+    assert marked.mask.sum() == 24 * 24
+    assert json.loads(marked.board("The photo."))["candidates"] == 3
+
+
+def test_the_brush_has_the_last_word_and_survives_the_next_click(marked):
+    marked.point(40, 30, 1, candidates)
+    marked.stroke([[5, 5]], 2, False)
+    marked.stroke([[40, 30]], 2, True)
+    assert marked.mask[5, 5] and not marked.mask[30, 40]
+    marked.point(42, 30, 1, candidates)
+    assert marked.mask[5, 5] and not marked.mask[30, 40]
+
+
+def test_a_stroke_has_no_gaps(marked):
+    marked.stroke([[10, 10], [30, 12], [50, 40], [20, 50]], 3, False)
+    for (x0, y0), (x1, y1) in (((10, 10), (30, 12)), ((30, 12), (50, 40)), ((50, 40), (20, 50))):
+        for share in np.linspace(0, 1, 50):
+            x, y = round(x0 + share * (x1 - x0) - 0.5), round(y0 + share * (y1 - y0) - 0.5)
+            assert marked.mask[y, x]
+
+
+def test_undo_goes_back_over_every_kind_of_mark(marked):
+    masks = [marked.mask]
+    for change in (
+        lambda: marked.point(40, 30, 1, candidates),
+        lambda: marked.choose(0),
+        lambda: marked.grow(3),
+        lambda: marked.stroke([[3, 3]], 2, False),
+        marked.clear,
+    ):
+        change()
+        masks.append(marked.mask)
+    for mask in reversed(masks[:-1]):
+        marked.undo()
+        assert np.array_equal(marked.mask, mask)
+    marked.undo()
+    assert not marked.mask.any()
+
+
+def test_grow_and_shrink_undo_each_other_on_a_square(marked):
+    marked.point(40, 30, 1, candidates)
+    before = marked.mask
+    marked.grow(2)
+    assert marked.mask.sum() > before.sum()
+    marked.grow(-2)
+    assert np.array_equal(marked.mask, before)
+
+
+def test_a_mask_goes_out_and_comes_back_the_same(marked):
+    marked.point(40, 30, 1, candidates)
+    mask = marked.mask
+    other = MarkedPicture()
+    other.show(marked.image)
+    other.load_mask(png_bytes(mask))
+    assert np.array_equal(other.mask, mask)
+
+
+def test_a_mask_of_another_shape_is_refused(marked):
+    with pytest.raises(MaskError, match="80 × 60"):
+        marked.load_mask(png_bytes(np.ones((60, 60), bool)))
+
+
+def test_a_large_picture_is_made_smaller_and_takes_its_old_mask(marked):
+    marked.show(Image.new("RGB", (4000, 3000)))
+    assert marked.image.size == (1536, 1152)
+    mask = np.zeros((3000, 4000), bool)
+    mask[1000:2000, 1000:3000] = True
+    marked.load_mask(png_bytes(mask))
+    assert marked.mask.mean() == pytest.approx(mask.mean(), abs=0.002)
+
+
+@pytest.mark.parametrize("place", [(-1, 0), (80, 0), (0, 60), ("x", 1), (None, None), (float("nan"), 1), (True, 1)])
+def test_a_click_off_the_picture_is_refused_and_changes_nothing(marked, place):
+    with pytest.raises(SegmentError, match="click inside"):
+        marked.point(*place, 1, candidates)
+    assert not marked.marks.points
+
+
+def test_clicks_are_limited(marked):
+    for index in range(MAX_POINTS):
+        marked.point(index, 1, 1, candidates)
+    with pytest.raises(SegmentError, match=str(MAX_POINTS)):
+        marked.point(1, 1, 1, candidates)
+
+
+@pytest.mark.parametrize("points", [None, [], "x", [[1]], [[1, "a"]], [1, 2], [[0, 0]] * 10_000, [[1e9, 0]]])
+def test_a_stroke_that_is_none_is_refused(marked, points):
+    with pytest.raises(EditError):
+        marked.stroke(points, 3, False)
+
+
+def test_a_background_click_before_any_on_the_subject_says_what_to_do(marked):
+    with pytest.raises(SegmentError, match="subject first"):
+        marked.point(1, 1, 0, candidates)
+
+
+def test_the_edit_says_what_is_missing_in_the_order_of_the_page():
+    session = Session()
+    with pytest.raises(EditError, match="no photo yet"):
+        session.edit(WORDS, "keep", False)
+    session.photo.show(photo(80, 60))
+    with pytest.raises(MaskError, match="click on it in the photo"):
+        session.edit(WORDS, "keep", False)
+    session.photo.point(40, 30, 1, candidates)
+    with pytest.raises(EditError, match="no reference picture yet"):
+        session.edit(WORDS, "reference", False)
+    with pytest.raises(EditError, match="Paint backgrounds"):
+        session.edit(WORDS, "generate", False)
+    assert session.edit(WORDS, "keep", False).object_prompt == "a dog jumping"
+
+
+def test_swapping_roles_takes_the_subject_from_the_reference():
+    session = Session()
+    session.photo.show(photo(80, 60))
+    session.reference.show(photo(64, 64, seed=1))
+    session.reference.point(30, 30, 1, candidates)
+    edit = session.edit(WORDS, "reference", True)
+    assert edit.object_image.size == (64, 64)
+    assert np.array_equal(edit.object_mask, session.reference.mask)
+    assert edit.background_mask.all()
+
+
+def test_the_edit_is_the_same_object_until_something_changes():
+    session = Session()
+    session.photo.show(photo(80, 60))
+    session.photo.point(40, 30, 1, candidates)
+    edit = session.edit(WORDS, "keep", False)
+    assert session.edit(WORDS, "keep", False) is edit
+    session.placement = Placement(scale=1.2)
+    assert session.edit(WORDS, "keep", False) is not edit
+
+
+def test_a_copied_session_is_an_empty_one():
+    session = Session()
+    session.photo.show(photo(80, 60))
+    assert copy.deepcopy(session).photo.image is None
