@@ -9,6 +9,7 @@ from importlib import import_module
 # What can be measured: the module that does it, and a line of help.
 MEASURES = {
     "miniature": ("layerdiffusion.evaluate.miniature", "the embedded models against the bars they are to reach"),
+    "edits": ("layerdiffusion.evaluate.edits", "edits of the toybox, pose and place, against words alone"),
 }
 
 
