@@ -1,7 +1,7 @@
 """``evaluate miniature``: every figure the miniature has to reach, beside its bar, on what it never trained on.
 
 Scenes come from seeds no training draws from; "unseen" figures are of combinations of animal and place, or animal and
-paint, that training left out.
+paint, that all training but the judge's left out.
 """
 
 from __future__ import annotations

@@ -184,7 +184,8 @@ Its pictures are {side} × {side}. What it knows: {animals}; in the paints {pain
 
 _TAIL = """`python -m layerdiffusion evaluate miniature` measures them again. Its scenes are of seeds {first} and up,
 from which no training draws. "Unseen combinations" are one place and one paint for each animal, left out of all
-training. The judge names what is in a picture; its own errors count against the diffusion model.
+training but the judge's: it measures the others, and must know what they are asked for. It says what is in a picture,
+and its own errors count against the diffusion model.
 
 ## Limits
 

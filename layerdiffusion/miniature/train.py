@@ -116,7 +116,8 @@ def train_part(
         model, batch = pipeline.unet, diffusion.BATCH
     elif name == "judge":
         vae = _vae(finished, missing_ok=True)
-        trained = judge.train(data.scenes(count, empty=0.03), plan, vae)
+        # All combinations: a judge that errs on those the others never saw would blame them for it.
+        trained = judge.train(data.scenes(count, empty=0.03, unseen=None), plan, vae)
         judge.save_judge(trained, folder)
         model, batch = trained.network, judge.BATCH
     elif name == "sam":
