@@ -2,7 +2,7 @@
 
 import json
 import random
-from dataclasses import replace
+from dataclasses import fields, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -212,9 +212,10 @@ def mask_loaded(name: str):
 
 def placed(session: Session, event: gr.EventData) -> None:
     data = event._data if isinstance(event._data, dict) else {}
-    names = ("scale", "dx", "dy", "rotation", "flip")
     try:
-        session.placement = Placement(**{name: data[name] for name in names if name in data})
+        session.placement = Placement(**{part.name: data[part.name] for part in fields(Placement)})
+    except KeyError:
+        warn(EditError("That was no placement; drag the subject again."))
     except EditError as error:
         warn(error)
 

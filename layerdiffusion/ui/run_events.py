@@ -19,6 +19,7 @@ from layerdiffusion.ui.errors import friendly
 from layerdiffusion.ui.layer_events import QUEUE, dial_names, settings_of
 from layerdiffusion.ui.progress_view import STAGES, ProgressView, waiting_html
 from layerdiffusion.ui.session import Session
+from layerdiffusion.ui.spaces import on_zero_gpu
 
 CANCELLED = '<p class="ld-plan"><b>Cancelled.</b> Finished stages are kept; Run goes on from there.</p>'
 
@@ -27,7 +28,7 @@ def connect(page: SimpleNamespace, device: Device) -> None:
     """Wire Run, More seeds and Cancel."""
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     page.shown = [page.results, page.gallery, page.compare, page.report]
-    outputs = [page.progress, *page.shown]
+    outputs = [page.run, page.cancel, page.progress, *page.shown]
     for button, more in ((page.run, False), (page.more, True)):
         started = button.click(
             friendly(begin), [page.state], [page.run, page.cancel, page.progress], queue=False, **quiet
@@ -42,7 +43,7 @@ def connect(page: SimpleNamespace, device: Device) -> None:
             show_progress_on=page.progress,
             api_visibility="private",
         )
-        ran.then(friendly(end), page.state, [page.run, page.cancel], queue=False, **quiet).then(**page.refresh)
+        ran.then(**page.refresh)
     page.cancel.click(friendly(stop), page.state, page.progress, queue=False, **quiet)
 
 
@@ -51,11 +52,6 @@ def begin(session: Session) -> tuple[Any, Any, str]:
         raise EditError("Your last edit is still running; wait for it, or cancel it.")
     session.cancel, session.running = threading.Event(), True
     return gr.update(visible=False), gr.update(visible=True, interactive=True), waiting_html("Waiting for a turn …")
-
-
-def end(session: Session) -> tuple[Any, Any]:
-    session.running = False
-    return gr.update(visible=True), gr.update(visible=False)
 
 
 def stop(session: Session) -> str:
@@ -77,26 +73,38 @@ def runner(device: Device, more: bool):
                 edit = session.edit(tuple(words), background, swap)
                 settings = settings_of(dials, dial_names())
             if device.loading:
-                yield waiting_html("The model is loading; the edit starts as soon as it is there …"), *_skip()
+                yield _going(waiting_html("The model is loading; the edit starts as soon as it is there …"))
             view, result = ProgressView(device.editor.plan(edit, settings)), None
-            yield view.html(), *_skip()
-            for kind, value in device.run(edit, settings, session.cancel):
+            yield _going(view.html())
+            cancel = None if on_zero_gpu() else session.cancel  # no event reaches another process
+            for kind, value in device.run(edit, settings, cancel):
                 if kind == "done":
                     result = value
+                elif cancel is None and session.cancel.is_set():
+                    raise Cancelled("The edit was cancelled.")  # which closes the generator, and that ends it
                 else:
                     view.take(value)
-                    yield view.html(), *_skip()
+                    yield _going(view.html())
             take(session, result, device, more)
-            yield _done(result), *show(session)
+            yield *_idle(), _done(result), *show(session)
         except Cancelled:
-            yield CANCELLED, *_skip()
+            yield *_idle(), CANCELLED, *_skip()
         except Exception:
-            yield "", *_skip()
+            yield *_idle(), "", *_skip()  # an error's own outputs are lost, and the button with them
             raise
         finally:
             session.running = False
 
     return run
+
+
+def _idle() -> tuple[Any, Any]:
+    """Run is there, Cancel is not."""
+    return gr.update(visible=True), gr.update(visible=False)
+
+
+def _going(html: str) -> tuple[Any, ...]:
+    return gr.skip(), gr.skip(), html, *_skip()
 
 
 def _skip() -> tuple[Any, ...]:

@@ -46,7 +46,7 @@ async function read() {
   [picture, mask, cutout, ground] = loaded;
   state = next;
   pending = [];
-  live = null;
+  if (!drag && settled()) live = null;
   element.classList.toggle("ld-has-picture", Boolean(picture));
   element.dataset.version = next.version ?? "";
   element.dataset.points = (next.points || []).length;
@@ -65,7 +65,7 @@ async function read() {
     const words = empty.querySelector(".ld-empty-words");
     if (words && next.empty) words.textContent = next.empty;
   }
-  if (readout) readout.textContent = next.readout || "";
+  if (readout) readout.textContent = live ? describe(live) : next.readout || "";
   layout();
 }
 
@@ -290,13 +290,19 @@ function tidy(place) {
   };
 }
 let waiting = null;
+let touched = 0;
+// What the hand did last holds until the server has caught up with it, or has had the time to.
+const settled = () =>
+  !live || Date.now() - touched > 4000 || JSON.stringify(tidy(state.placement || live)) === JSON.stringify(live);
 function place(change, now = false) {
   if (!state.placement) return;
   live = tidy({ ...(live || state.placement), ...change });
   if (readout) readout.textContent = describe(live);
   draw();
   clearTimeout(waiting);
-  if (!drag) waiting = setTimeout(() => trigger("place", live), now ? 0 : 250);
+  touched = Date.now();
+  const wanted = live;
+  if (!drag) waiting = setTimeout(() => trigger("place", wanted), now ? 0 : 250);
 }
 const describe = ({ scale, dx, dy, rotation, flip }) =>
   `size ×${scale.toFixed(2)} · right ${Math.round(100 * dx)} % · down ${Math.round(100 * dy)} % · ` +

@@ -1,0 +1,277 @@
+"""The page as people use it, in Chromium."""
+
+import io
+import time
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+from serving import photo
+
+from layerdiffusion.segment import Candidate
+from layerdiffusion.ui.bundle import open_bundle
+
+
+def begin(tab, picture, words="a dog jumping on ice"):
+    """A photo with its subject brushed in, and the words."""
+    tab.upload("photo-upload", picture)
+    tab.page.wait_for_selector("#photo-board .ld-has-picture")
+    tab.brush("photo-board", (0.35, 0.45), (0.65, 0.55))
+    tab.wait("photo-board", "Number(data.area) > 0")
+    tab.say(words)
+    tab.ready()
+
+
+def packed(tab) -> bytes:
+    with tab.page.expect_download() as download:
+        tab.page.click("#zip")
+    with open(download.value.path(), "rb") as file:
+        return file.read()
+
+
+def test_a_whole_edit(tab, pictures):
+    """Upload, click, subtract, brush, undo, reference, words, run, compare, take home, open again."""
+    page = tab.page
+    tab.upload("photo-upload", pictures["photo"])
+    page.wait_for_selector("#photo-board .ld-has-picture")
+    page.mouse.click(*tab.at("photo-board", 0.5, 0.5))
+    tab.wait("photo-board", "data.points == 1")
+    page.click("#photo-board [data-tool=subtract]")
+    page.mouse.click(*tab.at("photo-board", 0.1, 0.5))
+    tab.wait("photo-board", "data.points == 2")
+    page.click("#photo-board [data-act=undo]")
+    tab.wait("photo-board", "data.points == 1")
+    page.click("#photo-board [data-act=clear]")
+    tab.wait("photo-board", "data.area == 0")
+    tab.brush("photo-board", (0.35, 0.45), (0.65, 0.55))
+    area = tab.data("photo-board").area
+    tab.brush("photo-board", (0.65, 0.55), tool="erase", size=4)
+    assert 0 < tab.data("photo-board").area < area
+    page.click("#photo-board [data-act=grow]")
+    page.click("#background label:has-text('From a picture')")
+    page.wait_for_selector("#reference-board canvas")
+    tab.upload("reference-upload", pictures["reference"])
+    page.wait_for_selector("#reference-board .ld-has-picture")
+    tab.brush("reference-board", (0.2, 0.2))
+    page.wait_for_selector("#place-board .ld-has-picture")
+
+    tab.say("a dog jumping on ice")
+    assert tab.field("object-prompt").input_value() == "a dog jumping"
+    tab.field("background-prompt").fill("on thick ice")
+    tab.ready("2 pictures")
+    page.click("#run")
+    page.wait_for_selector(".ld-bar")
+    tab.done()
+    page.wait_for_selector("#gallery .thumbnail-item >> nth=1")
+    assert "seed 0 · CLIP" in page.inner_text("#gallery") and "best" in page.inner_text("#gallery")
+    tab.ready("Nothing to compute")
+    page.locator("#gallery .thumbnail-item").nth(1).click()
+    page.wait_for_function("() => document.querySelector('#report').innerText.startsWith('Seed 1')")
+    page.click("#more")
+    page.wait_for_selector("#gallery .thumbnail-item >> nth=3")
+    tab.done()
+
+    data = packed(tab)
+    edit = open_bundle(data).recipe.edit
+    assert edit.background == "reference" and edit.background_prompt == "on thick ice"
+    assert np.array_equal(edit.object_image, photo(96, 64))
+    (pictures["photo"].parent / "all.zip").write_bytes(data)
+    area = tab.data("photo-board").area
+    tab.open()
+    tab.upload("restore", pictures["photo"].parent / "all.zip")
+    page.wait_for_selector("#gallery .thumbnail-item >> nth=3")
+    tab.wait("photo-board", f"data.area == {area}")
+    assert tab.field("background-prompt").input_value() == "on thick ice"
+    assert packed(tab) and open_bundle(packed(tab)).recipe.edit == edit
+
+
+@pytest.mark.parametrize("size", [(300, 40), (40, 300), (97, 61)])
+@pytest.mark.parametrize("zoom", [1, 2])
+def test_the_pixel_under_the_cursor_is_the_pixel_that_is_marked(tabs, page, tmp_path, monkeypatch, size, zoom):
+    clicks = []
+
+    def candidates(image, points, labels, box):
+        clicks.append(points[-1])
+        return [Candidate(np.ones(image.shape[:2], bool), 0.5)] * 3
+
+    monkeypatch.setattr(page.device, "candidates", candidates)
+    tab = tabs(device_scale_factor=zoom, viewport={"width": 1200, "height": 800})
+    photo(*size).save(tmp_path / "odd.png")
+    tab.upload("photo-upload", tmp_path / "odd.png")
+    tab.page.wait_for_selector("#photo-board .ld-has-picture")
+    longer = max(size)
+    for count, (across, down) in enumerate(((0.03, 0.1), (0.5, 0.5), (0.97, 0.9)), 1):
+        x, y = across * size[0], down * size[1]
+        left, top = (longer - size[0]) / 2 + x, (longer - size[1]) / 2 + y
+        tab.page.mouse.click(*tab.at("photo-board", left / longer, top / longer))
+        tab.wait("photo-board", f"data.points == {count}")
+        assert abs(clicks[-1][0] - int(x)) <= 1 and abs(clicks[-1][1] - int(y)) <= 1
+
+
+def test_the_saved_mask_is_where_it_was_painted_and_loads_again(tab, pictures, tmp_path):
+    tab.upload("photo-upload", pictures["photo"])
+    tab.page.wait_for_selector("#photo-board .ld-has-picture")
+    tab.brush("photo-board", (0.5, 0.5), size=5)
+    with tab.page.expect_download() as download:
+        tab.page.click("#photo-board [data-act=download]")
+    download.value.save_as(tmp_path / "mask.png")
+    mask = np.asarray(Image.open(tmp_path / "mask.png").convert("L")) > 127
+    assert mask.shape == (64, 96) and mask.sum() == tab.data("photo-board").area
+    rows, columns = np.nonzero(mask)
+    assert abs(columns.mean() - 47.5) < 1 and abs(rows.mean() - 31.5) < 1
+    tab.page.click("#photo-board [data-act=clear]")
+    tab.wait("photo-board", "data.area == 0")
+    tab.upload("photo-mask-upload", tmp_path / "mask.png")
+    tab.wait("photo-board", f"data.area == {mask.sum()}")
+
+
+def test_the_subject_is_moved_by_hand_and_by_key(tab, pictures):
+    begin(tab, pictures["photo"])
+    page = tab.page
+    page.wait_for_selector("#place-board .ld-has-picture")
+    page.mouse.move(*tab.at("place-board", 0.5, 0.5))
+    page.mouse.down()
+    page.mouse.move(*tab.at("place-board", 0.6, 0.4), steps=4)
+    page.mouse.up()
+    page.locator("#place-board .ld-stage").press("f")
+    page.locator("#place-board .ld-stage").press("+")
+    page.wait_for_timeout(1500)
+    page.click("#run")
+    tab.done()
+    placement = open_bundle(packed(tab)).recipe.edit.placement
+    assert placement.flip and placement.scale == pytest.approx(1.05, abs=0.01)
+    assert placement.dx == pytest.approx(0.1, abs=0.02) and placement.dy == pytest.approx(-0.1, abs=0.02)
+
+
+def test_cancel_frees_the_device_and_keeps_the_page_usable(tab, page, pictures):
+    begin(tab, pictures["photo"])
+    tab.dial("finetune-steps", 2000)
+    tab.ready("about")
+    tab.page.click("#run")
+    tab.page.wait_for_selector(".ld-stages .ld-now")
+    began = time.perf_counter()
+    tab.page.click("#cancel")
+    tab.page.wait_for_function("() => document.querySelector('#progress').innerText.startsWith('Cancelled')")
+    assert time.perf_counter() - began < 5
+    assert not page.device.editor._lock.locked()
+    tab.dial("finetune-steps", 2)
+    tab.ready("about")
+    tab.page.click("#run")
+    tab.done()
+
+
+def test_closing_the_tab_stops_its_edit(tab, page, pictures):
+    begin(tab, pictures["photo"])
+    tab.dial("finetune-steps", 2000)
+    tab.ready("about")
+    tab.page.click("#run")
+    tab.page.wait_for_selector(".ld-stages .ld-now")
+    assert page.device.editor._lock.locked()
+    tab.page.close()
+    for _ in range(50):
+        if not page.device.editor._lock.locked():
+            return
+        time.sleep(0.2)
+    pytest.fail("the edit of a closed tab still runs")
+
+
+def test_two_people_get_their_own_pixels(tabs, pictures):
+    first, second = tabs(), tabs()
+    begin(first, pictures["photo"], "a dog jumping on ice")
+    begin(second, pictures["other"], "a cat asleep in the snow")
+    first.dial("finetune-steps", 400)
+    first.ready("about")
+    first.page.click("#run")
+    first.page.wait_for_selector(".ld-stages .ld-now")
+    second.page.click("#run")
+    second.page.wait_for_selector("#progress :text('queue'), #progress :text('Waiting')")
+    first.page.click("#cancel")
+    second.done()
+    first.open()
+    assert first.page.locator("#gallery .thumbnail-item").count() == 0
+    begin(first, pictures["photo"], "a dog jumping on ice")
+    first.page.click("#run")
+    first.done()
+    for tab, size, words in ((first, (96, 64), "a dog jumping"), (second, (72, 72), "a cat asleep")):
+        edit = open_bundle(packed(tab)).recipe.edit
+        assert edit.object_image.size == size and edit.object_prompt == words
+
+
+def test_a_background_is_painted_and_picked(tab, pictures):
+    begin(tab, pictures["photo"])
+    tab.page.click("#background label:has-text('Paint one')")
+    tab.page.click("#paint")
+    tab.page.wait_for_selector("#backgrounds .thumbnail-item >> nth=3")
+    tab.page.locator("#backgrounds .thumbnail-item").nth(2).click()
+    tab.page.wait_for_selector(":text('Background 2 is used')")
+    tab.ready("the background")
+    tab.page.click("#run")
+    tab.done()
+    data = packed(tab)
+    assert open_bundle(data).recipe.edit.background_seed == 2
+    assert "painted.png" in zipfile.ZipFile(io.BytesIO(data)).namelist()
+
+
+def test_what_is_missing_is_said_before_and_after_run(tab, pictures):
+    tab.missing("no photo yet")
+    tab.page.click("#run")
+    assert "no photo yet" in tab.toast()
+    tab.page.wait_for_selector("#run:visible")
+    tab.upload("photo-upload", pictures["photo"])
+    tab.missing("No subject is marked")
+
+
+def test_html_in_words_stays_words(tab, pictures):
+    begin(tab, pictures["photo"], "<img src=x onerror='window.harm=1'> dog on ice")
+    tab.page.click("#run")
+    tab.done()
+    tab.page.wait_for_timeout(500)
+    assert tab.page.evaluate("() => window.harm") is None
+    assert "<img" in tab.page.inner_text("#report")
+
+
+def test_a_file_that_is_no_edit_is_refused(tab, tmp_path):
+    (tmp_path / "x.json").write_text('{"<script>": 1}')
+    tab.upload("restore", tmp_path / "x.json")
+    assert "no recipe" in tab.toast()
+
+
+def test_the_keyboard_marks_and_paints(tab, pictures):
+    tab.upload("photo-upload", pictures["photo"])
+    tab.page.wait_for_selector("#photo-board .ld-has-picture")
+    stage = tab.page.locator("#photo-board .ld-stage")
+    stage.press("b")
+    stage.press("ArrowRight")
+    stage.press("Enter")
+    tab.wait("photo-board", "Number(data.area) > 0")
+    stage.press("z")
+    tab.wait("photo-board", "data.area == 0")
+
+
+def test_an_example_opens_finished(tab):
+    tab.page.locator("#examples .ld-example").nth(1).click()
+    tab.page.wait_for_selector("#gallery .thumbnail-item >> nth=1")
+    tab.wait("photo-board", "Number(data.area) > 0")
+    assert tab.page.input_value("#prompt textarea") == "a giraffe standing in the snow"
+    assert "CLIP" in tab.page.inner_text("#gallery")
+    tab.page.wait_for_selector("#reference-board .ld-has-picture")
+
+
+def test_presenting_with_the_arrow_keys(tab):
+    page = tab.page
+    page.click("#present")
+    page.wait_for_selector(".ld-slide:visible >> text=a horse lying down in the forest")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_selector(".ld-slide:visible >> text=a giraffe standing in the snow")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_selector(".ld-slide:visible >> text=a horse lying down in the forest")
+    page.keyboard.press("Escape")
+    page.wait_for_selector(".ld-slides", state="hidden")
+
+
+@pytest.mark.parametrize("width", [390, 1024])
+def test_nothing_sticks_out_sideways(tabs, width, pictures):
+    tab = tabs(viewport={"width": width, "height": 844})
+    begin(tab, pictures["photo"])
+    assert tab.page.evaluate("() => document.documentElement.scrollWidth") <= width

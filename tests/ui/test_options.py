@@ -1,0 +1,57 @@
+"""Flags, environment variables, and the sentence that a bad one ends in."""
+
+import pytest
+
+from layerdiffusion.ui.options import Options, parse_options
+from layerdiffusion.ui.spaces import LEAST, MOST, booked
+
+
+def test_nothing_given_is_the_defaults():
+    assert parse_options([]) == Options()
+
+
+def test_every_option_is_a_flag_and_an_environment_variable(monkeypatch):
+    flags = (
+        "--model m --sam s --device cpu --host h --port 81 --auth u:p --max-users 3 --cache-gb 0.5 --share --offline"
+    )
+    wanted = Options("m", "s", "cpu", "h", 81, True, ("u", "p"), 3, 0.5, True)
+    assert parse_options(flags.split()) == wanted
+    for name, value in zip(
+        ("MODEL", "SAM", "DEVICE", "HOST", "PORT", "AUTH", "MAX_USERS", "CACHE_GB", "SHARE", "OFFLINE"),
+        ("m", "s", "cpu", "h", "81", "u:p", "3", "0.5", "1", "true"),
+        strict=True,
+    ):
+        monkeypatch.setenv(f"LAYERDIFFUSION_{name}", value)
+    assert parse_options([]) == wanted
+    assert parse_options(["--port", "82"]).port == 82
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--port 0",
+        "--port x",
+        "--port 99999",
+        "--auth me",
+        "--auth :x",
+        "--max-users 0",
+        "--cache-gb -1",
+        "--cache-gb x",
+    ],
+)
+def test_a_bad_flag_ends_with_status_two(flags, capsys):
+    with pytest.raises(SystemExit) as end:
+        parse_options(flags.split())
+    assert end.value.code == 2 and flags.split()[0] in capsys.readouterr().err
+
+
+def test_a_bad_environment_variable_is_named(monkeypatch, capsys):
+    monkeypatch.setenv("LAYERDIFFUSION_SHARE", "perhaps")
+    with pytest.raises(SystemExit):
+        parse_options([])
+    assert "LAYERDIFFUSION_SHARE" in capsys.readouterr().err
+
+
+def test_a_gpu_is_booked_for_a_little_longer_than_the_edit():
+    assert booked(100) > 100
+    assert booked(0.1) == LEAST and booked(10_000) == MOST

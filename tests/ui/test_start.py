@@ -1,0 +1,66 @@
+"""`app.py` as a laptop and a Space start it: a page soon, and an answer once the model is there."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+from gradio_client import Client
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 120
+
+
+def test_the_app_starts_under_a_spaces_environment(page_model, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {
+        "LAYERDIFFUSION_MODEL": str(page_model),
+        "LAYERDIFFUSION_OFFLINE": "1",
+        "GRADIO_SERVER_PORT": str(port),
+        "GRADIO_SERVER_NAME": "127.0.0.1",
+        "SYSTEM": "spaces",
+        "SPACE_ID": "someone/layerdiffusion",
+        "GRADIO_TEMP_DIR": str(tmp_path / "gradio"),
+    }
+    with open(tmp_path / "log", "w") as log:
+        process = subprocess.Popen(
+            [sys.executable, ROOT / "app.py"], env=environment, stdout=log, stderr=log, cwd=tmp_path
+        )
+    try:
+        began = time.perf_counter()
+        while True:
+            try:
+                page = urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5).read().decode()
+                break
+            except OSError:
+                assert process.poll() is None, (tmp_path / "log").read_text()
+                assert time.perf_counter() - began < PATIENCE
+                time.sleep(0.2)
+        assert "photo-board" in page and "LayerDiffusion" in page
+        client = Client(f"http://127.0.0.1:{port}/", verbose=False)
+        assert client.predict("a dog on ice", api_name="/split_prompt") == ("a dog", "on ice")
+        # Gradio's own reloader complains where the `spaces` package of a Space is missing; nothing of ours may.
+        assert f"{ROOT.name}/layerdiffusion" not in (tmp_path / "log").read_text()
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def test_the_page_imports_neither_torch_nor_diffusers():
+    heavy = ("torch", "diffusers", "transformers")
+    code = f"import sys, layerdiffusion.ui.page; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_gradio_is_pinned_to_what_is_installed():
+    import gradio
+
+    pin = re.search(r"^gradio==([\d.]+)\*$", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    assert gradio.__version__.startswith(pin[1])
