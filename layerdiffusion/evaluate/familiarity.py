@@ -1,28 +1,40 @@
-"""Whether a picture belongs to the world a model was trained on, told by how well its autoencoder draws it again."""
+"""Whether a picture belongs to the toybox, told by how well the embedded model finds it again under noise."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
+import torch
 from PIL import Image
 
 from layerdiffusion.images import fit_square
+from layerdiffusion.miniature.world import HELD_OUT_SEEDS, draw
 
 if TYPE_CHECKING:
     from layerdiffusion.models import Models
 
-STRANGE_BELOW = 24.0  # dB
+TIMESTEP = 0.3  # of the noise schedule: enough to hide detail, too little to hide what is there
+NOISES = 2
+SCENES = 16  # drawn scenes that show what the model is used to
 
 
-def reconstruction_psnr(models: Models, image: Image.Image) -> float:
-    """Peak signal-to-noise ratio, in dB, of the picture's central square after encoding and decoding."""
-    square = fit_square(image.size, models.size).image(image)
-    again = models.decode(models.encode(square))[0]
-    error = np.mean((np.asarray(square, np.float64) - np.asarray(again, np.float64)) ** 2)
-    return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
+@torch.no_grad()
+def strangeness(models: Models, image: Image.Image) -> float:
+    """The mean squared error of the predicted latents, without words, at one noise level; the same every time."""
+    latents = models.encode(fit_square(image.size, models.size).image(image)).expand(NOISES, -1, -1, -1)
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)).to(latents)
+    time = int(TIMESTEP * models.scheduler.config.num_train_timesteps)
+    steps = torch.full((NOISES,), time, device=latents.device)
+    noisy = models.scheduler.add_noise(latents, noise, steps)
+    prediction = models.unet(noisy, steps, encoder_hidden_states=models.embed([""] * NOISES)).sample.float()
+    kept = models.scheduler.alphas_cumprod[time].item()
+    if models.scheduler.config.prediction_type == "v_prediction":
+        found = kept**0.5 * noisy - (1 - kept) ** 0.5 * prediction
+    else:
+        found = (noisy - (1 - kept) ** 0.5 * prediction) / kept**0.5
+    return float((found - latents).square().mean())
 
 
-def is_strange(models: Models, image: Image.Image) -> bool:
-    """True for pictures that the embedded model's autoencoder, trained on the toybox alone, can't draw again."""
-    return reconstruction_psnr(models, image) < STRANGE_BELOW
+def usual_strangeness(models: Models) -> float:
+    """The most that any of `SCENES` drawn scenes has: what lies above is not from the toybox."""
+    return max(strangeness(models, draw(HELD_OUT_SEEDS + seed).image) for seed in range(SCENES))

@@ -34,6 +34,7 @@ class Device:
         self._done = threading.Event()
         self._editor: Editor | None = None
         self._segmenter: Any = None
+        self._usual: float | None = None  # how strange a scene of the toybox is at most
         self._error: str | None = None
         self._lock = threading.Lock()
         self.run = gpu(self.seconds)(self._run)
@@ -146,12 +147,16 @@ class Device:
         return self.segmenter().candidates(points, labels, box, image=image)
 
     def strange(self, image: Image.Image) -> bool:
-        """Whether the picture is outside the embedded model's world: its autoencoder can't draw it again."""
+        """Whether the picture is further from the toybox than any of its scenes."""
         if not self.ready:
             return False
-        from layerdiffusion.evaluate.familiarity import is_strange
+        from layerdiffusion.evaluate.familiarity import strangeness, usual_strangeness
 
-        return is_strange(self.editor.models, image)
+        models = self.editor.models
+        with self._lock:
+            if self._usual is None:
+                self._usual = usual_strangeness(models)
+        return strangeness(models, image) > self._usual
 
     def scores(self, images: list[Image.Image], prompt: str) -> list[float] | None:
         """CLIP's cosine of each picture and the prompt; None where no CLIP can be had."""

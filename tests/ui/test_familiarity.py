@@ -1,0 +1,32 @@
+"""The word on strange pictures: for what the model does not know, and never for a scene of its own."""
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+
+from layerdiffusion.evaluate.familiarity import strangeness, usual_strangeness
+from layerdiffusion.miniature.world import HELD_OUT_SEEDS, draw
+from layerdiffusion.models import MINIATURE, load_models
+
+
+@pytest.fixture(scope="module")
+def miniature():
+    if not (MINIATURE / "model_index.json").is_file():
+        pytest.skip("the embedded model is not trained yet")
+    return load_models("miniature", "cpu", "float32")
+
+
+def test_strange_pictures_are_told_from_the_toyboxs_own(miniature):
+    usual = usual_strangeness(miniature)
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (160, 160, 3), dtype=np.uint8))
+    checks = Image.fromarray((np.indices((160, 160)).sum(0) // 6 % 2 * 255).astype(np.uint8)).convert("RGB")
+    for picture in (noise, noise.filter(ImageFilter.GaussianBlur(3)), checks):
+        assert strangeness(miniature, picture) > usual
+    own = [strangeness(miniature, draw(HELD_OUT_SEEDS + 100 + seed).image) for seed in range(10)]
+    assert np.mean(np.array(own) <= 1.1 * usual) >= 0.9
+
+
+def test_it_is_the_same_every_time(tiny_models, tiny_v_models):
+    for models in (tiny_models, tiny_v_models):
+        picture = draw(3).image
+        assert strangeness(models, picture) == strangeness(models, picture)
