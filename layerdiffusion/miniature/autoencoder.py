@@ -91,7 +91,13 @@ def train(scenes: Scenes, plan: Plan, rates: Rates | None = None) -> Autoencoder
         noisy = latents + LATENT_NOISE * spread.detach() * noise
         return reconstruction_loss(vae.decoder(noisy), wanted, mask) + 0.05 * regular
 
-    fit("vae", nn.ModuleDict({"vae": vae}), loss_of, plan, rates or Rates(lr=1.5e-3, weight_decay=0.0))
+    fit(
+        "vae",
+        nn.ModuleDict({"vae": vae}),
+        loss_of,
+        plan,
+        rates or Rates(lr=2e-3, weight_decay=0.0, cooldown=0.3, muon=True),
+    )
     return vae
 
 

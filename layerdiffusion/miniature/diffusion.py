@@ -82,6 +82,17 @@ def build(vae: AutoencoderTiny) -> StableDiffusionPipeline:
     )
 
 
+def load(folder: Path) -> StableDiffusionPipeline:
+    """The trained pipeline in ``folder`` in float32, to train on: where the checkpoint is gone, weights are not."""
+    ensure_torchvision()
+    from diffusers import StableDiffusionPipeline
+    from diffusers.models.attention_processor import AttnProcessor
+
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
+    pipeline.unet.set_attn_processor(AttnProcessor())
+    return pipeline
+
+
 def snr_weight(alphas_cumprod: torch.Tensor) -> torch.Tensor:
     """Min-SNR weights of the v-prediction loss (Hang et al. 2023, https://arxiv.org/abs/2303.09556), (T,)."""
     snr = alphas_cumprod / (1 - alphas_cumprod)
@@ -134,7 +145,7 @@ def train(
         predicted = unet(alpha * x0 + sigma * noise, t, embeddings).sample.float()
         return (weights[t] * (predicted - v).square().mean((1, 2, 3))).mean() / weights.mean()
 
-    fit("diffusion", modules, loss_of, plan, rates or Rates(lr=1e-3, ema=0.9995, muon=True))
+    fit("diffusion", modules, loss_of, plan, rates or Rates(lr=2e-3, ema=0.9995, cooldown=0.35, muon=True))
     return pipeline
 
 

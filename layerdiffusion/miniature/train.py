@@ -1,8 +1,9 @@
 """``python -m layerdiffusion train-miniature``: every part of the miniature from the sprites alone.
 
 ``--out`` holds the checkpoints (``vae.pt``, ``diffusion.pt``, …, with their loss curves) and ``miniature/``, the
-finished folder. Training a part again goes on from its checkpoint. The order that ``all`` takes is the order of need:
-the diffusion model wants the autoencoder, the judge is better with it, the CLIP better with the judge.
+finished folder. Training a part again goes on from its checkpoint; the diffusion model, where that is gone, from its
+weights in the finished folder (a copy of ``assets/miniature`` will do). The order that ``all`` takes is the order of
+need: the diffusion model wants the autoencoder, the judge is better with it, the CLIP better with the judge.
 """
 
 from __future__ import annotations
@@ -110,7 +111,8 @@ def train_part(
         model.half().save_pretrained(folder)
         batch = autoencoder.BATCH
     elif name == "diffusion":
-        pipeline = diffusion.build(_vae(finished))
+        trained_before = (finished / "model_index.json").exists()
+        pipeline = diffusion.load(finished) if trained_before else diffusion.build(_vae(finished))
         diffusion.train(pipeline, data.scenes(count, empty=0.1), plan)
         diffusion.save(pipeline, finished)
         model, batch = pipeline.unet, diffusion.BATCH
