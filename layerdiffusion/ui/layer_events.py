@@ -25,7 +25,10 @@ from layerdiffusion.ui.session import MarkedPicture, Session
 QUEUE = "device"  # clicks, edits and backgrounds take turns, or two of them meet on one GPU
 GROWTH = 0.006  # of the longer side, a press of grow or shrink
 BACKGROUNDS = 4
-DESCRIPTIONS = {"photo": "The photo.", "reference": "The reference."}
+DESCRIPTIONS = {
+    "photo": ("The photo.", "Click on the subject."),
+    "reference": ("The reference.", "Click on what is no background, if anything is."),
+}
 EMPTY_PLACE = json.dumps({"empty": "Mark the subject on the photo: both layers appear here."})
 STAGE_WORDS = {"embeddings": "stage 1", "finetune": "stage 2", "sampling": "stage 3", "background": "the background"}
 
@@ -117,7 +120,7 @@ def preset_values(name: str, device: Device):
 
 def board_of(session: Session, name: str, picture: bool = False) -> dict[str, Any]:
     marked: MarkedPicture = getattr(session, name)
-    return board_update(marked.board(DESCRIPTIONS[name]), marked.picture() if picture else None)
+    return board_update(marked.board(*DESCRIPTIONS[name]), marked.picture() if picture else None)
 
 
 def _on_board(name: str, change):

@@ -141,8 +141,8 @@ class MarkedPicture:
         mask = open_mask(source, size, "the mask")
         self.change(points=(), candidates=(), pick=None, given=mask, painted=None, growth=0)
 
-    def board(self, description: str) -> str:
-        """The marks as the board reads them (JSON)."""
+    def board(self, description: str, hint: str = "Click on the subject.") -> str:
+        """The marks as the board reads them (JSON); `hint` is what to do while there are none."""
         if self.image is None:
             return json.dumps({"version": self.version})
         mask = self.mask
@@ -161,7 +161,7 @@ class MarkedPicture:
                 "candidates": len(self.marks.candidates),
                 "pick": self.marks.pick,
                 "description": f"{description} {len(self.marks.points)} clicks, {share:.0%} of the picture marked.",
-                "readout": f"{share:.0%} of the picture marked" if share else "Click on the subject.",
+                "readout": f"{share:.0%} of the picture marked" if share else hint,
             }
         )
 

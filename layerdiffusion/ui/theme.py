@@ -22,8 +22,9 @@ def theme() -> gr.themes.Base:
         radius_size=gr.themes.sizes.radius_md,
         spacing_size=gr.themes.sizes.spacing_md,
         text_size=gr.themes.sizes.text_md,
-        font=[gr.themes.LocalFont("IBM Plex Sans"), "system-ui", "sans-serif"],
-        font_mono=[gr.themes.LocalFont("IBM Plex Mono"), "ui-monospace", "monospace"],
+        # Gradio's own copy; of its semi-bold, most letters are missing, so that bold stands in for it.
+        font=[gr.themes.LocalFont("IBM Plex Sans", weights=(400, 700)), "system-ui", "sans-serif"],
+        font_mono=["ui-monospace", "monospace"],
     ).set(
         body_background_fill="*neutral_50",
         body_background_fill_dark="*neutral_950",

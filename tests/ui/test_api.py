@@ -1,5 +1,6 @@
 """The named endpoints through gradio_client, as somebody else's program calls them."""
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +129,19 @@ def test_a_picture_that_is_none_is_refused_and_the_next_edit_works(client, files
     with pytest.raises(AppError, match="can't be read|no picture"):
         edit(client, files, image=handle_file(fake))
     assert len(edit(client, files)[0]) == 2
+
+
+def test_edits_leave_nothing_of_ours_behind(client, files):
+    def left() -> set[str]:
+        return {path.name for path in Path(tempfile.gettempdir()).iterdir() if path.name != "gradio"}
+
+    edit(client, files)
+    before = left()
+    for seed in range(20, 26):
+        edit(client, files, settings={**SETTINGS, "seeds": [seed]})
+        client.predict(handle_file(files["image"]), [[40, 30]], None, None, api_name="/segment")
+    new = {name for name in left() - before if not name.startswith("pytest")}
+    assert not {name for name in new if name.startswith(("tmp", "layerdiffusion"))}
 
 
 def test_no_file_of_the_servers_is_given_away(page):
