@@ -120,7 +120,8 @@ def _parts_table(folder: Path, facts: dict) -> str:
         threads = f", {fact['threads']} of them at most" if fact.get("threads") else ""
         where = fact["machine"] + threads
         lines.append(f"| {name} (`{part.folder}/`) | {WHAT[name]} | {parameters} | {size} | {took} | {where} |")
-    return "\n".join(lines) + "\n"
+    notes = [f"- {name}: {fact['note']}" for name, fact in facts.items() if fact.get("note")]
+    return "\n".join(lines) + "\n" + ("\n" + "\n".join(notes) + "\n" if notes else "")
 
 
 _FOLDERS = {
