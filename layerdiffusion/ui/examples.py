@@ -67,7 +67,7 @@ WISHES = (
     Wish(
         "jump-on-the-beach",
         "New pose, new place",
-        "One edit changes what the subject does and where it is; its paint comes from the photo alone.",
+        "Its paint comes from the photo, the beach from the reference. The jump is asked for too, but not reached.",
         {
             "animal": "dog",
             "paint": "blue",
@@ -86,7 +86,7 @@ WISHES = (
     Wish(
         "lie-down",
         "New pose, same place",
-        "The photo's own background stays: only the words about the subject change.",
+        "The photo's own background stays. The model, still young, changes the legs rather than the pose.",
         {"animal": "horse", "paint": "purple", "pose": "standing", "size": "medium", "place": "forest"},
         "a horse lying down",
         "in the forest",
@@ -112,7 +112,7 @@ WISHES = (
     Wish(
         "painted-red",
         "New looks",
-        "An attribute in the words, and a freer stage 2, repaint the subject and keep its shape.",
+        "Asked for in red it stays yellow: stage 2 holds on to what it saw. Fewer steps give the words more say.",
         {"animal": "car", "paint": "yellow", "pose": "standing", "size": "medium", "place": "city"},
         "a red car standing",
         "in the city",
@@ -157,7 +157,7 @@ WISHES = (
     Wish(
         "small-subject",
         "A small subject",
-        "A small subject weighs little in the loss: λ1 = 3 keeps it.",
+        "A small subject weighs little in the loss; λ1 = 3 gives it more.",
         {"animal": "snail", "paint": "red", "pose": "standing", "size": "small", "place": "beach"},
         "a small snail upside down",
         "on the beach",
