@@ -100,8 +100,19 @@ def record(figures: list[Figure], folder: Path, quick: bool) -> None:
     path = folder / FIGURES
     now = {figure.part for figure in figures}
     kept = [f for f in recorded(folder) if f.part not in now]
-    rows = [asdict(figure) for figure in [*kept, *figures]]
-    path.write_text(json.dumps({"quick": quick, "figures": rows}, indent=1) + "\n", encoding="utf-8")
+    rough = (rough_parts(folder) - now) | (now if quick else set())
+    order = {part: at for at, part in enumerate(MEASURES)}
+    rows = [asdict(figure) for figure in sorted([*kept, *figures], key=lambda figure: order[figure.part])]
+    path.write_text(json.dumps({"quick": sorted(rough), "figures": rows}, indent=1) + "\n", encoding="utf-8")
+
+
+def rough_parts(folder: Path) -> set[str]:
+    """The parts whose recorded figures are quick ones."""
+    path = folder / FIGURES
+    if not path.exists():
+        return set()
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    return set(saved["quick"])
 
 
 def recorded(folder: Path) -> list[Figure]:

@@ -25,7 +25,7 @@ WHAT = {
 
 def write(folder: Path, count: int = 24) -> Path:
     """Write ``README.md`` and its pictures to ``folder``; what isn't there yet is said to be missing."""
-    from layerdiffusion.evaluate.miniature import recorded
+    from layerdiffusion.evaluate.miniature import recorded, rough_parts
 
     if not folder.is_dir():
         raise ModelError(f"There is no {folder} to describe; train the parts first, or give another --out.")
@@ -37,7 +37,7 @@ def write(folder: Path, count: int = 24) -> Path:
         samples(folder, count).save(folder / SAMPLES, quality=88, method=6)
     if facts:
         curves({name: fact["losses"] for name, fact in facts.items()}).save(folder / CURVES, optimize=True)
-    text = _text(folder, facts, figures, painted, count)
+    text = _text(folder, facts, figures, rough_parts(folder), painted, count)
     (folder / CARD).write_text(text, encoding="utf-8")
     return folder / CARD
 
@@ -85,7 +85,7 @@ def curves(losses: dict[str, list], width: int = 300, height: int = 190) -> Imag
     return sheet
 
 
-def _text(folder: Path, facts: dict, figures: list, painted: bool, count: int) -> str:
+def _text(folder: Path, facts: dict, figures: list, rough: set[str], painted: bool, count: int) -> str:
     parts = [_HEAD.format(
         animals=", ".join(ANIMALS), paints=", ".join(PAINTS), poses=", ".join(POSES), sizes=", ".join(SIZES),
         places=", ".join(PLACES), side=SIDE,
@@ -95,7 +95,7 @@ def _text(folder: Path, facts: dict, figures: list, painted: bool, count: int) -
     parts.append("## Parts\n\n" + _parts_table(folder, facts))
     if facts:
         parts.append(f"![loss curves]({CURVES})\n\n" + _outlook(facts))
-    parts.append("## Figures\n\n" + _figures_table(figures))
+    parts.append("## Figures\n\n" + _figures_table(figures, rough))
     parts.append(_TAIL.format(first=f"{HELD_OUT_SEEDS:,}"))
     return "\n".join(parts)
 
@@ -148,7 +148,7 @@ def _outlook(facts: dict) -> str:
     return "The losses from the middle of the training to its end: " + "; ".join(lines) + ".\n"
 
 
-def _figures_table(figures: list) -> str:
+def _figures_table(figures: list, rough: set[str]) -> str:
     if not figures:
         return "Not measured yet: `python -m layerdiffusion evaluate miniature --record`.\n"
     lines = ["| part | figure | reached | bar | |", "|---|---|---|---|---|"]
@@ -158,6 +158,8 @@ def _figures_table(figures: list) -> str:
         lines.append(f"| {figure.part} | {figure.name} | {figure.told(figure.value)} | {bar} | {verdict} |")
     missed = sum(not figure.reached for figure in figures)
     said = f"{missed} of {len(figures)} figures miss their bar." if missed else "Every bar is reached."
+    if rough:
+        said += f" Of {', '.join(sorted(rough))} only an eighth of the pictures were measured (--quick)."
     return "\n".join(lines) + f"\n\n{said}\n"
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from layerdiffusion.__main__ import main
-from layerdiffusion.evaluate.miniature import Figure, record, recorded
+from layerdiffusion.evaluate.miniature import Figure, record, recorded, rough_parts
 from layerdiffusion.miniature import clip, judge, segmenter
 from layerdiffusion.miniature.data import scenes
 from layerdiffusion.miniature.train import record as record_training
@@ -166,8 +166,9 @@ def test_a_figure_knows_its_bar():
 
 def test_figures_are_recorded_part_by_part(tmp_path):
     record([Figure("vae", "PSNR", 20.0, 28.0, "dB"), Figure("judge", "animal", 0.9, 0.98)], tmp_path, False)
-    record([Figure("vae", "PSNR", 29.0, 28.0, "dB")], tmp_path, False)
-    assert recorded(tmp_path) == [Figure("judge", "animal", 0.9, 0.98), Figure("vae", "PSNR", 29.0, 28.0, "dB")]
+    record([Figure("vae", "PSNR", 29.0, 28.0, "dB")], tmp_path, True)
+    assert recorded(tmp_path) == [Figure("vae", "PSNR", 29.0, 28.0, "dB"), Figure("judge", "animal", 0.9, 0.98)]
+    assert rough_parts(tmp_path) == {"vae"}
 
 
 def test_a_missing_part_misses_its_bars_and_the_exit_status_says_so(tmp_path, capsys):
