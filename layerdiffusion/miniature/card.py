@@ -55,7 +55,9 @@ def samples(folder: Path, count: int = 24) -> Image.Image:
     images = [
         image for i in range(0, count, 12) for image in paint(captions[i : i + 12], list(range(count))[i : i + 12])
     ]
-    return label_grid(images, captions, 6)
+    # Larger than they are, so that the captions fit beneath.
+    large = [image.resize((192, 192), Image.Resampling.BICUBIC) for image in images]
+    return label_grid(large, captions, 6)
 
 
 def curves(losses: dict[str, list], width: int = 300, height: int = 190) -> Image.Image:
