@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from tiny import TOKENS, WIDTH, noise_picture, save_tiny_model
 
 from layerdiffusion import models as models_module
-from layerdiffusion.edit import PAPER, Settings
+from layerdiffusion.edit import PAPER
 from layerdiffusion.errors import ModelError
 from layerdiffusion.models import HUB_DEFAULT, load_models
 from layerdiffusion.profile import device_profile
@@ -123,26 +123,6 @@ def test_a_models_defaults_are_the_papers_but_for_what_its_settings_file_says(fo
     assert load_models(folder, "cpu").defaults == PAPER
     (folder / "settings.json").write_text(json.dumps({"finetune_lr": 1e-4, "embedding_steps": 60}))
     assert load_models(folder, "cpu").defaults == dataclasses.replace(PAPER, finetune_lr=1e-4, embedding_steps=60)
-
-
-def test_stable_diffusions_defaults_are_the_papers_to_the_digit(tiny_models):
-    assert tiny_models.defaults == Settings(
-        alpha=0.7,
-        object_weight=2,
-        background_weight=1,
-        embedding_steps=500,
-        embedding_lr=0.001,
-        finetune_steps=250,
-        finetune_lr=0.000002,
-        sampling_steps=50,
-        guidance_scale=7.5,
-        schedule="alternate",
-        embedding_mask="background",
-        seeds=(0, 1, 2, 3),
-        training_seed=0,
-        tune="full",
-        layers="composite",
-    )
 
 
 @pytest.mark.parametrize("content", ['{"finetune_lr": 9}', '{"speed": 1}', "{", "[]"])
