@@ -1,5 +1,7 @@
 """What a user can mend: every error says in one plain sentence what is wrong, why, and what to do."""
 
+from pathlib import Path
+
 
 class EditError(ValueError):
     """Something about the edit that the person asking for it can mend."""
@@ -23,6 +25,14 @@ class SettingsError(EditError):
 
 class RecipeError(EditError):
     """A recipe (`edit.json`) that can't be read or written."""
+
+
+class SavedElsewhere(EditError):
+    """Finished pictures that could not be saved where they were wanted, and where they are instead."""
+
+    def __init__(self, sentence: str, folder: Path) -> None:
+        super().__init__(sentence)
+        self.folder = folder
 
 
 class SegmentError(EditError):

@@ -29,6 +29,7 @@ ImageSource = Image.Image | np.ndarray | bytes | str | os.PathLike
 MIN_SIDE = 16  # below this a picture is a few latent pixels at best
 MAX_PIXELS = 32_000_000  # a 24-megapixel camera's picture passes
 MAX_BYTES = 64 * 2**20
+DISPLAY_SIDE = 1536  # of a longer side: as the page works on pictures, and as saved results carry them
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")  # none that runs a program
 
 
@@ -293,6 +294,26 @@ def grow(mask: np.ndarray, pixels: int) -> np.ndarray:
         return cv2.dilate(mask.astype(np.uint8), disc).astype(bool)
     # What the picture's edge cuts off may go on outside it, so the edge itself doesn't eat into the mask.
     return cv2.erode(mask.astype(np.uint8), disc, borderType=cv2.BORDER_CONSTANT, borderValue=1).astype(bool)
+
+
+def reduce(
+    image: Image.Image, mask: np.ndarray | None = None, side: int = DISPLAY_SIDE
+) -> tuple[Image.Image, np.ndarray | None]:
+    """The picture, and its mask with it, no larger than `side` pixels; the mask marks what it covers by half.
+
+    A mask that marks something, but not all, still does.
+    """
+    if max(image.size) <= side:
+        return image, mask
+    image = image.copy()
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    if mask is None:
+        return image, None
+    sheet = Image.fromarray(np.where(mask, 255, 0).astype(np.uint8))
+    share = np.asarray(sheet.resize(image.size, Image.Resampling.BOX))
+    candidates = [share >= least for least in (128, 1, 255)]
+    same = (small for small in candidates if small.any() == mask.any() and small.all() == mask.all())
+    return image, next(same, candidates[0])
 
 
 def _decode(source: ImageSource, name: str) -> Image.Image:

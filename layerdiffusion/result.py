@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+import re
+import shutil
+import tempfile
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 
-from layerdiffusion.edit import Edit, Settings, save_recipe
-from layerdiffusion.errors import EditError
+from layerdiffusion.edit import Edit, Settings, recipe_to_dict, save_recipe
+from layerdiffusion.errors import EditError, SavedElsewhere
+from layerdiffusion.images import reduce
 from layerdiffusion.layering import Layers
+
+CARRIED = "layerdiffusion"  # the PNG text that holds the recipe
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,21 +63,39 @@ class Result:
                 draw.text((x, y + 2), name, fill="black")
         return sheet
 
-    def save(self, folder: str | Path) -> Path:
+    def save(self, folder: str | Path, rescue: bool = True) -> Path:
         """Write `seed-….png`, `contact.png` and the recipe, `edit.json` with its pictures, and return the folder.
 
-        Every result carries the recipe, without the pictures, and its seed as PNG text. Raises an `EditError`
-        when the folder can't be written.
+        Every result carries its seed and the whole recipe as PNG text, pictures and masks included, so that it
+        alone opens on the page. Results of other seeds that an earlier save left in the folder are removed. When
+        the folder can't be written, or its disk is full, the pictures go to a new temporary folder and a
+        `SavedElsewhere` says which; without `rescue`, or when that fails too, an `EditError` says why.
         """
         folder = Path(folder)
-        recipe = save_recipe(self.edit, self.settings, folder, self.model).read_text(encoding="utf-8")
+        try:
+            return self._write(folder)
+        except EditError as error:
+            elsewhere = self._rescued() if rescue else None
+            if elsewhere is None:
+                raise
+            reason = getattr(error.__cause__, "strerror", None) or error.__cause__
+            raise SavedElsewhere(
+                f"The pictures can't be saved to {folder} ({reason}), so they are in {elsewhere}; "
+                "move them before that temporary folder is emptied.",
+                elsewhere,
+            ) from error
+
+    def _write(self, folder: Path) -> Path:
+        save_recipe(self.edit, self.settings, folder, self.model)
+        recipe = carried_recipe(self.edit, self.settings, self.model)
         try:
             for seed, image in zip(self.seeds, self.images, strict=True):
-                text = PngInfo()
-                text.add_itxt("layerdiffusion", json.dumps(json.loads(recipe), ensure_ascii=False))
-                text.add_text("seed", str(seed))
-                image.save(folder / f"seed-{seed}.png", pnginfo=text)
+                save_picture(image, seed, recipe, folder / f"seed-{seed}.png")
             self.contact_sheet().save(folder / "contact.png")
+            for path in folder.glob("seed-*.png"):
+                seed = re.fullmatch(r"seed-(\d+)\.png", path.name)
+                if seed and int(seed[1]) not in self.seeds and _is_ours(path):
+                    path.unlink()
         except OSError as error:
             raise EditError(
                 f"The pictures can't be saved to {folder} ({error.strerror or error}); "
@@ -78,7 +103,47 @@ class Result:
             ) from error
         return folder
 
+    def _rescued(self) -> Path | None:
+        """A new temporary folder with everything in it; None if there is no place for it either."""
+        try:
+            elsewhere = Path(tempfile.mkdtemp(prefix=f"layerdiffusion-{self.edit_id}-"))
+        except OSError:
+            return None
+        try:
+            return self._write(elsewhere)
+        except EditError:
+            shutil.rmtree(elsewhere, ignore_errors=True)
+            return None
+
     def mean_loss(self, stage: str, last: int = 50) -> float:
         """The mean of a stage's `last` losses; NaN if it had no step. Single losses depend on their timestep."""
         losses = self.losses.get(stage, [])[-last:]
         return sum(losses) / len(losses) if losses else math.nan
+
+
+def carried_recipe(edit: Edit, settings: Settings, model: str | None = None) -> dict[str, Any]:
+    """The recipe that a result's PNG carries: its pictures inside, no larger than the page works on them."""
+    photo, mask = reduce(edit.object_image, edit.object_mask)
+    small = {"object_image": photo, "object_mask": mask}
+    if edit.background_image is not None:
+        picture, mask = reduce(edit.background_image, edit.background_mask)
+        small |= {"background_image": picture, "background_mask": mask}
+    return recipe_to_dict(replace(edit, **small), settings, model)
+
+
+def save_picture(image: Image.Image, seed: int, recipe: dict[str, Any], path: Path) -> None:
+    """Write one result as a PNG that carries its seed and `recipe`, a `carried_recipe`, for that seed alone."""
+    one = {**recipe, "settings": {**recipe["settings"], "seeds": [seed]}}
+    text = PngInfo()
+    text.add_itxt(CARRIED, json.dumps(one, ensure_ascii=False))
+    text.add_text("seed", str(seed))
+    image.save(path, pnginfo=text)
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether the file is a picture that `save_picture` wrote."""
+    try:
+        with Image.open(path, formats=["PNG"]) as file:
+            return CARRIED in file.info
+    except (OSError, ValueError, SyntaxError):
+        return False

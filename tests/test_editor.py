@@ -5,6 +5,7 @@ import dataclasses
 import json
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,9 +15,9 @@ from tiny import QUICK, noise_picture
 
 from layerdiffusion import method
 from layerdiffusion.cache import StageCache
-from layerdiffusion.edit import Edit, Placement, Settings, load_recipe
+from layerdiffusion.edit import Edit, Placement, Settings, load_recipe, recipe_from_dict
 from layerdiffusion.editor import Cancelled, Editor, OutOfMemory
-from layerdiffusion.errors import EditError, MaskError
+from layerdiffusion.errors import EditError, MaskError, SavedElsewhere
 from layerdiffusion.layering import lay_out
 from layerdiffusion.models import load_models
 
@@ -620,7 +621,9 @@ def test_a_saved_result_holds_its_pictures_and_a_recipe_that_replays(fast_editor
         with Image.open(folder / f"seed-{seed}.png") as saved:
             assert np.array_equal(np.asarray(saved), np.asarray(image))
             assert saved.text["seed"] == str(seed)
-            assert json.loads(saved.text["layerdiffusion"]) == json.loads((folder / "edit.json").read_text())
+            carried = recipe_from_dict(json.loads(saved.text["layerdiffusion"]))
+            assert carried.edit == result.edit and carried.model == result.model
+            assert carried.settings == dataclasses.replace(result.settings, seeds=(seed,))
     with Image.open(folder / "contact.png") as sheet:
         assert sheet.width > 3 * 64
         assert sheet.height > 2 * 64
@@ -640,12 +643,42 @@ def test_a_full_disk_is_one_sentence(fast_editor, edit, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", no_space)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with pytest.raises(EditError, match="No space left") as error:
         result.save(tmp_path / "out")
-    assert "\n" not in str(error.value)
+    assert "\n" not in str(error.value) and not isinstance(error.value, SavedElsewhere)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]  # nothing half-done elsewhere
     (tmp_path / "file").write_text("")
     with pytest.raises(EditError):
         result.save(tmp_path / "file")
+
+
+def test_a_folder_used_again_holds_this_runs_pictures_alone(fast_editor, edit, tmp_path):
+    fast_editor.run(edit, quick(seeds=(0, 1, 12))).save(tmp_path)
+    noise_picture(5).save(tmp_path / "seed-5.png")  # somebody's own
+    (tmp_path / "seed-6.png").write_text("notes")
+    fast_editor.run(edit, quick(seeds=(1, 3))).save(tmp_path)
+    assert {path.name for path in tmp_path.glob("seed-*")} == {f"seed-{seed}.png" for seed in (1, 3, 5, 6)}
+
+
+def test_pictures_that_do_not_fit_on_the_disk_are_saved_elsewhere(fast_editor, edit, tmp_path, monkeypatch):
+    result, target, spare = fast_editor.run(edit, quick()), tmp_path / "full", tmp_path / "spare"
+    save = Image.Image.save
+
+    def no_space(self, path, *args, **kwargs):
+        if target in Path(path if isinstance(path, str | Path) else "/").parents:
+            raise OSError(28, "No space left on device")
+        return save(self, path, *args, **kwargs)
+
+    spare.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(spare))
+    monkeypatch.setattr(Image.Image, "save", no_space)
+    with pytest.raises(SavedElsewhere, match=r"can't be saved .* \(No space left on device\), so they are in") as error:
+        result.save(target)
+    assert str(error.value.folder) in str(error.value) and "\n" not in str(error.value)
+    assert error.value.folder.parent == spare and load_recipe(error.value.folder).edit == edit
+    for seed, image in zip(result.seeds, result.images, strict=True):
+        assert np.array_equal(Image.open(error.value.folder / f"seed-{seed}.png"), image)
 
 
 def test_the_mean_loss_is_over_the_last_steps(fast_editor, edit):

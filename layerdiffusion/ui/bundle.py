@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
-from layerdiffusion.edit import Recipe, recipe_from_dict, recipe_to_dict
+from layerdiffusion.edit import Recipe, recipe_from_dict
 from layerdiffusion.errors import EditError, RecipeError
 from layerdiffusion.images import MAX_BYTES, open_image
+from layerdiffusion.result import CARRIED, carried_recipe, save_picture
 
 MAX_FILES = 200
 MAX_UNPACKED = 192 * 2**20
@@ -36,14 +36,10 @@ class Opened:
 def save_pictures(result: Any, folder: Path, offset: int = 0) -> list[Path]:
     """The result's pictures in `folder`, each with the whole recipe, pictures and masks, in its metadata."""
     paths = []
-    recipe = recipe_to_dict(result.edit, result.settings, result.model)
+    recipe = carried_recipe(result.edit, result.settings, result.model)
     for index, (seed, image) in enumerate(zip(result.seeds, result.images, strict=True), offset):
-        one = {**recipe, "settings": {**recipe["settings"], "seeds": [seed]}}
-        text = PngInfo()
-        text.add_itxt("layerdiffusion", json.dumps(one, ensure_ascii=False))
-        text.add_text("seed", str(seed))
         paths.append(folder / f"{index:02}-seed-{seed}.png")
-        image.save(paths[-1], pnginfo=text)
+        save_picture(image, seed, recipe, paths[-1])
     return paths
 
 
@@ -57,7 +53,7 @@ def save_zip(results: Sequence[Any], pictures: dict[int, Path], path: Path) -> P
         with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             if first.edit.background == "generate":
                 first.layers.background_image.save(Path(folder) / PAINTED)
-            for file in sorted(whole.save(folder).iterdir()):
+            for file in sorted(whole.save(folder, rescue=False).iterdir()):
                 seed = re.fullmatch(r"seed-(\d+)\.png", file.name)
                 archive.write(pictures.get(int(seed[1]), file) if seed else file, file.name)
     except OSError as error:
@@ -83,7 +79,7 @@ def _open_png(data: bytes) -> Opened:
     image = open_image(data, "the picture")
     with Image.open(io.BytesIO(data), formats=["PNG"]) as file:
         file.load()
-        text = file.text.get("layerdiffusion")
+        text = file.text.get(CARRIED)
     if not text:
         raise RecipeError("This picture carries no recipe; open one that was saved here, or use it as a photo.")
     recipe = recipe_from_dict(_json(text))

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-DISPLAY_SIDE = 1536  # pixels of a picture's longer side as it is shown and worked on
-
 
 def escape(text: object) -> str:
     return html.escape(str(text), quote=True)

@@ -13,9 +13,9 @@ from PIL import Image
 
 from layerdiffusion.edit import Edit, Placement
 from layerdiffusion.errors import EditError, MaskError, SegmentError
-from layerdiffusion.images import grow, open_image, open_mask
+from layerdiffusion.images import grow, open_image, open_mask, reduce
 from layerdiffusion.layering import Layers
-from layerdiffusion.ui.drawing import DISPLAY_SIDE, cutout_url, mask_url, picture_url
+from layerdiffusion.ui.drawing import cutout_url, mask_url, picture_url
 
 MAX_POINTS = 64
 MAX_STROKE_POINTS = 4000
@@ -59,10 +59,7 @@ class MarkedPicture:
 
     def show(self, image: Image.Image | None, name: str = "", own: bool = False) -> None:
         """Take a new picture (or none), no larger than the page works on, and forget the marks of the last."""
-        if image is not None and max(image.size) > DISPLAY_SIDE:
-            image = image.copy()
-            image.thumbnail((DISPLAY_SIDE, DISPLAY_SIDE), Image.Resampling.LANCZOS)
-        self.image, self.name, self.own = image, name, own
+        self.image, self.name, self.own = None if image is None else reduce(image)[0], name, own
         self.marks, self.history = Marks(), []
         self.version += 1
 

@@ -3,17 +3,19 @@
 import io
 import json
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import QUICK
+from tiny import QUICK, noise_picture
 
-from layerdiffusion.edit import recipe_to_dict
+from layerdiffusion.edit import load_recipe, recipe_to_dict
 from layerdiffusion.editor import Editor
 from layerdiffusion.errors import EditError
 from layerdiffusion.images import png_bytes
 from layerdiffusion.ui.bundle import open_bundle, save_pictures, save_zip
+from layerdiffusion.ui.session import Session
 
 
 @pytest.fixture
@@ -50,6 +52,23 @@ def test_a_picture_out_of_the_zip_carries_it_too(result, tmp_path):
     paths = dict(zip(result.seeds, save_pictures(result, tmp_path), strict=True))
     with zipfile.ZipFile(save_zip([result], paths, tmp_path / "all.zip")) as archive:
         assert open_bundle(archive.read("seed-0.png")).recipe.edit == result.edit
+
+
+def test_a_picture_that_was_saved_without_the_page_opens_on_it(result, tmp_path):
+    opened = open_bundle((result.save(tmp_path / "saved") / "seed-1.png").read_bytes())
+    assert opened.recipe.edit == result.edit and list(opened.pictures) == [1]
+
+
+def test_a_picture_carries_a_large_photo_no_larger_than_the_page_works_on_it(result, edit, tmp_path):
+    mask = np.zeros((900, 3200), bool)
+    mask[400:402, 1000:1002] = True  # a pixel and less, once it is smaller
+    large = replace(result, edit=replace(edit, object_image=noise_picture(0, 3200, 900), object_mask=mask))
+    saved = large.save(tmp_path / "saved")
+    carried, kept = open_bundle((saved / "seed-0.png").read_bytes()).recipe.edit, load_recipe(saved).edit
+    assert carried.object_image.size == (1536, 432) and carried.object_mask.any() and kept == large.edit
+    session = Session()
+    session.photo.show(large.edit.object_image)
+    assert np.array_equal(session.photo.image, carried.object_image)
 
 
 def test_an_edit_json_with_its_pictures_inside_is_enough(edit):
