@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 BATCH = 64
 NO_CAPTION = 0.1  # the share of pictures trained with "", for classifier-free guidance
 SNR_CLAMP = 5.0
-SUBJECT_WEIGHT = 5.0  # of the loss where the subject is, to 1 elsewhere: it is a tenth of the picture and all its detail
+SUBJECT_WEIGHT = 5.0  # of the loss where the subject is, to 1 elsewhere: a tenth of the picture, and all its detail
 SHARD = "9MB"  # a Space takes no file over 10 MB without LFS
 
 UNET = dict(
