@@ -1,0 +1,194 @@
+"""The folder of an evaluation: one JSON record and its pictures for each edit and column, and a manifest of the run.
+
+    bench.json                            what the run is: command, model, settings, columns, edits, versions
+    records/<edit>/<column>.json          one finished edit; it is there only when all of it is there
+    pictures/<edit>/photo.png             the photo, the reference and the layered picture, as the model sees them
+    pictures/<edit>/<column>-<seed>.png   the results
+
+A record appears in one step, after its pictures, so a run can be killed at any moment and go on where it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from layerdiffusion.errors import EditError
+
+MANIFEST = "bench.json"
+SAME = {"bench": "bench", "model": "model", "settings": "settings"}  # the fields of a manifest that may not change
+
+
+class Records:
+    """The records in `folder`; of several runs at once in one folder, all but the first are refused (`lock`)."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def has(self, edit: str, column: str) -> bool:
+        """Whether the record is there, readable, with all its pictures."""
+        return self._read(self._path(edit, column)) is not None
+
+    def write(self, record: Mapping[str, Any], pictures: Mapping[int, bytes], sources: Mapping[str, bytes]) -> None:
+        """Write a record and its pictures, PNG by seed; and of its edit, once, the `sources`, PNG by name.
+
+        Numbers in "measures" that are not finite become null. Raises an `EditError` for a record that is there
+        already, and when the folder can't be written.
+        """
+        edit, column = record["edit"], record["column"]
+        if self.has(edit, column):
+            raise EditError(f"The record of {edit}, {column} is in {self.folder} already; it is never written twice.")
+        names = {seed: f"pictures/{_file(edit)}/{_file(column)}-{seed}.png" for seed in pictures}
+        with self._writing():
+            for name, content in sources.items():
+                path = self.folder / "pictures" / _file(edit) / f"{_file(name)}.png"
+                if not path.exists():
+                    _put(path, content)
+            for seed, content in pictures.items():
+                _put(self.folder / names[seed], content)
+            whole = {
+                **record,
+                "pictures": list(names.values()),
+                "measures": [{key: _finite(value) for key, value in one.items()} for one in record["measures"]],
+            }
+            _put(self._path(edit, column), _json(whole))
+
+    def read(self) -> list[dict[str, Any]]:
+        """All complete records, in the order of the manifest's columns and edits; numbers that were null are NaN."""
+        found = [self._read(path) for path in sorted((self.folder / "records").glob("*/*.json"))]
+        manifest = self.manifest() or {}
+        places = {name: {key: at for at, key in enumerate(manifest.get(f"{name}s", {}))} for name in ("column", "edit")}
+        last = 1 << 30
+        records = [record for record in found if record is not None]
+        records.sort(key=lambda record: [places[name].get(record[name], last) for name in ("column", "edit")])
+        for record in records:
+            for one in record["measures"]:
+                one.update({key: math.nan for key, value in one.items() if value is None})
+        return records
+
+    def manifest(self) -> dict[str, Any] | None:
+        """What `bench.json` says, None where there is none. Raises an `EditError` for one that can't be read."""
+        path = self.folder / MANIFEST
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise EditError(f"{path} can't be read, so nobody knows what this run was; use another folder.") from error
+
+    def begin(self, manifest: Mapping[str, Any]) -> None:
+        """Write the manifest, or go on with the run that is there: new edits and columns are added to it.
+
+        Raises an `EditError` for a folder whose run has another bench, model or settings (seeds among them), or
+        means something else by a column or an edit of the same name.
+        """
+        before = self.manifest()
+        if before is None:
+            if any((self.folder / "records").glob("*/*.json")):
+                raise EditError(f"{self.folder} holds records but no {MANIFEST}; choose another folder.")
+            before = {**manifest, "commands": []}
+        for key, name in SAME.items():
+            _same(self.folder, name, before.get(key), _plain(manifest[key]))
+        for key in ("columns", "edits"):
+            for name in manifest[key].keys() & before[key].keys():
+                _same(self.folder, f"{key[:-1]} “{name}”", before[key][name], _plain(manifest[key][name]))
+        whole = {
+            **before,
+            **manifest,
+            "commands": [*dict.fromkeys([*before["commands"], manifest["command"]])],
+            "columns": {**before["columns"], **manifest["columns"]},
+            "edits": {**before["edits"], **manifest["edits"]},
+        }
+        with self._writing():
+            _put(self.folder / MANIFEST, _json(whole))
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep the folder to this process. Raises an `EditError` while another one has it."""
+        try:
+            import fcntl
+        except ImportError:  # Windows has none
+            yield
+            return
+        with self._writing():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            file = (self.folder / ".lock").open("w")
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise EditError(f"Another run is writing to {self.folder}; wait for it, or end it first.") from error
+            yield
+
+    def _path(self, edit: str, column: str) -> Path:
+        return self.folder / "records" / _file(edit) / f"{_file(column)}.json"
+
+    def _read(self, path: Path) -> dict[str, Any] | None:
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            whole = all((self.folder / name).is_file() for name in record["pictures"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return record if whole else None
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise EditError(
+                f"The records can't be saved to {self.folder} ({error.strerror or error}); "
+                "free some space or choose another folder."
+            ) from error
+
+
+def _put(path: Path, content: bytes) -> None:
+    """The file at once and for good: written beside its place, brought to the disk, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _plain(value: Any) -> Any:
+    """The value as it will be read again: tuples are lists in JSON."""
+    return json.loads(json.dumps(value))
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _file(name: str) -> str:
+    """The name as that of a file: nothing in it leads to another folder."""
+    return quote(name, safe=" =+,()").replace(".", "%2E") if name.startswith(".") else quote(name, safe=" =+,()")
+
+
+def _same(folder: Path, what: str, before: Any, now: Any) -> None:
+    if before == now:
+        return
+    if isinstance(before, dict) and isinstance(now, dict):
+        key = next(key for key in {**before, **now} if before.get(key) != now.get(key))
+        what, before, now = f"{what}'s {key}", before.get(key), now.get(key)
+    raise EditError(
+        f"{folder} was started with another {what} ({_shown(before)}, now {_shown(now)}); "
+        "run it as it was, or choose another folder."
+    )
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else text[:37] + "..."
