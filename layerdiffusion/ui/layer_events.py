@@ -18,6 +18,7 @@ from layerdiffusion.ui.board import board_update
 from layerdiffusion.ui.device import Device
 from layerdiffusion.ui.drawing import duration, escape, picture_url
 from layerdiffusion.ui.errors import friendly, warn
+from layerdiffusion.ui.jobs import begin, followed, idle, stop
 from layerdiffusion.ui.layout import EMPTY_KEEP
 from layerdiffusion.ui.progress_view import ProgressView, waiting_html
 from layerdiffusion.ui.session import MarkedPicture, Session
@@ -30,6 +31,7 @@ DESCRIPTIONS = {
     "reference": ("The reference.", "Click on what is no background, if anything is."),
 }
 EMPTY_PLACE = json.dumps({"empty": "Mark the subject on the photo: both layers appear here."})
+PAINT_CANCELLED = '<p class="ld-plan"><b>Cancelled.</b> Finished ones are kept; press again to go on from there.</p>'
 STAGE_WORDS = {"embeddings": "stage 1", "finetune": "stage 2", "sampling": "stage 3", "background": "the background"}
 
 
@@ -67,15 +69,18 @@ def connect(page: SimpleNamespace, device: Device) -> None:
         **quiet,
     ).then(**refresh)
     page.swap.input(**refresh)
-    page.paint.click(
+    buttons = [page.paint, page.paint_cancel]
+    page.paint.click(friendly(begin), page.state, [*buttons, page.paint_note], queue=False, **quiet).success(
         friendly(painter(device)),
         [page.state, page.background_prompt, *page.dials],
-        [page.backgrounds, page.paint_note],
+        [*buttons, page.backgrounds, page.paint_note],
         concurrency_id=QUEUE,
         concurrency_limit=1,
         show_progress="minimal",
+        show_progress_on=page.paint_note,
         api_visibility="private",
     ).then(**refresh)
+    page.paint_cancel.click(friendly(stop), page.state, page.paint_note, queue=False, **quiet)
     page.backgrounds.select(friendly(background_picked), page.state, page.paint_note, **quiet).then(**refresh)
 
     # `change` and not `input`, which Gradio leaves out when text is pasted or dictated.
@@ -233,22 +238,32 @@ def split(session: Session, prompt: str) -> tuple[Any, Any]:
 
 def painter(device: Device):
     def paint(session: Session, prompt: str, *dials: Any):
-        settings = settings_of(dials, dial_names())
-        seeds = range(BACKGROUNDS)
-        if session.painted and session.painted_prompt == prompt:  # more of the same
-            last = session.painted[-1][0]
-            seeds = range(last + 1, last + 1 + BACKGROUNDS)
-        yield gr.skip(), waiting_html("Painting backgrounds …")
-        view, painted = ProgressView({"background": "run"}), None
-        for kind, value in device.paint(prompt, tuple(seeds), settings, None):
-            if kind == "done":
-                painted = value
-            else:
-                view.take(value)
-                yield gr.skip(), view.html()
-        session.painted, session.painted_prompt = list(zip(seeds, painted, strict=True)), prompt
-        session.background_seed = session.painted[0][0]
-        yield gallery_of(session), _picked(session)
+        from layerdiffusion.progress import Cancelled
+
+        try:
+            settings = settings_of(dials, dial_names())
+            seeds = range(BACKGROUNDS)
+            if session.painted and session.painted_prompt == prompt:  # more of the same
+                last = session.painted[-1][0]
+                seeds = range(last + 1, last + 1 + BACKGROUNDS)
+            view, painted = ProgressView({"background": "run"}), None
+            yield gr.skip(), gr.skip(), gr.skip(), waiting_html("Painting backgrounds …")
+            for kind, value in followed(session, lambda stop: device.paint(prompt, tuple(seeds), settings, stop)):
+                if kind == "done":
+                    painted = value
+                else:
+                    view.take(value)
+                    yield gr.skip(), gr.skip(), gr.skip(), view.html()
+            session.painted, session.painted_prompt = list(zip(seeds, painted, strict=True)), prompt
+            session.background_seed = session.painted[0][0]
+            yield *idle(), gallery_of(session), _picked(session)
+        except Cancelled:
+            yield *idle(), gr.skip(), PAINT_CANCELLED + _picked(session)
+        except Exception:
+            yield *idle(), gr.skip(), ""  # an error's own outputs are lost, and the button with them
+            raise
+        finally:
+            session.running = False
 
     return paint
 

@@ -110,8 +110,10 @@ def _background(page: SimpleNamespace) -> None:
                 elem_id="backgrounds",
             )
             page.paint = gr.Button("Paint backgrounds", elem_id="paint")
+            page.paint_cancel = gr.Button("Cancel", variant="stop", elem_id="paint-cancel", visible=False)
             page.paint_note = gr.HTML(
-                '<p class="ld-hint">Painted from the background’s words by the untouched model; then pick one.</p>'
+                '<p class="ld-hint">Painted from the background’s words by the untouched model; then pick one.</p>',
+                elem_id="paint-note",
             )
 
 

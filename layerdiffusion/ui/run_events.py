@@ -1,7 +1,6 @@
 """Run and Cancel: one edit of one tab at a time, everybody in one queue, and the results when it is done."""
 
 import tempfile
-import threading
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,10 +15,10 @@ from layerdiffusion.ui.bundle import save_pictures
 from layerdiffusion.ui.device import Device
 from layerdiffusion.ui.drawing import duration, escape
 from layerdiffusion.ui.errors import friendly
+from layerdiffusion.ui.jobs import begin, followed, idle, stop
 from layerdiffusion.ui.layer_events import QUEUE, dial_names, settings_of
 from layerdiffusion.ui.progress_view import STAGES, ProgressView, waiting_html
 from layerdiffusion.ui.session import Session
-from layerdiffusion.ui.spaces import on_zero_gpu
 
 CANCELLED = '<p class="ld-plan"><b>Cancelled.</b> Finished stages are kept; Run goes on from there.</p>'
 
@@ -47,26 +46,12 @@ def connect(page: SimpleNamespace, device: Device) -> None:
     page.cancel.click(friendly(stop), page.state, page.progress, queue=False, **quiet)
 
 
-def begin(session: Session) -> tuple[Any, Any, str]:
-    if session.running:
-        raise EditError("Your last edit is still running; wait for it, or cancel it.")
-    session.cancel, session.running = threading.Event(), True
-    return gr.update(visible=False), gr.update(visible=True, interactive=True), waiting_html("Waiting for a turn …")
-
-
-def stop(session: Session) -> str:
-    session.cancel.set()
-    return waiting_html("Cancelling …")
-
-
 def runner(device: Device, more: bool):
     def run(session: Session, *values: Any):
         from layerdiffusion.progress import Cancelled
 
         words, background, swap, dials = values[:3], values[3], values[4], values[5:]
         try:
-            if session.cancel.is_set():
-                raise Cancelled("The edit was cancelled before its turn came.")
             if more and session.results:
                 edit, settings = _further(session)
             else:
@@ -76,31 +61,23 @@ def runner(device: Device, more: bool):
                 yield _going(waiting_html("The model is loading; the edit starts as soon as it is there …"))
             view, result = ProgressView(device.editor.plan(edit, settings)), None
             yield _going(view.html())
-            cancel = None if on_zero_gpu() else session.cancel  # no event reaches another process
-            for kind, value in device.run(edit, settings, cancel):
+            for kind, value in followed(session, lambda cancel: device.run(edit, settings, cancel)):
                 if kind == "done":
                     result = value
-                elif cancel is None and session.cancel.is_set():
-                    raise Cancelled("The edit was cancelled.")  # which closes the generator, and that ends it
                 else:
                     view.take(value)
                     yield _going(view.html())
             take(session, result, device, more)
-            yield *_idle(), _done(result), *show(session)
+            yield *idle(), _done(result), *show(session)
         except Cancelled:
-            yield *_idle(), CANCELLED, *_skip()
+            yield *idle(), CANCELLED, *_skip()
         except Exception:
-            yield *_idle(), "", *_skip()  # an error's own outputs are lost, and the button with them
+            yield *idle(), "", *_skip()  # an error's own outputs are lost, and the button with them
             raise
         finally:
             session.running = False
 
     return run
-
-
-def _idle() -> tuple[Any, Any]:
-    """Run is there, Cancel is not."""
-    return gr.update(visible=True), gr.update(visible=False)
 
 
 def _going(html: str) -> tuple[Any, ...]:
@@ -115,7 +92,9 @@ def _further(session: Session) -> tuple[Any, Any]:
     """The last edit with as many new seeds, counted on from its last."""
     first = session.results[0]
     used = [seed for result in session.results for seed in result.seeds]
-    count = min(len(first.seeds), MAX_SEEDS)
+    count = min(len(first.seeds), MAX_SEEDS - len(used))
+    if count < 1:
+        raise EditError(f"There are {len(used)} pictures of this edit, which is the most; start on from another seed.")
     return first.edit, replace(first.settings, seeds=tuple(range(max(used) + 1, max(used) + 1 + count)))
 
 

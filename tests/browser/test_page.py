@@ -213,6 +213,24 @@ def test_a_background_is_painted_and_picked(tab, pictures):
     assert "painted.png" in zipfile.ZipFile(io.BytesIO(data)).namelist()
 
 
+def test_painting_backgrounds_is_cancelled_and_goes_on(tab, page, pictures):
+    begin(tab, pictures["photo"])
+    tab.page.click("#background label:has-text('Paint one')")
+    tab.dial("sampling-steps", 200)
+    tab.page.click("#paint")
+    tab.page.wait_for_selector("#paint-note .ld-bar")
+    assert page.device.editor._lock.locked()
+    tab.page.click("#paint-cancel")
+    tab.page.wait_for_selector("#paint-note :text('Cancelled')")
+    tab.page.wait_for_selector("#paint:visible")
+    assert not page.device.editor._lock.locked() and not tab.page.is_visible("#paint-cancel")
+    assert tab.page.locator("#backgrounds .thumbnail-item").count() == 0
+    tab.dial("sampling-steps", 4)
+    tab.page.click("#paint")
+    tab.page.wait_for_selector("#backgrounds .thumbnail-item >> nth=3")
+    tab.page.wait_for_selector("#paint:visible")
+
+
 def test_what_is_missing_is_said_before_and_after_run(tab, pictures):
     tab.missing("no photo yet")
     tab.page.click("#run")
