@@ -33,6 +33,8 @@ __all__ = [
     "Placement",
     "Recipe",
     "Settings",
+    "check_choice",
+    "check_number",
     "check_prompts",
     "load_recipe",
     "recipe_from_dict",
@@ -97,7 +99,11 @@ def _seeds(value: Any) -> tuple[int, ...]:
 
 
 def _number(name: str, value: Any) -> float | int:
-    limit = LIMITS[name]
+    return check_number(name, value, LIMITS[name])
+
+
+def check_number(name: str, value: Any, limit: Limit) -> float | int:
+    """The value as a plain number inside the limit; raises a `SettingsError` that names it and what is allowed."""
     if isinstance(value, np.ndarray | np.generic) and value.ndim == 0:
         value = value.item()
     kind = "a whole number" if limit.whole else "a number"
@@ -112,7 +118,8 @@ def _number(name: str, value: Any) -> float | int:
     return int(value) if limit.whole else number
 
 
-def _choice(name: str, value: Any, allowed: tuple[str, ...]) -> str:
+def check_choice(name: str, value: Any, allowed: tuple[str, ...]) -> str:
+    """The value, one of the words allowed; raises a `SettingsError` that names them."""
     if not isinstance(value, str) or value not in allowed:
         raise SettingsError(f"{name} is {_shown(value)}: it must be {', '.join(allowed[:-1])} or {allowed[-1]}.")
     return value
@@ -183,7 +190,7 @@ class Settings:
             if field.name == "seeds":
                 value = _seeds(value)
             elif field.name in CHOICES:
-                value = _choice(field.name, value, CHOICES[field.name])
+                value = check_choice(field.name, value, CHOICES[field.name])
             else:
                 value = _number(field.name, value)
             object.__setattr__(self, field.name, value)
@@ -278,7 +285,7 @@ class Edit:
 
     def _check_background(self, put) -> None:
         mode = self.background or ("keep" if self.background_image is None else "reference")
-        put("background", _choice("background", mode, BACKGROUNDS))
+        put("background", check_choice("background", mode, BACKGROUNDS))
         if mode != "reference":
             if self.background_image is not None or self.background_mask is not None:
                 raise EditError(

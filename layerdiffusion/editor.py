@@ -26,7 +26,7 @@ from layerdiffusion.profile import GIB
 from layerdiffusion.progress import STAGES, Cancelled, OnProgress, Progress, Reporter
 from layerdiffusion.result import Result
 
-__all__ = ["STAGES", "Cancelled", "Editor", "OutOfMemory", "Progress"]
+__all__ = ["STAGES", "Cancelled", "Editor", "OutOfMemory", "Progress", "training_generator"]
 
 
 class OutOfMemory(EditError):
@@ -57,7 +57,8 @@ class Editor:
             parameters = sum(parameter.numel() for parameter in models.master.parameters())
             cache_limit = max(GIB, int(2.5 * parameters * models.profile.weights.itemsize))
         # Apart, so that one large tuned network does not push out the small results it was made from.
-        shares = {"background": 1 / 32, "embeddings": 1 / 16, "finetune": 27 / 32, "sampling": 1 / 16}
+        shares = dict.fromkeys(("background", "inversion"), 1 / 64)
+        shares |= {"embeddings": 1 / 16, "finetune": 27 / 32, "sampling": 1 / 16}
         self._caches = {stage: StageCache(int(cache_limit * share)) for stage, share in shares.items()}
         self._lock = threading.Lock()
         self._seconds_per_unit: dict[str, float] = {}
@@ -77,16 +78,16 @@ class Editor:
         `OutOfMemory`, or one that says what is wrong with the edit. Whatever is raised, finished stages are
         kept.
         """
-        with self._turn(cancel):
+        with self.turn(cancel):
             began = time.perf_counter()
             timings: dict[str, float] = {}
             plan = self._prepare(edit, settings)
             stages = self._fates(plan)
-            report = Reporter(self._seconds_per_unit, self._work(plan, stages), on_progress, cancel)
+            report = self.reporter(self._work(plan, stages), on_progress, cancel)
 
             def stage(name: str, make: Callable[[], Any]) -> Any:
                 started = time.perf_counter()
-                value = self._stage(name, plan.keys[name], stages[name], report, make)
+                value = self.stage(name, plan.keys[name], stages[name], report, make)
                 timings[name] = time.perf_counter() - started
                 return value
 
@@ -130,11 +131,11 @@ class Editor:
 
     def measure(self) -> None:
         """Take a few steps of stage 3, so that the first `estimate` has a speed to go by."""
-        with self._turn(None):
+        with self.turn(None):
             words = self.models.embed([""])
             for steps in (1, 3):  # the first one pays for what is set up once
                 settings = replace(self.models.defaults, sampling_steps=steps)
-                report = Reporter(self._seconds_per_unit, {"sampling": (steps, 2)}, None, None)
+                report = self.reporter({"sampling": (steps, 2)}, None, None)
                 report.begin("sampling")
                 self._pictures(self.models.unet, (0,), words, words, settings, "edit", report.part(0, 1))
 
@@ -155,11 +156,11 @@ class Editor:
             raise EditError("There are no words to generate a background from; describe the place.")
         settings = (settings or Settings()).resolve(self.models.defaults)
         seeds, cache = tuple(seeds), self._caches["background"]
-        with self._turn(cancel):
+        with self.turn(cancel):
             keys = {seed: _background_key(prompt, seed, settings) for seed in seeds}
             missing = [seed for seed in seeds if keys[seed] not in cache]
             work = {"background": (len(missing) * settings.sampling_steps, 2)}
-            report = Reporter(self._seconds_per_unit, work, on_progress, cancel)
+            report = self.reporter(work, on_progress, cancel)
             painted = {seed: cache.get(key) for seed, key in keys.items() if key in cache}
             for index, seed in enumerate(missing):
                 with _in_stage("background"):
@@ -173,7 +174,7 @@ class Editor:
 
     def clear_cache(self) -> None:
         """Forget every finished stage."""
-        with self._turn(None):
+        with self.turn(None):
             for cache in self._caches.values():
                 cache.clear()
 
@@ -182,6 +183,70 @@ class Editor:
         """Bytes held by the finished stages."""
         return sum(cache.size for cache in self._caches.values())
 
+    # For other methods on the same models (`compare`): they take turns with edits, and share the caches.
+
+    @contextlib.contextmanager
+    def turn(self, cancel: threading.Event | None) -> Iterator[None]:
+        """One edit at a time; whoever waits can still cancel."""
+        while not self._lock.acquire(timeout=0.1):
+            if cancel is not None and cancel.is_set():
+                raise Cancelled("The edit was cancelled while it waited for its turn.")
+        try:
+            with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+                yield
+        finally:
+            self._lock.release()
+
+    def reporter(
+        self, work: dict[str, tuple[int, float]], on_progress: OnProgress | None, cancel: threading.Event | None
+    ) -> Reporter:
+        """A `Reporter` that knows the speeds seen so far; `work` is each stage's steps and the cost of a step.
+
+        The cost is in passes of one picture through the network.
+        """
+        return Reporter(self._seconds_per_unit, work, on_progress, cancel)
+
+    def cached(self, stage: str, key: str) -> bool:
+        """Whether the value of this key is in the stage's cache."""
+        return key in self._caches[stage]
+
+    def stage(
+        self,
+        name: str,
+        key: str,
+        fate: str,
+        report: Reporter,
+        make: Callable[[], Any],
+    ) -> Any:
+        """The value of `progress.STAGES`' stage `name` from its cache, or made, and kept there.
+
+        To be called in a `turn`. `fate` is what was foreseen for it: "run", "reuse" or "skip".
+        """
+        cache = self._caches[name]
+        if key in cache:
+            if fate == "reuse":
+                report.reused(name)
+            return cache.get(key)
+        report.check()
+        with _in_stage(name):
+            value = make()
+        cache.put(key, value)
+        return value
+
+    def parts(self, settings: Settings) -> list[tuple[int, ...]]:
+        """The seeds in batches that the device holds at once."""
+        batch, seeds = self.models.profile.batch, settings.seeds
+        return [seeds[start : start + batch] for start in range(0, len(seeds), batch)]
+
+    def network(self, weights: method.finetune.Weights) -> nn.Module:
+        """The network with `weights` from a "finetune" stage in it; the model's own if there are none."""
+        if not weights:
+            return self.models.unet
+        unet = method.with_weights(self.models.unet, weights)
+        if self.models.profile.compile:
+            unet.compile()
+        return unet
+
     def _prepare(self, edit: Edit, settings: Settings | None, picture: Image.Image | None = None) -> _Plan:
         settings = (settings or Settings()).resolve(self.models.defaults)
         keys: dict[str, str | None] = {}
@@ -189,7 +254,7 @@ class Editor:
             key = keys["background"] = _background_key(edit.background_prompt, edit.background_seed, settings)
             picture = picture or self._caches["background"].get(key)
             if picture is None:
-                return _Plan(edit, settings, None, keys | dict.fromkeys(STAGES[1:]))
+                return _Plan(edit, settings, None, keys | dict.fromkeys(("embeddings", "finetune", "sampling")))
             layers = lay_out(edit, self.models.size, picture)
         else:
             layers = self._lay_out(edit)
@@ -239,7 +304,7 @@ class Editor:
     def _work(self, plan: _Plan, stages: dict[str, str]) -> dict[str, tuple[int, float]]:
         """Steps and the cost of a step of each stage yet to run, in passes of one picture through the network."""
         settings = plan.settings
-        parts = len(self._parts(settings))
+        parts = len(self.parts(settings))
         work = {
             "background": (settings.sampling_steps, 2),
             "embeddings": (settings.embedding_steps, 2 * 2),
@@ -247,26 +312,6 @@ class Editor:
             "sampling": (settings.sampling_steps * parts, 2 * len(settings.seeds) / parts),
         }
         return {stage: work[stage] for stage in plan.keys if stages[stage] == "run"}
-
-    def _stage(
-        self,
-        name: str,
-        key: str,
-        fate: str,
-        report: Reporter,
-        make: Callable[[], Any],
-    ) -> Any:
-        """The stage's value from its cache, or made, and kept there."""
-        cache = self._caches[name]
-        if key in cache:
-            if fate == "reuse":
-                report.reused(name)
-            return cache.get(key)
-        report.check()
-        with _in_stage(name):
-            value = make()
-        cache.put(key, value)
-        return value
 
     def _optimise(self, plan: _Plan, report: Reporter) -> tuple[Tensor, list[float]]:
         """Stage 1: [ê_a, ê_b] (2, L, D) in main memory."""
@@ -284,7 +329,7 @@ class Editor:
             start,
             steps=settings.embedding_steps,
             lr=settings.embedding_lr,
-            generator=_generator("embeddings", settings.training_seed),
+            generator=training_generator("embeddings", settings.training_seed),
             precision=profile.training_precision,
             on_step=report.step,
         )
@@ -320,7 +365,7 @@ class Editor:
             background_weight=settings.background_weight,
             steps=settings.finetune_steps,
             lr=settings.finetune_lr,
-            generator=_generator("finetune", settings.training_seed),
+            generator=training_generator("finetune", settings.training_seed),
             tune=settings.tune,
             precision=profile.training_precision,
             optimiser=profile.optimiser(),
@@ -337,12 +382,12 @@ class Editor:
     ) -> list[Image.Image]:
         """Stage 3: a picture for each seed."""
         settings = plan.settings
-        unet = self._network(weights)
+        unet = self.network(weights)
         object_embedding = embeddings[:1].to(self.models.device)
         edit_embedding = self._edit_embedding(settings, embeddings)
         report.begin("sampling")
         images: list[Image.Image] = []
-        parts = self._parts(settings)
+        parts = self.parts(settings)
         for index, seeds in enumerate(parts):
             on_step = report.part(index, len(parts), self.models.decode)
             images += self._pictures(
@@ -353,11 +398,6 @@ class Editor:
     def _paint_background(self, plan: _Plan, report: Reporter) -> Image.Image:
         edit = plan.edit
         return self._paint(edit.background_prompt, edit.background_seed, plan.settings, report)
-
-    def _parts(self, settings: Settings) -> list[tuple[int, ...]]:
-        """The seeds in batches that the device holds."""
-        batch, seeds = self.models.profile.batch, settings.seeds
-        return [seeds[start : start + batch] for start in range(0, len(seeds), batch)]
 
     def _paint(
         self, prompt: str, seed: int, settings: Settings, report: Reporter, index: int = 0, parts: int = 1
@@ -395,14 +435,6 @@ class Editor:
             raise FloatingPointError
         return self.models.decode(latents)
 
-    def _network(self, weights: method.finetune.Weights) -> nn.Module:
-        if not weights:
-            return self.models.unet
-        unet = method.with_weights(self.models.unet, weights)
-        if self.models.profile.compile:
-            unet.compile()
-        return unet
-
     def _edit_embedding(self, settings: Settings, embeddings: Tensor) -> Tensor:
         return method.edit_embedding(embeddings[:1], embeddings[1:], settings.alpha).to(self.models.device)
 
@@ -410,18 +442,6 @@ class Editor:
         _, height, width = self.models.latent_shape
         latent_mask = mask_to_latents(mask, (width, height), name)
         return torch.from_numpy(latent_mask)[None, None].to(self.models.device)
-
-    @contextlib.contextmanager
-    def _turn(self, cancel: threading.Event | None) -> Iterator[None]:
-        """One edit at a time; whoever waits can still cancel."""
-        while not self._lock.acquire(timeout=0.1):
-            if cancel is not None and cancel.is_set():
-                raise Cancelled("The edit was cancelled while it waited for its turn.")
-        try:
-            with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
-                yield
-        finally:
-            self._lock.release()
 
 
 def _embedding_picture(settings: Settings, layers: Layers) -> tuple[Image.Image, np.ndarray]:
@@ -448,7 +468,7 @@ def _background_key(prompt: str, seed: int, settings: Settings) -> str:
     return digest("background", prompt, seed, settings.sampling_steps, settings.guidance_scale)
 
 
-def _generator(stage: str, seed: int) -> torch.Generator:
+def training_generator(stage: str, seed: int) -> torch.Generator:
     """Each stage's own noise: no stage trains on the very noise that another starts from."""
     return torch.Generator().manual_seed(int(digest(stage, seed)[:14], 16))
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from layerdiffusion.errors import EditError
 from layerdiffusion.method import Step
 
-STAGES = ("background", "embeddings", "finetune", "sampling")
+STAGES = ("background", "inversion", "embeddings", "finetune", "sampling")  # "inversion" is Plug-and-Play's
 PREVIEWS = 6  # how many previews stage 3 gives
 
 

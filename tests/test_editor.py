@@ -87,7 +87,7 @@ def test_an_edit_is_the_papers_three_stages_one_after_the_other(either_models, e
         np.asarray(Image.fromarray(mask.astype(np.float32)).resize((8, 8), Image.Resampling.BOX)) >= 0.5
     ).float()[None, None]
 
-    from layerdiffusion.editor import _generator
+    from layerdiffusion.editor import training_generator
 
     embeddings = method.optimise_embeddings(
         models.unet,
@@ -97,7 +97,7 @@ def test_an_edit_is_the_papers_three_stages_one_after_the_other(either_models, e
         models.embed(["a dog jumps", "on ice"]),
         steps=4,
         lr=1e-2,
-        generator=_generator("embeddings", 0),
+        generator=training_generator("embeddings", 0),
     )
     blend = 0.7 * embeddings[:1] + 0.3 * embeddings[1:]
     weights = method.finetune(
@@ -109,7 +109,7 @@ def test_an_edit_is_the_papers_three_stages_one_after_the_other(either_models, e
         background_weight=1,
         steps=3,
         lr=1e-3,
-        generator=_generator("finetune", 0),
+        generator=training_generator("finetune", 0),
         optimiser=models.profile.optimiser(),
     )
     latents = method.sample(

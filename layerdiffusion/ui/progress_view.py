@@ -7,12 +7,14 @@ from layerdiffusion.ui.drawing import duration, escape, loss_curve, picture_url
 
 STAGES = {
     "background": "Background",
+    "inversion": "Retracing",
     "embeddings": "Words",
     "finetune": "Layers",
     "sampling": "Painting",
 }
 DOING = {
     "background": "Painting the background",
+    "inversion": "Retracing the photo to noise",
     "embeddings": "Fitting the words to the place",
     "finetune": "Learning both layers",
     "sampling": "Painting the pictures",
@@ -22,8 +24,8 @@ DOING = {
 class ProgressView:
     """Takes in an edit's progress, and shows it as HTML."""
 
-    def __init__(self, stages: dict[str, str]) -> None:
-        self.fates = dict(stages)
+    def __init__(self, stages: dict[str, str], title: str = "") -> None:
+        self.fates, self.title = dict(stages), title
         self.stage = ""
         self.step = self.steps = 0
         self.left: float | None = None
@@ -50,6 +52,7 @@ class ProgressView:
 
     def html(self) -> str:
         doing = DOING.get(self.stage, "Getting ready")
+        doing = f"{escape(self.title)}: {doing[0].lower()}{doing[1:]}" if self.title else doing
         left = "" if self.left is None else f"about {duration(self.left)} left"
         count = f"step {self.step} of {self.steps}" if self.steps else ""
         side = ""

@@ -1,0 +1,30 @@
+"""SDEdit, Imagic and Plug-and-Play as their authors run them, on the same models, edits and seeds as ours.
+
+    result = run_method(editor, "pnp", edit, Settings(seeds=(0, 1)), options_for("pnp", models, attention_share=0.3))
+
+A file a method, functions of tensors as in `layerdiffusion.method`; `run` gives them the editor's turns and caches.
+"""
+
+from layerdiffusion.compare.options import (
+    DIAL,
+    LABELS,
+    METHODS,
+    SOURCES,
+    ImagicOptions,
+    PnPOptions,
+    SDEditOptions,
+    options_for,
+)
+from layerdiffusion.compare.run import run_method
+
+__all__ = [
+    "DIAL",
+    "LABELS",
+    "METHODS",
+    "SOURCES",
+    "ImagicOptions",
+    "PnPOptions",
+    "SDEditOptions",
+    "options_for",
+    "run_method",
+]
