@@ -5,6 +5,8 @@
 A file a method, functions of tensors as in `layerdiffusion.method`; `run` gives them the editor's turns and caches.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from layerdiffusion.compare.options import (
     DIAL,
     LABELS,
@@ -15,7 +17,9 @@ from layerdiffusion.compare.options import (
     SDEditOptions,
     options_for,
 )
-from layerdiffusion.compare.run import run_method
+
+if TYPE_CHECKING:
+    from layerdiffusion.compare.run import run_method
 
 __all__ = [
     "DIAL",
@@ -28,3 +32,13 @@ __all__ = [
     "options_for",
     "run_method",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`run_method` and torch with it are imported when asked for: the page wants the methods' names at once."""
+    if name != "run_method":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from layerdiffusion.compare.run import run_method
+
+    globals()[name] = run_method
+    return run_method

@@ -6,25 +6,29 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor
 
 from layerdiffusion import method
 from layerdiffusion.cache import digest
+from layerdiffusion.compare.imagic import fit_embedding, fit_network, interpolated
 from layerdiffusion.compare.options import METHODS, OPTIONS
+from layerdiffusion.compare.pnp import inversion_timesteps, invert, mixed, plug_and_play
 from layerdiffusion.compare.sdedit import sdedit, taken_steps
 from layerdiffusion.edit import Edit, Settings, check_choice
+from layerdiffusion.editor import Editor, training_generator
 from layerdiffusion.errors import SettingsError
 from layerdiffusion.images import fit_square
 from layerdiffusion.layering import Layers, lay_out
 from layerdiffusion.method import Step
+from layerdiffusion.method.finetune import Weights
+from layerdiffusion.method.sampling import ddim_scheduler
+from layerdiffusion.models import Models
 from layerdiffusion.progress import OnProgress, Reporter
 from layerdiffusion.result import Result
-
-if TYPE_CHECKING:
-    from layerdiffusion.editor import Editor
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class Task:
     options: Any  # every field set
 
     @property
-    def models(self) -> Any:
+    def models(self) -> Models:
         return self.editor.models
 
     @property
@@ -68,9 +72,7 @@ class Task:
         for index, seeds in enumerate(parts):
             noise = method.initial_latents(seeds, self.models.latent_shape).to(self.models.device)
             latents = latents_of(noise, report.part(index, len(parts), self.models.decode))
-            if not latents.isfinite().all():
-                raise FloatingPointError
-            images += self.models.decode(latents)
+            images += self.models.decode(_finite(latents))
         return images
 
 
@@ -180,4 +182,138 @@ def _sdedit(task: Task) -> list[Stage]:
     return [Stage("sampling", task.sampling_key(task.picture), taken * task.batches, cost, sampling)]
 
 
-STAGES_OF: dict[str, Callable[[Task], list[Stage]]] = {"sdedit": _sdedit}
+def _imagic(task: Task) -> list[Stage]:
+    settings, options, models = task.settings, task.options, task.models
+    profile = models.profile
+    dials = options.embedding_steps, options.embedding_lr, settings.training_seed
+    embeddings_key = digest("imagic embeddings", task.prompt, task.picture, dials)
+    dials = options.finetune_steps, options.finetune_lr, settings.tune, settings.training_seed
+    finetune_key = digest("imagic finetune", embeddings_key, task.picture, dials)
+
+    def embeddings(values: dict[str, Any], report: Reporter) -> tuple[Tensor, list[float]]:
+        report.begin("embeddings")
+        embedding = fit_embedding(
+            models.unet,
+            models.scheduler,
+            models.encode(task.picture),
+            models.embed([task.prompt]),
+            steps=options.embedding_steps,
+            lr=options.embedding_lr,
+            generator=training_generator("embeddings", settings.training_seed),
+            precision=profile.training_precision,
+            on_step=report.step,
+        )
+        return _finite(embedding).cpu(), report.losses
+
+    def finetune(values: dict[str, Any], report: Reporter) -> tuple[Weights, list[float]]:
+        lora = settings.tune == "lora"
+        report.begin("finetune")
+        weights = fit_network(
+            models.unet if lora else models.master,
+            models.scheduler,
+            models.encode(task.picture),
+            values["embeddings"][0].to(models.device),
+            steps=options.finetune_steps,
+            lr=options.finetune_lr,
+            generator=training_generator("finetune", settings.training_seed),
+            tune=settings.tune,
+            precision=profile.training_precision,
+            optimiser=profile.optimiser(),
+            checkpointing=profile.checkpointing,
+            on_step=report.step,
+        )
+        dtype = torch.float32 if lora else profile.weights
+        return {name: _finite(weight).to("cpu", dtype) for name, weight in weights.items()}, report.losses
+
+    def sampling(values: dict[str, Any], report: Reporter) -> list[Image.Image]:
+        words = models.embed([task.prompt, ""])
+        optimised = values["embeddings"][0].to(models.device)
+        embedding = interpolated(words[:1], optimised, options.alpha)
+        unet = task.editor.network(values["finetune"][0])
+        return task.paint(
+            report,
+            lambda noise, on_step: method.sample(
+                unet,
+                models.scheduler,
+                noise,
+                embedding,
+                embedding,
+                words[1:],
+                steps=settings.sampling_steps,
+                guidance_scale=settings.guidance_scale,
+                schedule="edit",
+                precision=profile.precision,
+                on_step=on_step,
+            ),
+        )
+
+    cost = 2 * len(settings.seeds) / task.batches
+    sampling_key = task.sampling_key(embeddings_key, finetune_key)
+    return [
+        Stage("embeddings", embeddings_key, options.embedding_steps, 2, embeddings),
+        Stage("finetune", finetune_key, options.finetune_steps, 3, finetune),
+        Stage("sampling", sampling_key, settings.sampling_steps * task.batches, cost, sampling),
+    ]
+
+
+def _pnp(task: Task) -> list[Stage]:
+    settings, options, models = task.settings, task.options, task.models
+    steps = settings.sampling_steps
+    kept = ddim_scheduler(models.scheduler, steps).timesteps.tolist()
+    ladder = inversion_timesteps(kept, options.inversion_steps)
+    inversion_key = digest("pnp inversion", task.picture, kept, ladder)
+
+    def inversion(values: dict[str, Any], report: Reporter) -> Tensor:
+        report.begin("inversion")
+        inverted = invert(
+            models.unet,
+            models.scheduler,
+            models.encode(task.picture),
+            models.embed([""]),
+            sampling_steps=steps,
+            inversion_steps=options.inversion_steps,
+            precision=models.profile.training_precision,  # its steps are small, and their errors add up
+            on_step=report.step,
+        )
+        return _finite(inverted).cpu()
+
+    def sampling(values: dict[str, Any], report: Reporter) -> list[Image.Image]:
+        source, words = values["inversion"].to(models.device), models.embed([task.prompt, ""])
+        # Modules of their own around the model's weights: nobody else's pass can meet an injection, nor a compiled
+        # network miss it.
+        unet = method.with_weights(models.unet, {})
+
+        def latents_of(noise: Tensor, on_step: Callable[[Step], None]) -> Tensor:
+            start = mixed(source[:1], noise, options.noise_share) if options.noise_share else source[:1]
+            latents = plug_and_play(
+                unet,
+                models.scheduler,
+                source,
+                start,
+                words[:1],
+                words[1:],
+                words[1:],
+                feature_share=options.feature_share,
+                attention_share=options.attention_share,
+                guidance_scale=settings.guidance_scale,
+                precision=models.profile.precision,
+                on_step=on_step,
+            )
+            return latents.expand_as(noise)
+
+        return task.paint(report, latents_of)
+
+    cost = 2 * len(settings.seeds) / task.batches + max(options.feature_share, options.attention_share)
+    return [
+        Stage("inversion", inversion_key, len(ladder), 1, inversion),
+        Stage("sampling", task.sampling_key(inversion_key), steps * task.batches, cost, sampling),
+    ]
+
+
+def _finite(values: Tensor) -> Tensor:
+    if not values.isfinite().all():
+        raise FloatingPointError
+    return values
+
+
+STAGES_OF: dict[str, Callable[[Task], list[Stage]]] = {"sdedit": _sdedit, "imagic": _imagic, "pnp": _pnp}
