@@ -6,12 +6,14 @@ import re
 import tempfile
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
+from layerdiffusion.compare import LABELS, METHODS
 from layerdiffusion.edit import Recipe, recipe_from_dict
 from layerdiffusion.errors import EditError, RecipeError
 from layerdiffusion.images import MAX_BYTES, open_image
@@ -21,6 +23,7 @@ MAX_FILES = 200
 MAX_UNPACKED = 192 * 2**20
 PAINTED = "painted.png"
 ENTRY = re.compile(r"[\w.-]+\.(?:png|json)", re.ASCII)
+OTHERS = tuple(name for name in METHODS if name != "ours")
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -31,6 +34,7 @@ class Opened:
     recipe: Recipe
     pictures: dict[int, Image.Image]  # finished results by seed, if it had any
     painted: Image.Image | None = None  # the background that was generated
+    others: dict[str, dict[int, Image.Image]] = field(default_factory=dict)  # the same by other methods
 
 
 def save_pictures(result: Any, folder: Path, offset: int = 0) -> list[Path]:
@@ -43,8 +47,20 @@ def save_pictures(result: Any, folder: Path, offset: int = 0) -> list[Path]:
     return paths
 
 
-def save_zip(results: Sequence[Any], pictures: dict[int, Path], path: Path) -> Path:
-    """All results, the layers, the masks, a contact sheet and `edit.json` in one zip."""
+def save_compared(result: Any, method: str, folder: Path) -> list[Path]:
+    """The pictures of another method in `folder`, named by it; each says in its metadata how it was made."""
+    paths = []
+    for seed, image in zip(result.seeds, result.images, strict=True):
+        text = PngInfo()
+        text.add_text("method", method)
+        text.add_text("seed", str(seed))
+        paths.append(folder / f"{method}-seed-{seed}.png")
+        image.save(paths[-1], pnginfo=text)
+    return paths
+
+
+def save_zip(results: Sequence[Any], pictures: dict[int, Path], path: Path, others: Sequence[Path] = ()) -> Path:
+    """All results, the layers, the masks, a contact sheet and `edit.json` in one zip; `others` by other methods."""
     first = results[0]
     seeds = tuple(seed for result in results for seed in result.seeds)
     images = [image for result in results for image in result.images]
@@ -56,6 +72,8 @@ def save_zip(results: Sequence[Any], pictures: dict[int, Path], path: Path) -> P
             for file in sorted(whole.save(folder, rescue=False).iterdir()):
                 seed = re.fullmatch(r"seed-(\d+)\.png", file.name)
                 archive.write(pictures.get(int(seed[1]), file) if seed else file, file.name)
+            for file in others:
+                archive.write(file, file.name)
     except OSError as error:
         raise EditError(f"The zip can't be written ({error.strerror or error}); free some space.") from error
     return path
@@ -79,7 +97,9 @@ def _open_png(data: bytes) -> Opened:
     image = open_image(data, "the picture")
     with Image.open(io.BytesIO(data), formats=["PNG"]) as file:
         file.load()
-        text = file.text.get(CARRIED)
+        text, method = file.text.get(CARRIED), file.text.get("method")
+    if not text and method in OTHERS:
+        raise RecipeError(f"This picture is {LABELS[method]}'s, for comparison; open the zip it came in.")
     if not text:
         raise RecipeError("This picture carries no recipe; open one that was saved here, or use it as a photo.")
     recipe = recipe_from_dict(_json(text))
@@ -95,15 +115,18 @@ def _open_zip(data: bytes) -> Opened:
             if not path.is_file():
                 raise RecipeError("The zip holds no edit.json; open one that was downloaded here.")
             recipe = recipe_from_dict(_json(path.read_bytes()), path.parent)
-            pictures = {}
-            for seed in recipe.settings.seeds or ():
-                file = Path(folder) / f"seed-{seed}.png"
-                if file.is_file():
-                    pictures[seed] = open_image(file)
+            seeds = recipe.settings.seeds or ()
+            pictures = _finished(Path(folder), "", seeds)
+            others = {name: found for name in OTHERS if (found := _finished(Path(folder), f"{name}-", seeds))}
             painted = Path(folder) / PAINTED
-            return Opened(recipe, pictures, open_image(painted) if painted.is_file() else None)
+            return Opened(recipe, pictures, open_image(painted) if painted.is_file() else None, others)
     except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, RuntimeError, EOFError, OSError) as error:
         raise RecipeError("The zip is damaged or locked and can't be opened; download it again.") from error
+
+
+def _finished(folder: Path, prefix: str, seeds: Sequence[int]) -> dict[int, Image.Image]:
+    files = {seed: folder / f"{prefix}seed-{seed}.png" for seed in seeds}
+    return {seed: open_image(file) for seed, file in files.items() if file.is_file()}
 
 
 def _unpack(archive: zipfile.ZipFile, folder: Path) -> None:

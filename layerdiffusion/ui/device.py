@@ -6,6 +6,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,6 +40,7 @@ class Device:
         self._lock = threading.Lock()
         self.run = gpu(self.seconds)(self._run)
         self.paint = gpu(lambda prompt, seeds, settings, cancel: 10 * len(seeds))(self._paint)
+        self.compare = gpu(self.compared_seconds)(self._compare)
         self.candidates = gpu(lambda image, points, labels, box: 10)(self._candidates)
 
     def start(self) -> None:
@@ -133,6 +135,12 @@ class Device:
         """How long the edit would take now."""
         return self.editor.estimate(edit, settings) or 60.0
 
+    def compared_seconds(self, name: str, edit: Edit, settings: Settings, cancel: Any = None) -> float:
+        """How long another method would take at most, by how long ours would from the start."""
+        fresh = replace(settings, training_seed=(settings.training_seed or 0) ^ 1)  # none of whose stages is kept
+        times = 1 if name == "sdedit" else 4  # Imagic's own training, Plug-and-Play's inversion
+        return times * (self.editor.estimate(edit, fresh) or 60.0)
+
     def _run(self, edit: Edit, settings: Settings, cancel: threading.Event | None) -> Iterator[Any]:
         """("progress", list of `Progress`) several times a second, and at last ("done", the `Result`)."""
         editor = self.editor
@@ -142,6 +150,15 @@ class Device:
         """The same with the backgrounds, one for each seed."""
         editor = self.editor
         yield from follow(lambda tell, stop: editor.generate_backgrounds(prompt, seeds, settings, tell, stop), cancel)
+
+    def _compare(self, name: str, edit: Edit, settings: Settings, cancel: threading.Event | None) -> Iterator[Any]:
+        """The same with another method's pictures."""
+        from layerdiffusion.compare import run_method
+
+        editor = self.editor
+        yield from follow(
+            lambda tell, stop: run_method(editor, name, edit, settings, on_progress=tell, cancel=stop), cancel
+        )
 
     def _candidates(self, image: np.ndarray, points: list, labels: list | None, box: Any) -> list[Any]:
         return self.segmenter().candidates(points, labels, box, image=image)

@@ -4,9 +4,11 @@ from types import SimpleNamespace
 
 import gradio as gr
 
+from layerdiffusion.compare import LABELS
 from layerdiffusion.edit import CHOICES, Settings
 from layerdiffusion.ui import presets
 from layerdiffusion.ui.board import clicks_board, place_board
+from layerdiffusion.ui.bundle import OTHERS
 from layerdiffusion.ui.session import Session
 from layerdiffusion.ui.showcase import examples_strip, slides
 
@@ -268,3 +270,41 @@ def _results(page: SimpleNamespace) -> None:
             page.as_reference = gr.Button("Use as reference", size="sm", elem_id="as-reference", min_width=130)
             page.zip = gr.Button("Download all", size="sm", elem_id="zip", min_width=110)
             page.zip_file = gr.DownloadButton("zip", elem_id="zip-file", visible="hidden")
+        _others(page)
+
+
+def _others(page: SimpleNamespace) -> None:
+    """Other methods on the same photo, words and seeds, on request."""
+    with gr.Accordion("Compare with other methods", open=False, elem_id="others"):
+        gr.HTML('<p class="ld-hint">The same photo, words and seeds on the same model, each as its authors run it.</p>')
+        with gr.Row(elem_classes=["ld-actions"]):
+            page.others_methods = gr.CheckboxGroup(
+                [(LABELS[name], name) for name in OTHERS],
+                value=list(OTHERS),
+                label="Methods",
+                show_label=False,
+                container=False,
+                elem_id="others-methods",
+            )
+            page.others_run = gr.Button("Compare", size="sm", elem_id="others-run", min_width=110)
+            page.others_cancel = gr.Button(
+                "Cancel", size="sm", variant="stop", elem_id="others-cancel", visible=False, min_width=110
+            )
+        page.others_progress = gr.HTML(elem_id="others-progress", value="")
+        page.others_rows = []
+        for name in OTHERS:
+            with gr.Column(visible=False, elem_id=f"row-{name}") as row:
+                gr.HTML(f"<h3>{LABELS[name]}</h3>", elem_classes=["ld-heading"])
+                gallery = gr.Gallery(
+                    label=LABELS[name],
+                    show_label=False,
+                    columns=[2, 2, 4],
+                    height="auto",
+                    object_fit="contain",
+                    format="png",
+                    allow_preview=False,
+                    interactive=False,
+                    buttons=[],
+                    elem_classes=["ld-gallery"],
+                )
+            page.others_rows += [row, gallery]

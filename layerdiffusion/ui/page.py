@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from layerdiffusion.ui import api, layer_events, result_events, run_events
+from layerdiffusion.ui import api, compare_events, layer_events, result_events, run_events
 from layerdiffusion.ui.board import static_text
 from layerdiffusion.ui.device import Device
 from layerdiffusion.ui.drawing import escape
@@ -34,6 +34,7 @@ def build_page(device: Device) -> gr.Blocks:
         layer_events.connect(page, device)
         run_events.connect(page, device)
         result_events.connect(page, device)
+        compare_events.connect(page, device)
         api.connect(device)
         _connect_badge(page, device, defaults)
     return blocks.queue(max_size=device.options.max_users, default_concurrency_limit=4)

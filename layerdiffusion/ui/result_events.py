@@ -16,7 +16,7 @@ from layerdiffusion.ui.device import Device
 from layerdiffusion.ui.errors import friendly
 from layerdiffusion.ui.examples import example_named
 from layerdiffusion.ui.layer_events import board_of, dial_values, gallery_of, notice
-from layerdiffusion.ui.run_events import comparison, forget, order, show, take
+from layerdiffusion.ui.results import comparison, forget, keep, order, report, show, take
 from layerdiffusion.ui.session import Session
 
 # A download button only hands over what it already has: the file is packed first, then its link is followed.
@@ -55,7 +55,7 @@ def chosen(session: Session, event: gr.SelectData) -> tuple[Any, str]:
     if not isinstance(event.index, int) or event.index not in range(len(places)):
         raise EditError("There is no such picture; choose one of those shown.")
     session.chosen = places[event.index]
-    return comparison(session), show(session)[3]
+    return comparison(session), report(session)
 
 
 def sort(session: Session, best_first: bool) -> tuple[Any, ...]:
@@ -68,7 +68,8 @@ def packed(session: Session) -> str:
         raise EditError("There is nothing to download yet; run an edit first.")
     path = Path(session.folder.name) / f"layerdiffusion-{session.results[0].edit.fingerprint()[:8]}.zip"
     pictures: dict[int, Path] = {item.seed: item.path for item in session.shown}
-    return str(save_zip(session.results, pictures, path))
+    others = [item.path for row in session.others.values() for item in row]
+    return str(save_zip(session.results, pictures, path, others))
 
 
 def reuse(name: str):
@@ -130,7 +131,10 @@ def put(
     if opened.pictures:
         if scores is None and not device.ready:
             scores = [None] * len(opened.pictures)
-        take(session, finished(opened, settings), device, scores=scores)
+        take(session, finished(opened, opened.pictures, settings), device, scores=scores)
+        for name, pictures in opened.others.items():
+            unscored = None if device.ready else [None] * len(pictures)
+            keep(session, name, finished(opened, pictures, settings), device, unscored)
     return (
         board_of(session, "photo", picture=True),
         board_of(session, "reference", picture=True),
@@ -147,14 +151,14 @@ def put(
     )
 
 
-def finished(opened: Opened, settings: Settings) -> Result:
+def finished(opened: Opened, pictures: dict[int, Image.Image], settings: Settings) -> Result:
     """The saved pictures as the result they were, less what no file tells: its timings, losses and stages."""
-    recipe, images = opened.recipe, list(opened.pictures.values())
+    recipe, images = opened.recipe, list(pictures.values())
     side = images[0].width
     generated = opened.painted or Image.new("RGB", (side, side), "gray")
     return Result(
         images=images,
-        seeds=tuple(opened.pictures),
+        seeds=tuple(pictures),
         timings={},
         losses={},
         edit_id="",

@@ -184,6 +184,7 @@ class Session:
         self.background_seed: int | None = None
         self.results: list[Any] = []  # what ran: the last edit, then its further seeds
         self.shown: list[Any] = []  # their pictures, as they came
+        self.others: dict[str, list[Any]] = {}  # other methods' pictures of the same edit and seeds, by method
         self.chosen = 0  # which of them is compared
         self.best_first = False
         self.folder: tempfile.TemporaryDirectory | None = None  # of their files; goes when the session goes

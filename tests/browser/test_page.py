@@ -231,6 +231,66 @@ def test_painting_backgrounds_is_cancelled_and_goes_on(tab, page, pictures):
     tab.page.wait_for_selector("#paint:visible")
 
 
+def compare_with(tab, *methods):
+    for name in ("SDEdit", "Imagic", "Plug-and-Play"):
+        tab.page.locator(f"#others-methods label:has-text('{name}') input").set_checked(name in methods)
+    tab.page.click("#others-run")
+
+
+def test_other_methods_stand_beside_ours_on_the_same_seeds(tabs, pictures, tmp_path):
+    tab = tabs()
+    page = tab.page
+    begin(tab, pictures["photo"])
+    page.click("#run")
+    tab.done()
+    page.click("#others > button")
+    compare_with(tab)
+    assert "No method is chosen" in tab.toast()
+    compare_with(tab, "SDEdit")
+    page.wait_for_selector("#row-sdedit .thumbnail-item >> nth=1")
+    page.wait_for_selector("#others-run:visible")
+    shown = page.inner_text("#row-sdedit")
+    assert "SDEdit" in shown and "seed 0 · CLIP" in shown and "seed 1 · CLIP" in shown
+    assert not page.is_visible("#row-imagic")
+    page.click("#more")
+    page.wait_for_selector("#gallery .thumbnail-item >> nth=3")
+    tab.done()
+    compare_with(tab, "SDEdit")
+    page.wait_for_selector("#row-sdedit .thumbnail-item >> nth=3")
+    assert "seed 3 · CLIP" in page.inner_text("#row-sdedit")
+    data = packed(tab)
+    assert sorted(open_bundle(data).others["sdedit"]) == [0, 1, 2, 3]
+    (tmp_path / "all.zip").write_bytes(data)
+
+    other = tabs()
+    assert not other.page.is_visible("#row-sdedit")
+    other.upload("restore", tmp_path / "all.zip")
+    other.page.wait_for_selector("#gallery .thumbnail-item >> nth=3")
+    other.page.click("#others > button")
+    other.page.wait_for_selector("#row-sdedit .thumbnail-item >> nth=3")
+    page.click("#run")  # a new result, of which there is no comparison yet
+    tab.done()
+    page.wait_for_selector("#row-sdedit", state="hidden")
+    assert other.page.locator("#row-sdedit .thumbnail-item").count() == 4
+
+
+def test_a_comparison_is_cancelled_and_goes_on(tab, page, pictures):
+    begin(tab, pictures["photo"])
+    tab.dial("sampling-steps", 200)
+    tab.ready("about")
+    tab.page.click("#run")
+    tab.done()
+    tab.page.click("#others > button")
+    compare_with(tab, "SDEdit")
+    tab.page.wait_for_selector("#others-progress .ld-bar")
+    tab.page.click("#others-cancel")
+    tab.page.wait_for_selector("#others-progress :text('Cancelled')")
+    tab.page.wait_for_selector("#others-run:visible")
+    assert not page.device.editor._lock.locked() and not tab.page.is_visible("#row-sdedit")
+    compare_with(tab, "SDEdit")
+    tab.page.wait_for_selector("#row-sdedit .thumbnail-item >> nth=1")
+
+
 def test_what_is_missing_is_said_before_and_after_run(tab, pictures):
     tab.missing("no photo yet")
     tab.page.click("#run")

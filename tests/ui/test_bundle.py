@@ -14,7 +14,7 @@ from layerdiffusion.edit import load_recipe, recipe_to_dict
 from layerdiffusion.editor import Editor
 from layerdiffusion.errors import EditError
 from layerdiffusion.images import png_bytes
-from layerdiffusion.ui.bundle import open_bundle, save_pictures, save_zip
+from layerdiffusion.ui.bundle import open_bundle, save_compared, save_pictures, save_zip
 from layerdiffusion.ui.session import Session
 
 
@@ -46,6 +46,16 @@ def test_a_zip_brings_everything_back(result, tmp_path):
     assert opened.recipe.settings == result.settings
     assert list(opened.pictures) == [0, 1]
     assert all(np.array_equal(opened.pictures[seed], image) for seed, image in zip((0, 1), result.images, strict=True))
+
+
+def test_a_zip_brings_other_methods_pictures_back_beside_ours(result, tmp_path):
+    others = save_compared(result, "sdedit", tmp_path) + save_compared(result, "pnp", tmp_path)[:1]
+    opened = open_bundle(save_zip([result], {}, tmp_path / "all.zip", others).read_bytes())
+    assert list(opened.pictures) == [0, 1]
+    assert {name: list(found) for name, found in opened.others.items()} == {"sdedit": [0, 1], "pnp": [0]}
+    assert np.array_equal(opened.others["sdedit"][1], result.images[1])
+    with pytest.raises(EditError, match="SDEdit's, for comparison"):
+        open_bundle(others[0].read_bytes())
 
 
 def test_a_picture_out_of_the_zip_carries_it_too(result, tmp_path):
