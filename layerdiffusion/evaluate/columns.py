@@ -91,30 +91,17 @@ READINGS = {
 ROWS = TABLE_1 | READINGS
 
 
-def columns(
-    methods: Sequence[str] = (),
-    rows: Sequence[str] = (),
-    tuned: Mapping[str, Mapping[str, Any]] | None = None,
-) -> list[Column]:
+def columns(methods: Sequence[str] = (), rows: Sequence[str] = ()) -> list[Column]:
     """The columns of these names, methods first, none twice.
 
     ``methods``: names in `METHODS`. ``rows``: names in `ROWS`, which are the paper's "a" to "k" and open readings such
-    as "layers-separate". ``tuned``: the values that the search chose, by method (see ``search``); a row keeps its own
-    where it fixes the same dial. Raises `EditError` for a name that isn't there.
+    as "layers-separate". Raises `EditError` for a name that isn't there.
     """
     asked = [_named(name, METHODS, "method") for name in dict.fromkeys(methods)]
-    asked += [_named(name, ROWS, "row") for name in dict.fromkeys(rows)]
-    return [_with(column, dict((tuned or {}).get(column.method, {}))) for column in asked]
+    return asked + [_named(name, ROWS, "row") for name in dict.fromkeys(rows)]
 
 
 def _named(name: str, known: Mapping[str, Column], what: str) -> Column:
     if name not in known:
         raise EditError(f"There is no {what} {name!r}; choose from {', '.join(known)}.")
     return known[name]
-
-
-def _with(column: Column, values: dict[str, Any]) -> Column:
-    """The column with a method's tuned values beneath its own."""
-    if column.method == "ours":
-        return Column(column.name, column.method, values | column.settings, dict(column.options), column.says)
-    return Column(column.name, column.method, dict(column.settings), values | column.options, column.says)

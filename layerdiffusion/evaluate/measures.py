@@ -161,8 +161,7 @@ def bootstrap(
     succeed and fail together, and an interval over pictures would be too narrow. None and NaN are left out, and so
     is an edit without any value. The same values and ``seed`` give the same interval.
     """
-    means = np.array([mean for values in values_by_edit if (mean := _mean(values)) is not None])
-    return _interval(means, level, resamples, seed)
+    return _interval(edit_means(values_by_edit), level, resamples, seed)
 
 
 def paired(
@@ -179,6 +178,11 @@ def paired(
     """
     pairs = [(_mean(a), _mean(b)) for a, b in zip(a_by_edit, b_by_edit, strict=True)]
     return _interval(np.array([a - b for a, b in pairs if a is not None and b is not None]), level, resamples, seed)
+
+
+def edit_means(values_by_edit: Sequence[Sequence[float | None]]) -> np.ndarray:
+    """Each edit's mean, (edits,); None and NaN are left out, and so is an edit without any value."""
+    return np.array([mean for values in values_by_edit if (mean := _mean(values)) is not None])
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

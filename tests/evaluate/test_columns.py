@@ -55,17 +55,6 @@ def test_columns_come_as_asked_for_and_none_twice():
     assert [c.name for c in columns(["pnp", "ours", "pnp"], ["i", "a", "i"])] == ["pnp", "ours", "i", "a"]
 
 
-def test_tuned_values_reach_a_methods_columns_but_not_the_dial_that_a_row_is_about():
-    tuned = {"ours": {"alpha": 0.9}, "sdedit": {"strength": 0.6}}
-    found = {c.name: c for c in columns(["ours", "sdedit", "sdedit-layered", "pnp"], ["g", "k"], tuned)}
-    assert found["ours"].settings == {"alpha": 0.9} and found["ours"].options == {}
-    assert found["g"].settings["alpha"] == 0.9 and found["k"].settings["alpha"] == 0
-    assert found["sdedit"].options == {"strength": 0.6} and found["sdedit"].settings == {}
-    assert found["sdedit-layered"].options == {"strength": 0.6, "source": "composite"}
-    assert found["pnp"].options == {} == METHODS["pnp"].options
-    assert METHODS["sdedit"].options == {}, "the tuned values must not leak into later tables"
-
-
 @pytest.mark.parametrize(
     ("methods", "rows", "word"), [(["dalle"], [], "dalle"), ([], ["z"], "'z'"), (["a"], [], "'a'")]
 )
