@@ -22,7 +22,7 @@ from urllib.parse import quote
 from layerdiffusion.errors import EditError
 
 MANIFEST = "bench.json"
-SAME = {"bench": "bench", "model": "model", "settings": "settings"}  # the fields of a manifest that may not change
+SAME = ("bench", "model", "settings")  # the fields of a manifest that may not change
 
 
 class Records:
@@ -38,8 +38,8 @@ class Records:
     def write(self, record: Mapping[str, Any], pictures: Mapping[int, bytes], sources: Mapping[str, bytes]) -> None:
         """Write a record and its pictures, PNG by seed; and of its edit, once, the `sources`, PNG by name.
 
-        Numbers in "measures" that are not finite become null. Raises an `EditError` for a record that is there
-        already, and when the folder can't be written.
+        Numbers in "measures" that are not finite become null, as are those that could not be measured. Raises an
+        `EditError` for a record that is there already, and when the folder can't be written.
         """
         edit, column = record["edit"], record["column"]
         if self.has(edit, column):
@@ -60,16 +60,13 @@ class Records:
             _put(self._path(edit, column), _json(whole))
 
     def read(self) -> list[dict[str, Any]]:
-        """All complete records, in the order of the manifest's columns and edits; numbers that were null are NaN."""
+        """All complete records, in the order of the manifest's columns and edits."""
         found = [self._read(path) for path in sorted((self.folder / "records").glob("*/*.json"))]
         manifest = self.manifest() or {}
         places = {name: {key: at for at, key in enumerate(manifest.get(f"{name}s", {}))} for name in ("column", "edit")}
         last = 1 << 30
         records = [record for record in found if record is not None]
         records.sort(key=lambda record: [places[name].get(record[name], last) for name in ("column", "edit")])
-        for record in records:
-            for one in record["measures"]:
-                one.update({key: math.nan for key, value in one.items() if value is None})
         return records
 
     def manifest(self) -> dict[str, Any] | None:
@@ -93,8 +90,8 @@ class Records:
             if any((self.folder / "records").glob("*/*.json")):
                 raise EditError(f"{self.folder} holds records but no {MANIFEST}; choose another folder.")
             before = {**manifest, "commands": []}
-        for key, name in SAME.items():
-            _same(self.folder, name, before.get(key), _plain(manifest[key]))
+        for key in SAME:
+            _same(self.folder, key, before[key], _plain(manifest[key]))
         for key in ("columns", "edits"):
             for name in manifest[key].keys() & before[key].keys():
                 _same(self.folder, f"{key[:-1]} “{name}”", before[key][name], _plain(manifest[key][name]))
@@ -178,11 +175,13 @@ def _file(name: str) -> str:
 
 
 def _same(folder: Path, what: str, before: Any, now: Any) -> None:
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = [key for key in {**before, **now} if key != "name" and before.get(key) != now.get(key)]
+        if not keys:  # one model under two names is one model
+            return
+        what, before, now = f"{what}'s {keys[0]}", before.get(keys[0]), now.get(keys[0])
     if before == now:
         return
-    if isinstance(before, dict) and isinstance(now, dict):
-        key = next(key for key in {**before, **now} if before.get(key) != now.get(key))
-        what, before, now = f"{what}'s {key}", before.get(key), now.get(key)
     raise EditError(
         f"{folder} was started with another {what} ({_shown(before)}, now {_shown(now)}); "
         "run it as it was, or choose another folder."

@@ -1,6 +1,5 @@
 """The folder of an evaluation: a record is there whole or not at all, once, and a folder belongs to one run."""
 
-import json
 import math
 import os
 import subprocess
@@ -91,13 +90,11 @@ def test_a_record_without_one_of_its_pictures_is_done_again(tmp_path):
     assert records.has("e0", "ours")
 
 
-def test_numbers_that_are_none_stay_valid_json_and_come_back(tmp_path):
+def test_numbers_that_are_none_stay_valid_json(tmp_path):
     records = Records(tmp_path)
     records.write(record(measures=[{"background_psnr": math.nan, "seed": 0}]), PNG, {})
-    text = (tmp_path / "records/e0/ours.json").read_text()
-    assert "NaN" not in text
-    assert json.loads(text)["measures"] == [{"background_psnr": None, "seed": 0}]
-    assert math.isnan(records.read()[0]["measures"][0]["background_psnr"])
+    assert "NaN" not in (tmp_path / "records/e0/ours.json").read_text()
+    assert records.read()[0]["measures"] == [{"background_psnr": None, "seed": 0}]
 
 
 def test_records_come_in_the_order_of_the_manifest(tmp_path):
@@ -133,7 +130,7 @@ def test_a_run_goes_on_and_may_grow_by_columns_and_edits(tmp_path):
         "edits": {"e2": {"fingerprint": "2"}, **MANIFEST["edits"]},
     }
     records.begin(more)
-    records.begin(MANIFEST)
+    records.begin({**MANIFEST, "model": {"name": "the same by another name", "digest": "abc"}})
     found = records.manifest()
     assert list(found["columns"]) == ["ours", "a", "b"]
     assert list(found["edits"]) == ["e1", "e0", "e2"]
