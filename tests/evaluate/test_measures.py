@@ -135,6 +135,10 @@ def test_background_likeness_is_the_psnr_where_neither_picture_has_a_subject():
     assert background_psnr(Image.fromarray(background), layers_of(background, own), subject) == MOST_PSNR
     seen = background_psnr(Image.fromarray(result), layers_of(background, own), np.zeros_like(subject))
     assert seen < found - 5, "a subject that isn't left out counts"
+    result[38:40, 40:] = 0  # two pixels above the subject, which are its soft rim at this size
+    assert background_psnr(Image.fromarray(result), layers_of(background, own), subject) == found
+    result[36:38, 40:] = 0
+    assert background_psnr(Image.fromarray(result), layers_of(background, own), subject) < found
     assert background_psnr(Image.fromarray(result), layers_of(background, own), np.ones_like(subject)) is None
 
 
