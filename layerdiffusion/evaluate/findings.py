@@ -133,6 +133,7 @@ class Bench:
 
     def __init__(self, records: Iterable[dict[str, Any]]) -> None:
         self.records = list(records)
+        self._points: dict[tuple[str, Measure, tuple[str, ...]], Point | None] = {}
         self.by_name = {(record["edit"], record["column"]): record for record in self.records}
         self.kind = {record["edit"]: record["kind"] for record in self.records}
         self.edits = list(self.kind)
@@ -191,8 +192,11 @@ class Bench:
 
     def point(self, column: str, measure: Measure, kinds: Sequence[str] = ()) -> Point | None:
         """Mean and 95 % interval over edits; None where nothing was measured."""
-        values = self.values(column, measure, kinds)
-        return Point(*bootstrap([list(seeds.values()) for seeds in values.values()])) if values else None
+        key = column, measure, tuple(kinds)
+        if key not in self._points:
+            values = [list(seeds.values()) for seeds in self.values(column, measure, kinds).values()]
+            self._points[key] = Point(*bootstrap(values)) if values else None
+        return self._points[key]
 
     def test(self, better: str, worse: str, measure: Measure, kinds: Sequence[str] = ()) -> Test:
         """The difference of two columns, edit by edit and seed by seed."""
