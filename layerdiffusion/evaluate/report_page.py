@@ -28,6 +28,7 @@ from layerdiffusion.evaluate.report_rows import (
     claim_rows,
     kind_rows,
     method_rows,
+    pair,
     pictures,
     plain_methods,
     reading_rows,
