@@ -32,6 +32,7 @@ DESCRIPTIONS = {
 }
 EMPTY_PLACE = json.dumps({"empty": "Mark the subject on the photo: both layers appear here."})
 PAINT_CANCELLED = '<p class="ld-plan"><b>Cancelled.</b> Finished ones are kept; press again to go on from there.</p>'
+UNPAINTED = json.dumps({"empty": "Paint backgrounds, and both layers appear here; or Run paints its own."})
 STAGE_WORDS = {"embeddings": "stage 1", "finetune": "stage 2", "sampling": "stage 3", "background": "the background"}
 
 
@@ -310,8 +311,8 @@ def together(session: Session, words: Any, background: str, swap: bool, device: 
         generated = None
         if edit.background == "generate":
             generated = dict(session.painted).get(session.background_seed)
-            if generated is None:
-                return board_update(EMPTY_PLACE), EMPTY_KEEP
+            if generated is None or generated.width != device.size:  # none yet, or one of another model's
+                return board_update(UNPAINTED), EMPTY_KEEP
         layers = lay_out(edit, device.size, generated)
         still = layers if edit.placement.is_identity else lay_out(_unplaced(edit), device.size, generated)
         board = session.together(layers, still)

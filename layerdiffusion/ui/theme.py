@@ -37,6 +37,8 @@ def theme() -> gr.themes.Base:
         block_label_background_fill_dark="transparent",
         block_title_text_weight="600",
         block_title_text_size="*text_sm",
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_400",
         block_info_text_size="*text_xs",
         block_info_text_color="*neutral_600",
         block_info_text_color_dark="*neutral_400",

@@ -1,0 +1,65 @@
+"""axe-core over the page as people meet it: empty, with everything on it, light, dark and presented."""
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+
+GRAVE = ("serious", "critical")
+OF_GRADIO = ["#backgrounds .empty"]  # its empty gallery: a label on an element without a role
+
+
+def findings(tab) -> list[str]:
+    """What axe-core calls serious or critical; Gradio's own elements count too, but for `OF_GRADIO`."""
+    context = {"exclude": [[selector] for selector in OF_GRADIO]}
+    violations = Axe().run(tab.page, context, {"resultTypes": ["violations"]}).response["violations"]
+    return [
+        f"{violation['id']}: {node['target']} {node['failureSummary']}"
+        for violation in violations
+        if violation["impact"] in GRAVE
+        for node in violation["nodes"]
+    ]
+
+
+def shade(tab, dark: bool) -> None:
+    if tab.page.evaluate("() => document.body.classList.contains('dark')") != dark:
+        tab.page.click("#shade")
+    tab.page.wait_for_timeout(400)  # colours fade in
+
+
+def fill(tab) -> None:
+    """An example with its results, a comparison, and all that is folded away unfolded."""
+    tab.page.locator("#examples .ld-example").nth(1).click()
+    tab.page.wait_for_selector("#gallery .thumbnail-item >> nth=1")
+    tab.page.wait_for_selector("#place-board .ld-has-picture")
+    tab.page.click("#others > button")
+    for name in ("Imagic", "Plug-and-Play"):
+        tab.page.locator(f"#others-methods label:has-text('{name}') input").set_checked(False)
+    tab.page.click("#others-run")
+    tab.page.wait_for_selector("#row-sdedit .thumbnail-item >> nth=1")
+    tab.page.wait_for_selector("#others-run:visible")
+    tab.page.click("#advanced > button")
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [1440, 390])
+def test_the_page_has_no_grave_finding(tabs, width, dark):
+    tab = tabs(viewport={"width": width, "height": 900})
+    shade(tab, dark)
+    assert findings(tab) == []
+    fill(tab)
+    assert findings(tab) == []
+    tab.page.click("#background label:has-text('Paint one')")
+    assert findings(tab) == []
+
+
+def test_the_presentation_has_no_grave_finding(tab):
+    tab.page.click("#present")
+    tab.page.wait_for_selector(".ld-slide:visible")
+    assert findings(tab) == []
+
+
+def test_a_grave_finding_would_be_found(tab):
+    tab.page.evaluate(
+        "() => document.querySelector('#work').insertAdjacentHTML('beforeend', "
+        "'<button><svg></svg></button><p style=\"color: #ccc; background: #fff\">pale</p>')"
+    )
+    assert {finding.split(":")[0] for finding in findings(tab)} == {"button-name", "color-contrast"}
