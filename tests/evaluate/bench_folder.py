@@ -60,6 +60,16 @@ def bench_folder(
     records = Records(folder)
     rng = np.random.default_rng(5)
     names = [f"{kind}-{number:02d}" for number in range(edits) for kind in kinds]
+    records.begin(
+        {
+            "bench": "toybench",
+            "command": COMMAND,
+            "model": {"name": "miniature"},
+            "settings": {"seeds": list(seeds)},
+            "columns": {column: {} for column in columns},
+            "edits": {edit: {} for edit in names},
+        }
+    )
     for at, edit in enumerate(names):
         kind = edit.rpartition("-")[0]
         sources = {name: drawn(10 * at + i, side) for i, name in enumerate(("photo", "reference", "layers"))}
