@@ -5,6 +5,8 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from layerdiffusion.errors import EditError
+
 PREFIX = "LAYERDIFFUSION_"
 
 
@@ -20,6 +22,7 @@ class Options:
     max_users: int = 20
     cache_gb: float | None = None
     offline: bool = False
+    study: str | None = None
 
 
 def parse_options(argv: Sequence[str] | None = None) -> Options:
@@ -40,6 +43,7 @@ def parse_options(argv: Sequence[str] | None = None) -> Options:
     parser.add_argument("--max-users", type=_count, help="how many may wait for their turn (20)")
     parser.add_argument("--cache-gb", type=_size, help="memory for finished stages, in GiB")
     parser.add_argument("--offline", action="store_true", default=None, help="never ask the network for anything")
+    parser.add_argument("--study", type=_study, metavar="DIR", help="a user study of this evaluation, at /study")
     for action in parser._actions:
         text = os.environ.get(PREFIX + action.dest.upper())
         if action.dest == "help" or not text:
@@ -81,3 +85,13 @@ def _auth(text: str) -> tuple[str, str]:
     if not (name and colon and password):
         raise argparse.ArgumentTypeError("give a name and a password with a colon between them")
     return name, password
+
+
+def _study(text: str) -> str:
+    from layerdiffusion.evaluate.study import Study
+
+    try:
+        Study(text)
+    except EditError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text

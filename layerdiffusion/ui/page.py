@@ -37,6 +37,11 @@ def build_page(device: Device) -> gr.Blocks:
         compare_events.connect(page, device)
         api.connect(device)
         _connect_badge(page, device, defaults)
+    if device.options.study:
+        from layerdiffusion.evaluate.study import Study
+        from layerdiffusion.ui.study import add_study
+
+        add_study(blocks, Study(device.options.study))
     return blocks.queue(max_size=device.options.max_users, default_concurrency_limit=4)
 
 

@@ -1,0 +1,170 @@
+"""The user study's page, at /study: results without names to rate, and what everybody thought of them afterwards."""
+
+import base64
+import secrets
+import string
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from layerdiffusion.errors import EditError
+from layerdiffusion.evaluate.study import REVEAL_AFTER, SCALES, SCORES, Study, Summary, Trial, summaries
+from layerdiffusion.ui.board import static_text
+from layerdiffusion.ui.drawing import escape, picture_url
+from layerdiffusion.ui.errors import friendly
+
+NAME, ADDRESS = "User study", "/study"
+KEY = "layerdiffusion-rater"  # of the browser's own storage, which keeps who is rating
+ASKED = {"background": "Background: is it the wanted place?", "action": "Action: does it do what is asked?"}
+HEAD = """<h1>User study</h1><p>Each picture below is another method's answer to the same photo and the same words,
+in an order of chance. Score every one from 1 (not at all) to 5 (completely). You can stop and come back in this
+browser; nobody is asked who they are.</p>"""
+DONE = "<h2>Thank you!</h2><p>You have rated all there is. The results are below.</p>"
+QUIET = {"show_progress": "hidden", "api_visibility": "private"}
+
+
+def add_study(blocks: gr.Blocks, study: Study) -> None:
+    """Give the app a second page; to be called outside the first one's `with`."""
+    with blocks.route(NAME, ADDRESS):
+        gr.HTML(f"<style>{static_text('study.css')}</style>{HEAD}", elem_classes=["ld-study-head"])
+        rater = gr.BrowserState("", storage_key=KEY, secret=KEY)
+        current = gr.State(None)
+        asked = gr.HTML("", elem_id="study-asked", elem_classes=["ld-card"])
+        pictures, scores = [], []
+        with gr.Row(elem_id="study-trial", visible=False) as row:
+            for at in range(len(study.columns)):
+                with gr.Column(elem_classes=["ld-card"], min_width=230):
+                    pictures.append(gr.HTML("", elem_classes=["ld-study"]))
+                    scores += [_score(at, scale) for scale in SCALES]
+        save = gr.Button("Save and go on", variant="primary", elem_id="study-save", visible=False)
+        with gr.Column(elem_classes=["ld-card"]):
+            show = gr.Button("Show the results", size="sm", elem_id="study-show", interactive=False)
+            found = gr.HTML("", elem_id="study-found", elem_classes=["ld-study-found"])
+        shown = [current, asked, row, save, show, *pictures, *scores]
+        blocks.load(friendly(opener(study)), rater, [rater, *shown], **QUIET)
+        save.click(friendly(saver(study)), [rater, current, *scores], shown, **QUIET)
+        show.click(friendly(reporter(study)), rater, found, **QUIET)
+
+
+def _score(at: int, scale: str) -> gr.Radio:
+    # The picture's letter is in the label for those who hear it without seeing where it stands.
+    return gr.Radio(
+        list(SCORES), value=None, label=f"{letter(at)} · {ASKED[scale]}", elem_id=f"study-{scale}-{at}", container=False
+    )
+
+
+def letter(at: int) -> str:
+    return string.ascii_uppercase[at]
+
+
+def opener(study: Study) -> Callable[[Any], tuple[Any, ...]]:
+    def open_(rater: Any) -> tuple[Any, ...]:
+        """The rater of this browser, a new one where there was none, and what is next for them."""
+        rater = known(rater) or secrets.token_hex(16)
+        return rater, *view(study, rater)
+
+    return open_
+
+
+def saver(study: Study) -> Callable[..., tuple[Any, ...]]:
+    def save(rater: Any, current: Any, *scores: Any) -> tuple[Any, ...]:
+        rater = known(rater)
+        if rater is None or current is None:
+            raise EditError("This page has forgotten what it showed; reload it, and go on where you were.")
+        study.save(rater, *current, list(zip(scores[::2], scores[1::2], strict=True)))
+        return view(study, rater)
+
+    return save
+
+
+def reporter(study: Study) -> Callable[[Any], str]:
+    def report(rater: Any) -> str:
+        if not study.revealed(known(rater) or ""):
+            raise EditError(f"The names would give the methods away; rate {REVEAL_AFTER} sets of pictures first.")
+        return results(study)
+
+    return report
+
+
+def known(rater: Any) -> str | None:
+    """A rater's id as the browser sent it back; None for anything that can't be one."""
+    fits = isinstance(rater, str) and len(rater) == 32 and set(rater) <= set("0123456789abcdef")
+    return rater if fits else None
+
+
+def view(study: Study, rater: str) -> tuple[Any, ...]:
+    """What the page shows this rater now: a trial with no scores given yet, or thanks."""
+    trial, columns = study.next(rater), len(study.columns)
+    show = gr.update(interactive=study.revealed(rater))
+    if trial is None:
+        nothing = [""] * columns + [None] * (columns * len(SCALES))
+        return None, DONE, gr.update(visible=False), gr.update(visible=False), show, *nothing
+    visible = gr.update(visible=True)
+    pictures = [_figure(path, f"Picture {letter(at)}") for at, path in enumerate(trial.pictures)]
+    scores = [None] * (columns * len(SCALES))
+    asked = _asked(trial, study.done(rater) + 1, len(study))
+    return (trial.edit, trial.seed), asked, visible, visible, show, *pictures, *scores
+
+
+def _asked(trial: Trial, number: int, of: int) -> str:
+    reference = trial.reference
+    place = (
+        _figure(reference, "Reference: the wanted background")
+        if reference
+        else "<p>The photo’s own background is wanted.</p>"
+    )
+    return (
+        f'<div class="ld-study-asked">{_figure(trial.photo, "Photo: the subject")}{place}'
+        f"<div><h2>“{escape(trial.prompt)}”</h2><p>{number} of {of}</p></div></div>"
+    )
+
+
+def _figure(path: Path, caption: str) -> str:
+    """The picture inside the page: its address would tell the method's name, and so might its metadata."""
+    try:
+        with Image.open(path) as image:
+            url = picture_url(image.convert("RGB"))
+    except OSError as error:
+        raise EditError("A picture of this study is missing; tell whoever runs it.") from error
+    return f'<figure><img src="{url}" alt="{escape(caption)}"><figcaption>{escape(caption)}</figcaption></figure>'
+
+
+def results(study: Study) -> str:
+    """Histograms and means with the methods' names, how sure they are, and everything as a file."""
+    from layerdiffusion.evaluate.findings import label
+    from layerdiffusion.evaluate.markup import table
+    from layerdiffusion.evaluate.plots import histogram
+
+    ratings = study.ratings()
+    found = summaries(ratings, study.columns)
+    count = len({rating.rater for rating in ratings})
+    parts = [
+        f"<p>{count} {'rater' if count == 1 else 'raters'}, {len(ratings)} pictures rated. Bars: the share of each "
+        "score; lines and brackets: 95 % intervals over raters and edits.</p>"
+    ]
+    for scale in SCALES:
+        here = [summary for summary in found if summary.scale == scale]
+        drawn = (
+            f"<figure><figcaption><b>{escape(label(s.column))}</b> {_told(s.mean)}</figcaption>"
+            + histogram(f"{label(s.column)}, {scale}: share of each score", s.shares, at)
+            + "</figure>"
+            for at, s in enumerate(here)
+        )
+        rows = [[label(s.column), s.count, _told(s.mean), _behind(s)] for s in here]
+        head = ["method", "ratings", "mean", f"{label(study.columns[0])} is higher by"]
+        parts.append(f'<h2>{scale.capitalize()} similarity</h2><div class="ld-histograms">{"".join(drawn)}</div>')
+        parts.append(table(f"{scale.capitalize()}: means and differences", head, rows))
+    data = base64.b64encode(study.csv().encode()).decode()
+    parts.append(f'<p><a download="ratings.csv" href="data:text/csv;base64,{data}">All ratings as CSV</a></p>')
+    return "".join(parts)
+
+
+def _told(point: Sequence[float]) -> str:
+    return "{:.2f} [{:.2f}, {:.2f}]".format(*point).replace("-", "−")
+
+
+def _behind(summary: Summary) -> str:
+    return "–" if summary.behind_first is None else _told(summary.behind_first)
