@@ -456,7 +456,9 @@ def _picture_source(name: str, value: Any, folder: Path | None) -> bytes | Path:
         except (binascii.Error, ValueError) as error:
             raise RecipeError(f"The recipe's {name} is not valid base64; save the edit again.") from error
     if folder is None:
-        raise RecipeError(f"The recipe's {name} is a file name, but this recipe came alone; embed its pictures.")
+        raise RecipeError(
+            f"The recipe's {name} is a file name, but this recipe came alone; open a result that was saved with it."
+        )
     if "\0" in value:
         raise RecipeError(f"The recipe's {name} is no file name; give the name of a file beside the recipe.")
     path = (Path(folder) / value).resolve()

@@ -367,7 +367,7 @@ def broken(change) -> dict:
         (lambda data: data["edit"].pop("object_image"), '"object_image"'),
         (lambda data: data["edit"].pop("object_mask"), '"object_mask"'),
         (lambda data: data["edit"].update(object_image=5), "object_image"),
-        (lambda data: data["edit"].update(object_image="dog.png"), "embed its pictures"),
+        (lambda data: data["edit"].update(object_image="dog.png"), "came alone"),
         (lambda data: data["edit"].update(object_image="data:image/png;base64,%%%"), "base64"),
         (lambda data: data["edit"].update(object_image="data:image/png;base64,aGVsbG8="), "no picture"),
         (lambda data: data["edit"].update(object_mask=data["edit"]["background_mask"]), "object_mask is 48 × 24"),

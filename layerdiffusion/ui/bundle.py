@@ -70,6 +70,10 @@ def save_zip(results: Sequence[Any], pictures: dict[int, Path], path: Path, othe
             if first.edit.background == "generate":
                 first.layers.background_image.save(Path(folder) / PAINTED)
             for file in sorted(whole.save(folder, rescue=False).iterdir()):
+                if file.name == "edit.json":  # with its pictures inside, so that it opens without the others
+                    recipe = carried_recipe(whole.edit, whole.settings, whole.model)
+                    archive.writestr(file.name, json.dumps(recipe, ensure_ascii=False))
+                    continue
                 seed = re.fullmatch(r"seed-(\d+)\.png", file.name)
                 archive.write(pictures.get(int(seed[1]), file) if seed else file, file.name)
             for file in others:

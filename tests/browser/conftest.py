@@ -1,5 +1,7 @@
 """Chromium, and tabs in it whose console must stay clean."""
 
+import base64
+import mimetypes
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -77,6 +79,21 @@ class Tab:
 
     def upload(self, button: str, path: Path) -> None:
         self.page.set_input_files(f"input[type=file]:has(+ #{button})", path)
+
+    def drop(self, path: Path, onto: str = "#work") -> None:
+        """Let a file fall on the page, as a person's mouse does."""
+        content = base64.b64encode(path.read_bytes()).decode()
+        parcel = self.page.evaluate_handle(
+            """([name, content, type]) => {
+              const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
+              const parcel = new DataTransfer();
+              parcel.items.add(new File([bytes], name, { type }));
+              return parcel;
+            }""",
+            [path.name, content, mimetypes.guess_type(path)[0]],
+        )
+        for event in ("dragover", "drop"):
+            self.page.dispatch_event(onto, event, {"dataTransfer": parcel})
 
     def data(self, board: str) -> SimpleNamespace:
         values = self.page.eval_on_selector(f"#{board} [data-version]", "element => ({...element.dataset})")

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 from serving import photo
 
+from layerdiffusion.edit import Edit, Placement, Settings
 from layerdiffusion.segment import Candidate
-from layerdiffusion.ui.bundle import open_bundle
+from layerdiffusion.ui.bundle import open_bundle, save_zip
 
 
 def begin(tab, picture, words="a dog jumping on ice"):
@@ -313,6 +314,60 @@ def test_a_file_that_is_no_edit_is_refused(tab, tmp_path):
     (tmp_path / "x.json").write_text('{"<script>": 1}')
     tab.upload("restore", tmp_path / "x.json")
     assert "no recipe" in tab.toast()
+
+
+@pytest.fixture
+def saved(page, tmp_path):
+    """A finished edit and the files that may be dropped to have it back."""
+    mask, own = np.zeros((64, 96), bool), np.zeros((80, 64), bool)
+    mask[20:40, 30:70], own[:20, :20] = True, True
+    edit = Edit(
+        photo(96, 64),
+        mask,
+        photo(64, 80, seed=1),
+        ~own,
+        object_prompt="a dog that jumps high",
+        background_prompt="on thick ice",
+        placement=Placement(scale=1.2, flip=True),
+    )
+    settings = Settings(embedding_steps=3, finetune_steps=2, sampling_steps=4, alpha=0.55, seeds=(3, 7))
+    result = page.device.editor.run(edit, settings)
+    folder = result.save(tmp_path / "saved")
+    save_zip([result], {}, tmp_path / "all.zip")
+    with zipfile.ZipFile(tmp_path / "all.zip") as archive:
+        archive.extract("edit.json", tmp_path)
+    files = {"zip": tmp_path / "all.zip", "recipe": tmp_path / "edit.json", "result": folder / "seed-7.png"}
+    return result, files
+
+
+@pytest.mark.parametrize(("kind", "seeds"), [("zip", (3, 7)), ("recipe", ()), ("result", (7,))])
+def test_a_dropped_file_brings_everything_back(tab, saved, kind, seeds):
+    result, files = saved
+    page, edit = tab.page, result.edit
+    tab.drop(files[kind])
+    tab.wait("photo-board", f"data.area == {edit.object_mask.sum()}")
+    page.wait_for_selector("#reference-board .ld-has-picture")
+    tab.wait("reference-board", f"data.area == {(~edit.background_mask).sum()}")
+    page.wait_for_selector("#place-board .ld-has-picture")
+    assert tab.field("object-prompt").input_value() == "a dog that jumps high"
+    assert tab.field("dial-alpha").input_value() == "0.55"
+    tab.ready()
+    shown = page.locator("#gallery .thumbnail-item")
+    assert shown.count() == len(seeds) and all(f"seed {seed} ·" in page.inner_text("#gallery") for seed in seeds)
+    if not seeds:
+        page.click("#run")
+        tab.done()
+    opened = open_bundle(packed(tab))
+    assert opened.recipe.edit == edit
+    for seed, image in opened.pictures.items():
+        assert np.array_equal(image, result.images[result.seeds.index(seed)])
+
+
+def test_a_dropped_file_that_is_no_edit_is_refused_and_the_page_stays(tab, pictures):
+    tab.drop(pictures["photo"])
+    assert "carries no recipe" in tab.toast()
+    tab.drop(pictures["photo"], "#photo-board .ld-stage")  # there it is a photo
+    tab.page.wait_for_selector("#photo-board .ld-has-picture")
 
 
 def test_the_keyboard_marks_and_paints(tab, pictures):

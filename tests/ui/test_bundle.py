@@ -58,10 +58,12 @@ def test_a_zip_brings_other_methods_pictures_back_beside_ours(result, tmp_path):
         open_bundle(others[0].read_bytes())
 
 
-def test_a_picture_out_of_the_zip_carries_it_too(result, tmp_path):
+def test_a_picture_or_the_recipe_out_of_the_zip_is_enough(result, tmp_path):
     paths = dict(zip(result.seeds, save_pictures(result, tmp_path), strict=True))
     with zipfile.ZipFile(save_zip([result], paths, tmp_path / "all.zip")) as archive:
         assert open_bundle(archive.read("seed-0.png")).recipe.edit == result.edit
+        alone = open_bundle(archive.read("edit.json"))
+        assert alone.recipe == (result.edit, result.settings, result.model) and not alone.pictures
 
 
 def test_a_picture_that_was_saved_without_the_page_opens_on_it(result, tmp_path):
