@@ -10,6 +10,9 @@ from importlib import import_module
 MEASURES = {
     "miniature": ("layerdiffusion.evaluate.miniature", "the embedded models against the bars they are to reach"),
     "edits": ("layerdiffusion.evaluate.edits", "edits of the toybox, pose and place, against words alone"),
+    "toybench": ("layerdiffusion.evaluate.bench", "ours, its rivals and the rows of Table 1 on the toybox"),
+    "tedbench": ("layerdiffusion.evaluate.tedbench", "the same on a folder of photographs laid out as TEdBench"),
+    "search": ("layerdiffusion.evaluate.search", "the main dial of each method, chosen on edits of their own"),
 }
 
 
