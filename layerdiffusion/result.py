@@ -7,6 +7,7 @@ import math
 import re
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -52,16 +53,7 @@ class Result:
         ]
         results = [(f"seed {seed}", image) for seed, image in zip(self.seeds, self.images, strict=True)]
         rows = [above, *(results[start : start + columns] for start in range(0, len(results), columns))]
-        side, caption, gap = self.images[0].width, 16, 4
-        width = max(len(row) for row in rows) * (side + gap) + gap
-        sheet = Image.new("RGB", (width, len(rows) * (side + caption + gap) + gap), "white")
-        draw = ImageDraw.Draw(sheet)
-        for row, pictures in enumerate(rows):
-            for column, (name, image) in enumerate(pictures):
-                x, y = gap + column * (side + gap), gap + row * (side + caption + gap)
-                sheet.paste(image, (x, y + caption))
-                draw.text((x, y + 2), name, fill="black")
-        return sheet
+        return captioned(rows)
 
     def save(self, folder: str | Path, rescue: bool = True) -> Path:
         """Write `seed-….png`, `contact.png` and the recipe, `edit.json` with its pictures, and return the folder.
@@ -119,6 +111,20 @@ class Result:
         """The mean of a stage's `last` losses; NaN if it had no step. Single losses depend on their timestep."""
         losses = self.losses.get(stage, [])[-last:]
         return sum(losses) / len(losses) if losses else math.nan
+
+
+def captioned(rows: Sequence[Sequence[tuple[str, Image.Image]]]) -> Image.Image:
+    """Rows of pictures, square and of one size, on one sheet, each below its name."""
+    side, caption, gap = rows[0][0][1].width, 16, 4
+    width = max(len(row) for row in rows) * (side + gap) + gap
+    sheet = Image.new("RGB", (width, len(rows) * (side + caption + gap) + gap), "white")
+    draw = ImageDraw.Draw(sheet)
+    for row, pictures in enumerate(rows):
+        for column, (name, image) in enumerate(pictures):
+            x, y = gap + column * (side + gap), gap + row * (side + caption + gap)
+            sheet.paste(image, (x, y + caption))
+            draw.text((x, y + 2), name, fill="black")
+    return sheet
 
 
 def carried_recipe(edit: Edit, settings: Settings, model: str | None = None) -> dict[str, Any]:

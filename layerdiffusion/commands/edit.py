@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import signal
 import sys
-import threading
-from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from layerdiffusion.commands.terminal import Bars, interruptible, number, seeds, writable
 from layerdiffusion.edit import (
     BACKGROUNDS,
     CHOICES,
@@ -31,7 +28,6 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
-    from layerdiffusion.progress import Progress
     from layerdiffusion.result import Result
 
 HELP = {
@@ -72,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     background.add_argument("--background", choices=BACKGROUNDS, help="where it comes from; else what the flags say")
     background.add_argument("--reference", metavar="FILE", help="the picture whose background is wanted")
     _add_clicks(background, "reference-", "the reference's own subject, to leave out")
-    background.add_argument("--background-seed", type=_number, metavar="N", help="which background to generate")
+    background.add_argument("--background-seed", type=number, metavar="N", help="which background to generate")
     background.add_argument("--swap", action="store_true", help="subject from the reference, background from the photo")
     words = parser.add_argument_group("the words")
     words.add_argument("--prompt", help="what the picture should show, as in “a dog jumping in the forest”")
@@ -81,16 +77,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     placement = parser.add_argument_group("where the subject goes")
     for name, text in PLACEMENT_HELP.items():
         flag = "--rotate" if name == "rotation" else f"--{name}"
-        placement.add_argument(flag, dest=name, type=_number, metavar="X", help=f"{text}; {_range(name)}")
+        placement.add_argument(flag, dest=name, type=number, metavar="X", help=f"{text}; {_range(name)}")
     placement.add_argument("--flip", action="store_true", help="mirror it left to right")
     dials = parser.add_argument_group("settings", "left out: the model's own defaults")
-    dials.add_argument("--seeds", type=_seeds, nargs="+", metavar="N", help="one picture for each: 0 1 2 or 0-3")
+    dials.add_argument("--seeds", type=seeds, nargs="+", metavar="N", help="one picture for each: 0 1 2 or 0-3")
     for name, text in HELP.items():
         flag = f"--{name.replace('_', '-')}"
         if name in CHOICES:
             dials.add_argument(flag, choices=CHOICES[name], help=text)
         else:
-            dials.add_argument(flag, type=_number, metavar="X", help=f"{text}; {_range(name)}")
+            dials.add_argument(flag, type=number, metavar="X", help=f"{text}; {_range(name)}")
     machine = parser.add_argument_group("models and output")
     machine.add_argument("--model", help="miniature, a diffusers folder, a hub id, or auto")
     machine.add_argument("--sam", help="miniature, vit_b, vit_l, vit_h, a file, a folder, or a hub id")
@@ -107,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
         _check_sources(given)
     settings = Settings(**_chosen(given, Settings))
     placement = _chosen(given, Placement)
-    out = _writable(Path(given["out"])) if "out" in given else None
+    out = writable(Path(given["out"])) if "out" in given else None
     if recipe is None:
         photo = open_image(given["image"], "the photo")
         reference = open_image(given["reference"], "the reference") if "reference" in given else None
@@ -128,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
     if models.notice:
         _say(args, models.notice)
     try:
-        with _interruptible() as cancel, _Bars(quiet=args.json) as bars:
+        with interruptible() as cancel, Bars(quiet=args.json) as bars:
             result = Editor(models).run(edit, settings, on_progress=bars, cancel=cancel)
     except Cancelled:
         raise KeyboardInterrupt from None
@@ -240,72 +236,6 @@ def _chosen(given: dict[str, Any], cls: type) -> dict[str, Any]:
     return chosen
 
 
-def _writable(folder: Path) -> Path:
-    """Make the folder now: a long edit should not end with nowhere to go."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise EditError(
-            f"The results can't be saved to {folder} ({error.strerror or error}); choose another --out folder."
-        ) from error
-    return folder
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C sets, so that the edit ends at a clean point; a second one ends it at once."""
-    cancel = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield cancel
-        return
-
-    def interrupt(*_: object) -> None:
-        if cancel.is_set():
-            raise KeyboardInterrupt
-        cancel.set()
-
-    before = signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield cancel
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-class _Bars:
-    """A tqdm bar for each stage, with its loss."""
-
-    names = {
-        "background": "Background",
-        "embeddings": "1 Embeddings",
-        "finetune": "2 Layers",
-        "sampling": "3 Sampling",
-    }
-
-    def __init__(self, quiet: bool) -> None:
-        self._quiet, self._stage, self._bar = quiet, None, None
-
-    def __enter__(self) -> _Bars:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def __call__(self, progress: Progress) -> None:
-        if self._quiet:
-            return
-        if progress.stage != self._stage:
-            from tqdm import tqdm
-
-            self.__exit__()
-            self._stage = progress.stage
-            name = self.names[progress.stage]
-            self._bar = tqdm(total=progress.steps, desc=f"{name:12}", unit="step", dynamic_ncols=True)
-        if progress.loss is not None:
-            self._bar.set_postfix(loss=f"{progress.loss:.3f}", refresh=False)
-        self._bar.update(progress.step - self._bar.n)
-
-
 def _report(args: argparse.Namespace, result: Result, folder: Path) -> None:
     images = [str(folder / f"seed-{seed}.png") for seed in result.seeds]
     if not args.json:
@@ -346,27 +276,6 @@ def _add_clicks(group: Any, prefix: str, what: str) -> None:
 
 def _range(name: str) -> str:
     return f"{LIMITS[name].low:g} to {LIMITS[name].high:.10g}"
-
-
-def _number(text: str) -> float | int:
-    try:
-        return int(text)
-    except ValueError:
-        pass
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
-
-
-def _seeds(text: str) -> list[int]:
-    try:
-        if text.count("-") == 1 and not text.startswith("-"):
-            first, last = (int(part) for part in text.split("-"))
-            return list(range(first, min(last, first + 999) + 1))
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no seed; give whole numbers, as in 0 1 2 or 0-3") from None
 
 
 def _point(text: str, parts: int = 2) -> tuple[float, ...]:

@@ -1,0 +1,159 @@
+"""`python -m layerdiffusion compare`: one edit by several methods, on the same model and the same seeds."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from layerdiffusion.commands.terminal import Bars, interruptible, number, seeds, writable
+from layerdiffusion.edit import Settings, load_recipe
+from layerdiffusion.errors import EditError, SettingsError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from layerdiffusion.result import Result
+
+STAGE_NAMES = {
+    "background": "Background",
+    "inversion": "Inversion",
+    "embeddings": "Words",
+    "finetune": "Network",
+    "sampling": "Sampling",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the `compare` command."""
+    parser.add_argument("recipe", help="an edit.json, or the folder of one")
+    parser.add_argument("--methods", default="ours,sdedit,imagic,pnp", metavar="M,M", help="which, and in which order")
+    parser.add_argument("--out", required=True, metavar="DIR", help="a folder: one for each method in it, and a sheet")
+    parser.add_argument("--seeds", type=seeds, nargs="+", metavar="N", help="one picture for each; else the recipe's")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="METHOD.NAME=VALUE",
+        help="an option of one method, as in sdedit.strength=0.7, or with ours. a setting; may be repeated",
+    )
+    parser.add_argument("--model", help="miniature, a diffusers folder, a hub id, or auto; else the recipe's")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps; else the best there is")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of bars")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the methods one after the other, save each one's result and the sheet of all, and say where."""
+    from layerdiffusion.compare import LABELS, METHODS, options_for, run_method
+
+    names, changes = _methods(args.methods, METHODS), _changes(args.set)
+    idle = next((name for name in changes if name not in names), None)
+    if idle is not None:
+        raise EditError(f"--set speaks of {idle}, which is not among --methods {','.join(names)}; name it there too.")
+    recipe = load_recipe(args.recipe)
+    settings = recipe.settings
+    if args.seeds:
+        settings = replace(settings, seeds=[seed for part in args.seeds for seed in part])
+    own_settings = _own(settings, changes.get("ours", {}))
+    out = writable(Path(args.out))
+
+    from layerdiffusion.editor import Editor
+    from layerdiffusion.models import load_models
+    from layerdiffusion.progress import Cancelled
+    from layerdiffusion.result import captioned
+
+    models = load_models(args.model or recipe.model or "auto", args.device)
+    options = {name: options_for(name, models, **({} if name == "ours" else changes.get(name, {}))) for name in names}
+    editor, results = Editor(models), {}
+    try:
+        with interruptible() as cancel:
+            for name in names:
+                if not args.json:
+                    print(LABELS[name], file=sys.stderr)
+                with Bars(args.json, STAGE_NAMES) as bars:
+                    used = own_settings if name == "ours" else settings
+                    results[name] = run_method(editor, name, recipe.edit, used, options[name], bars, cancel)
+                results[name].save(out / name)
+    except Cancelled:
+        raise KeyboardInterrupt from None
+    rows = [_given(results[names[0]])] + [_row(LABELS[name], result) for name, result in results.items()]
+    report = {
+        "folder": str(out),
+        "contact_sheet": str(out / "compare.png"),
+        "model": models.name,
+        "prompt": recipe.edit.prompt,
+        "seeds": list(results[names[0]].seeds),
+        "methods": {name: _told(result, options[name], out / name) for name, result in results.items()},
+    }
+    try:
+        captioned(rows).save(out / "compare.png")
+        (out / "compare.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise EditError(f"The sheet can't be saved to {out} ({error.strerror or error}); free some space.") from error
+    _print(args, report, results)
+    return 0
+
+
+def _methods(text: str, known: tuple[str, ...]) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    wrong = next((name for name in names if name not in known), None)
+    if wrong is not None or not names:
+        raise EditError(f"--methods is {text!r}: it must be some of {', '.join(known)}, with commas.")
+    return list(dict.fromkeys(names))
+
+
+def _changes(flags: list[str]) -> dict[str, dict[str, Any]]:
+    """What `--set` gives each method."""
+    changes: dict[str, dict[str, Any]] = {}
+    for flag in flags:
+        target, equals, value = flag.partition("=")
+        name, dot, option = target.partition(".")
+        if not (equals and dot and name and option and value):
+            raise EditError(f"--set {flag} is not of the form METHOD.NAME=VALUE, as in sdedit.strength=0.7.")
+        try:
+            changes.setdefault(name, {})[option] = number(value)
+        except argparse.ArgumentTypeError:
+            changes.setdefault(name, {})[option] = value
+    return changes
+
+
+def _own(settings: Settings, changes: dict[str, Any]) -> Settings:
+    known = [field.name for field in fields(Settings) if field.name != "seeds"]  # which are the same for all
+    unknown = next((name for name in changes if name not in known), None)
+    if unknown is not None:
+        raise SettingsError(f"ours has no setting {unknown}; it has {', '.join(known)}.")
+    return replace(settings, **changes)
+
+
+def _given(result: Result) -> list[tuple[str, Image.Image]]:
+    layers = result.layers
+    return [("subject", layers.object_image), ("background", layers.background_image), ("layers", layers.composite)]
+
+
+def _row(label: str, result: Result) -> list[tuple[str, Image.Image]]:
+    return [(f"{label}, seed {seed}", image) for seed, image in zip(result.seeds, result.images, strict=True)]
+
+
+def _told(result: Result, options: Any, folder: Path) -> dict[str, Any]:
+    return {
+        "images": [str(folder / f"seed-{seed}.png") for seed in result.seeds],
+        "options": {} if options is None else asdict(options),
+        "settings": result.settings.to_dict(),
+        "stages": result.stages,
+        "timings": result.timings,
+        "edit_id": result.edit_id,
+    }
+
+
+def _print(args: argparse.Namespace, report: dict[str, Any], results: dict[str, Result]) -> None:
+    if args.json:
+        print(json.dumps(report, ensure_ascii=False, allow_nan=False))
+        return
+    for warning in dict.fromkeys(warning for result in results.values() for warning in result.warnings):
+        print(warning, file=sys.stderr)
+    print(report["contact_sheet"])
+    for name, result in results.items():
+        print(f"{Path(report['folder']) / name}  {result.timings['total']:.1f} s")
