@@ -325,7 +325,9 @@ class Editor:
             self.models.unet,
             self.models.scheduler,
             self.models.encode(image),
-            self._latent_mask(mask, "the picture that stage 1 looks at"),
+            self._latent_mask(mask, "object_mask")
+            if settings.embedding_mask == "object"
+            else self._latent_mask(mask, *_left_by(plan.edit)),
             start,
             steps=settings.embedding_steps,
             lr=settings.embedding_lr,
@@ -352,7 +354,7 @@ class Editor:
                 self.models.encode(layers.object_image),
                 object_mask,
                 self.models.encode(layers.background_image),
-                self._latent_mask(layers.background_mask, "background_mask"),
+                self._latent_mask(layers.background_mask, *_left_by(plan.edit)),
             )
         lora = settings.tune == "lora"
         report.begin("finetune")
@@ -438,9 +440,9 @@ class Editor:
     def _edit_embedding(self, settings: Settings, embeddings: Tensor) -> Tensor:
         return method.edit_embedding(embeddings[:1], embeddings[1:], settings.alpha).to(self.models.device)
 
-    def _latent_mask(self, mask: np.ndarray, name: str) -> Tensor:
+    def _latent_mask(self, mask: np.ndarray, *words: str) -> Tensor:
         _, height, width = self.models.latent_shape
-        latent_mask = mask_to_latents(mask, (width, height), name)
+        latent_mask = mask_to_latents(mask, (width, height), *words)
         return torch.from_numpy(latent_mask)[None, None].to(self.models.device)
 
 
@@ -458,6 +460,13 @@ def _embedding_picture(settings: Settings, layers: Layers) -> tuple[Image.Image,
     if settings.embedding_mask == "everything":
         return image, np.ones_like(layers.background_mask)
     return image, layers.background_mask
+
+
+def _left_by(edit: Edit) -> tuple[str, str]:
+    """What the background is left by, and what to do where that is too little."""
+    if edit.background == "reference":
+        return "what background_mask leaves of the reference", "mark less of it as its own subject"
+    return "what object_mask leaves of the photo", "mark less of it as the subject"
 
 
 def _finetunes(settings: Settings) -> bool:

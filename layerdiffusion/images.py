@@ -148,19 +148,24 @@ def fit_square(size: tuple[int, int], native: int, mask: np.ndarray | None = Non
     return Fit(starts[0], starts[1], side, native)
 
 
-def mask_to_latents(mask: np.ndarray, size: tuple[int, int], name: str | None = None) -> np.ndarray:
+def mask_to_latents(
+    mask: np.ndarray,
+    size: tuple[int, int],
+    name: str | None = None,
+    mend: str = "mark more, or choose a closer picture",
+) -> np.ndarray:
     """A pixel mask on the latent grid `size` (w, h): float32 (h, w), 1 where at least half the cell's area is
     True.
 
-    With `name`, a mask that marks something but covers no cell by half raises a `MaskError` that calls it so.
+    With `name`, a mask that marks something but covers no cell by half raises a `MaskError` that calls it so and
+    ends with what to do about it, `mend`.
     """
     share = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA)
     latent_mask = (share >= 0.5 - 1e-6).astype(np.float32)
     if name is not None and mask.any() and not latent_mask.any():
         raise MaskError(
             f"{name} is too small for the model to see: it fills no cell of its {size[0]} × {size[1]} grid "
-            "by half; "
-            "mark more, or choose a closer picture."
+            f"by half; {mend}."
         )
     return latent_mask
 

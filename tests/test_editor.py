@@ -610,6 +610,25 @@ def test_a_device_that_keeps_weights_in_half_precision_trains_from_the_float32_o
     assert all(torch.equal(value, before[name]) for name, value in unet.state_dict().items())
 
 
+# What is too small
+
+
+@pytest.mark.parametrize("layers", ["composite", "separate"])
+@pytest.mark.parametrize("background", ["reference", "keep"])
+def test_a_background_too_small_to_see_names_the_mask_that_leaves_it(fast_editor, edit, layers, background):
+    subject = np.ones((64, 64), bool)
+    subject[:3, :3] = False  # less than half of an 8 × 8 cell
+    if background == "reference":
+        tight = dataclasses.replace(edit, background_image=noise_picture(1, 64, 64), background_mask=~subject)
+        words = "what background_mask leaves of the reference is too small .* mark less of it as its own subject"
+    else:
+        tight = Edit(noise_picture(0, 64, 64), subject, object_prompt="a dog", background_prompt="on ice")
+        words = "what object_mask leaves of the photo is too small .* mark less of it as the subject"
+    for settings in (quick(layers=layers), quick(layers="separate", embedding_steps=0)):
+        with pytest.raises(MaskError, match=words):
+            fast_editor.run(tight, settings)
+
+
 # Saving
 
 
