@@ -40,19 +40,13 @@ def run(args: argparse.Namespace) -> int:
     from layerdiffusion.models import load_models
 
     models = load_models(args.model, args.device)
+    settings = replace(models.defaults, **_few(args.steps), seeds=SEEDS)  # refused here, if it is to be refused
     edit = _edit(models)
     if models.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     editor = Editor(models)
     cold = editor.run(edit, Settings(seeds=SEEDS)).timings
     again = editor.run(edit, Settings(seeds=MORE_SEEDS)).timings
-    settings = replace(
-        models.defaults,
-        embedding_steps=args.steps,
-        finetune_steps=args.steps,
-        sampling_steps=args.steps,
-        seeds=SEEDS,
-    )
     stepping = _stepping(models, edit, settings)
     device = torch.cuda.get_device_name() if models.device.type == "cuda" else platform.processor() or "cpu"
     figures = {"model": models.name, "device": device, "threads": torch.get_num_threads(), "seconds": cold,
