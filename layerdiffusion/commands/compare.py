@@ -63,7 +63,6 @@ def run(args: argparse.Namespace) -> int:
     from layerdiffusion.editor import Editor
     from layerdiffusion.models import load_models
     from layerdiffusion.progress import Cancelled
-    from layerdiffusion.result import captioned
 
     models = load_models(args.model or recipe.model or "auto", args.device)
     options = {name: options_for(name, models, **({} if name == "ours" else changes.get(name, {}))) for name in names}
@@ -79,22 +78,31 @@ def run(args: argparse.Namespace) -> int:
                 results[name].save(out / name)
     except Cancelled:
         raise KeyboardInterrupt from None
-    rows = [_given(results[names[0]])] + [_row(LABELS[name], result) for name, result in results.items()]
+    _print(args, _save_all(out, results, options), results)
+    return 0
+
+
+def _save_all(out: Path, results: dict[str, Result], options: dict[str, Any]) -> dict[str, Any]:
+    """Write the sheet and `compare.json`, and return what is in the latter."""
+    from layerdiffusion.compare import LABELS
+    from layerdiffusion.result import captioned
+
+    first = next(iter(results.values()))
+    sheet = captioned([_given(first), *(_row(LABELS[name], result) for name, result in results.items())])
     report = {
         "folder": str(out),
         "contact_sheet": str(out / "compare.png"),
-        "model": models.name,
-        "prompt": recipe.edit.prompt,
-        "seeds": list(results[names[0]].seeds),
+        "model": first.model,
+        "prompt": first.edit.prompt,
+        "seeds": list(first.seeds),
         "methods": {name: _told(result, options[name], out / name) for name, result in results.items()},
     }
     try:
-        captioned(rows).save(out / "compare.png")
+        sheet.save(out / "compare.png")
         (out / "compare.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
         raise EditError(f"The sheet can't be saved to {out} ({error.strerror or error}); free some space.") from error
-    _print(args, report, results)
-    return 0
+    return report
 
 
 def _methods(text: str, known: tuple[str, ...]) -> list[str]:
