@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -164,6 +165,7 @@ def _cluster(address: str, workers: int | None) -> Iterator[tuple[Any, int, int]
         raise EditError("This process is connected to a Ray cluster already; disconnect from it first.")
     environment: dict[str, Any] = {"env_vars": {"OMP_NUM_THREADS": "1"}}
     options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "ERROR"}
+    _reach(address)
     if address == LOCAL:
         options |= {"num_cpus": workers or _cpus(), "include_dashboard": False, "object_store_memory": OBJECT_STORE}
         environment["env_vars"]["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
@@ -171,9 +173,8 @@ def _cluster(address: str, workers: int | None) -> Iterator[tuple[Any, int, int]
         environment |= {"working_dir": str(ROOT), "excludes": LEFT_BEHIND}
     try:
         ray.init(**options, runtime_env=environment)
-    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
-        reason = str(error).strip().partition("\n")[0].rstrip(".")
-        raise EditError(f"There is no Ray cluster at {address} ({reason}); give another --ray ADDRESS.") from error
+    except (ConnectionError, ValueError, RuntimeError, OSError, SystemExit) as error:
+        raise _nothing_at(address, error) from error
     try:
         held = ray.cluster_resources()
         gpus = int(held.get("GPU", 0))
@@ -183,6 +184,21 @@ def _cluster(address: str, workers: int | None) -> Iterator[tuple[Any, int, int]
         yield ray, min(workers or room, room), min(gpus, 1)
     finally:
         ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Refuse, at once, a host where nobody listens: Ray itself tries for minutes, and then ends the process."""
+    host, _, port = address.rpartition("//")[2].rpartition(":")
+    if host and port.isdecimal():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        except (OSError, OverflowError) as error:
+            raise _nothing_at(address, error) from error
+
+
+def _nothing_at(address: str, error: BaseException) -> EditError:
+    reason = str(error).strip().partition("\n")[0].rstrip(".")
+    return EditError(f"There is no Ray cluster at {address} ({reason}); give another --ray ADDRESS.")
 
 
 def _cpus() -> int:
