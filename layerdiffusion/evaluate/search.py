@@ -68,7 +68,7 @@ class Tried:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of ``evaluate search``."""
-    add_bench_arguments(parser, model="miniature", seeds=2)
+    add_bench_arguments(parser, model="miniature", seeds=4)
     parser.add_argument("--edits", type=int, default=12, metavar="N", help="how many tuning edits, default 12")
 
 
@@ -246,9 +246,10 @@ def write_search(folder: str | Path, found: Sequence[Tried], about: dict[str, An
 
 
 def _page(found: Sequence[Tried], about: dict[str, Any]) -> str:
-    seeds = len(about["seeds"])
+    count = len(about["seeds"])
+    pictures = "one picture" if count == 1 else f"{count} pictures"
     lines = [
-        f"Each method's main dial, on the same {found[0].edits} tuning edits with {seeds} pictures each, none of them",
+        f"Each method's main dial, on the same {found[0].edits} tuning edits with {pictures} each, none of them",
         "in the bench. The score is the harmonic mean of three: the share of pictures that show all the prompt asks",
         "for, the share that keep what it doesn't name, and the background's likeness "
         f"(0 at {NOTHING:g} dB, 1 at {ALL:g} dB);",
