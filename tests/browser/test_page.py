@@ -186,7 +186,7 @@ def test_two_people_get_their_own_pixels(tabs, pictures):
     first.page.click("#run")
     first.page.wait_for_selector(".ld-stages .ld-now")
     second.page.click("#run")
-    second.page.wait_for_selector("#progress :text('queue'), #progress :text('Waiting')")
+    second.page.wait_for_selector("#progress :text('queue: 1/1')")
     first.page.click("#cancel")
     second.done()
     first.open()
@@ -197,6 +197,32 @@ def test_two_people_get_their_own_pixels(tabs, pictures):
     for tab, size, words in ((first, (96, 64), "a dog jumping"), (second, (72, 72), "a cat asleep")):
         edit = open_bundle(packed(tab)).recipe.edit
         assert edit.object_image.size == size and edit.object_prompt == words
+
+
+def test_everybody_sees_their_place_in_the_queue(tabs):
+    """Three people, one device: the second is next, the third is after that, and moves up."""
+    people = [tabs() for _ in range(3)]
+    for tab in people:
+        tab.page.locator("#examples .ld-example").first.click()
+        tab.page.wait_for_selector("#gallery .thumbnail-item >> nth=1")
+        tab.dial("finetune-steps", 2000)
+        tab.ready("about")
+    first, second, third = people
+    first.page.click("#run")
+    first.page.wait_for_selector(".ld-stages .ld-now")
+    second.page.click("#run")
+    second.page.wait_for_selector("#progress :text('queue: 1/1')")
+    third.page.click("#run")
+    third.page.wait_for_selector("#progress :text('queue: 2/2')")
+    assert not first.page.locator("#progress :text('queue')").count()
+    first.page.click("#cancel")
+    third.page.wait_for_selector("#progress :text('queue: 1/1')")
+    second.page.wait_for_selector(".ld-stages .ld-now")
+    third.page.click("#cancel")  # while it waits
+    second.page.click("#cancel")
+    for tab in (second, third):
+        tab.page.wait_for_selector("#progress :text('Cancelled')")
+        tab.page.wait_for_selector("#run:visible")
 
 
 def test_a_background_is_painted_and_picked(tab, pictures):
