@@ -221,12 +221,12 @@ class _Bar:
 
 
 def _print(records: Sequence[dict[str, Any]], failed: Sequence[Failed]) -> None:
-    from layerdiffusion.evaluate.findings import Bench
+    from layerdiffusion.evaluate.findings import Bench, kind_label
 
     bench = Bench(records)
     _print_kind(bench, "all edits", ())
     for kind in bench.kinds if len(bench.kinds) > 1 else ():
-        _print_kind(bench, kind, (kind,))
+        _print_kind(bench, kind_label(kind), (kind,))
     if failed:
         print(f"\n{len(failed)} failed, and are tried again by the same command:")
         for one in failed:
@@ -238,7 +238,7 @@ def _print_kind(bench: Bench, title: str, kinds: Sequence[str]) -> None:
 
     edits = [edit for edit in bench.edits if not kinds or bench.kind[edit] in kinds]
     measures = [measure for measure in (SATISFIED, CLIP, LIKENESS, BACKGROUND) if measure in bench.measures]
-    width = 2 + max(map(len, [*bench.columns, *bench.kinds, "pose and background changed, 100"]))
+    width = 2 + max(map(len, [*bench.columns, "pose and background changed, 100"]))
     print(f"\n{f'{title}, {len(edits)}':{width}}" + "".join(f"{measure.label:>24}" for measure in measures))
     for column in bench.columns:
         points = [bench.point(column, measure, kinds) for measure in measures]

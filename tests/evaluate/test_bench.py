@@ -35,7 +35,11 @@ def test_twelve_edits_by_four_methods_come_to_a_table_and_a_report(cli, tmp_path
     flags = ["toybench", "--edits", 12, "--seeds", 1, "--out", out, "--device", "cpu", *QUICK]
     status, printed, _ = cli(*flags)
     assert status == 0
-    assert "all edits, 12" in printed and str(out / "report.html") in printed
+    assert (
+        "all edits, 12" in printed
+        and "pose and background changed, 2" in printed
+        and str(out / "report.html") in printed
+    )
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "SDEdit" in page and "Plug-and-Play" in page and (out / "report.md").exists()
 
