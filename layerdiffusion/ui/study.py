@@ -23,6 +23,7 @@ HEAD = """<h1>User study</h1><p>Each picture below is another method's answer to
 in an order of chance. Score every one from 1 (not at all) to 5 (completely). You can stop and come back in this
 browser; nobody is asked who they are.</p>"""
 DONE = "<h2>Thank you!</h2><p>You have rated all there is. The results are below.</p>"
+SHOW, LATER = "Show the results", f"Results, with the methods’ names, after {REVEAL_AFTER} sets of pictures"
 QUIET = {"show_progress": "hidden", "api_visibility": "private"}
 
 
@@ -32,7 +33,8 @@ def add_study(blocks: gr.Blocks, study: Study) -> None:
         gr.HTML(f"<style>{static_text('study.css')}</style>{HEAD}", elem_classes=["ld-study-head"])
         rater = gr.BrowserState("", storage_key=KEY, secret=KEY)
         current = gr.State(None)
-        asked = gr.HTML("", elem_id="study-asked", elem_classes=["ld-card"])
+        with gr.Column(elem_classes=["ld-card"]):
+            asked = gr.HTML("", elem_id="study-asked")
         pictures, scores = [], []
         with gr.Row(elem_id="study-trial", visible=False) as row:
             for at in range(len(study.columns)):
@@ -41,7 +43,7 @@ def add_study(blocks: gr.Blocks, study: Study) -> None:
                     scores += [_score(at, scale) for scale in SCALES]
         save = gr.Button("Save and go on", variant="primary", elem_id="study-save", visible=False)
         with gr.Column(elem_classes=["ld-card"]):
-            show = gr.Button("Show the results", size="sm", elem_id="study-show", interactive=False)
+            show = gr.Button(LATER, size="sm", elem_id="study-show", interactive=False)
             found = gr.HTML("", elem_id="study-found", elem_classes=["ld-study-found"])
         shown = [current, asked, row, save, show, *pictures, *scores]
         blocks.load(friendly(opener(study)), rater, [rater, *shown], **QUIET)
@@ -51,9 +53,7 @@ def add_study(blocks: gr.Blocks, study: Study) -> None:
 
 def _score(at: int, scale: str) -> gr.Radio:
     # The picture's letter is in the label for those who hear it without seeing where it stands.
-    return gr.Radio(
-        list(SCORES), value=None, label=f"{letter(at)} · {ASKED[scale]}", elem_id=f"study-{scale}-{at}", container=False
-    )
+    return gr.Radio(list(SCORES), value=None, label=f"{letter(at)} · {ASKED[scale]}", elem_id=f"study-{scale}-{at}")
 
 
 def letter(at: int) -> str:
@@ -98,7 +98,8 @@ def known(rater: Any) -> str | None:
 def view(study: Study, rater: str) -> tuple[Any, ...]:
     """What the page shows this rater now: a trial with no scores given yet, or thanks."""
     trial, columns = study.next(rater), len(study.columns)
-    show = gr.update(interactive=study.revealed(rater))
+    open_ = study.revealed(rater)
+    show = gr.update(interactive=open_, value=SHOW if open_ else LATER)
     if trial is None:
         nothing = [""] * columns + [None] * (columns * len(SCALES))
         return None, DONE, gr.update(visible=False), gr.update(visible=False), show, *nothing
