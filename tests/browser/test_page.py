@@ -199,6 +199,19 @@ def test_two_people_get_their_own_pixels(tabs, pictures):
         assert edit.object_image.size == size and edit.object_prompt == words
 
 
+def sees(tab, words):
+    """Until the words are on the screen, and not cut off by what holds them."""
+    tab.page.wait_for_function(
+        """(words) => {
+          const text = document.querySelector("#progress .progress-text");
+          if (!text?.innerText.includes(words)) return false;
+          const [inner, outer] = [text, text.parentElement].map((element) => element.getBoundingClientRect());
+          return inner.height > 10 && outer.top <= inner.top && inner.bottom <= outer.bottom;
+        }""",
+        arg=words,
+    )
+
+
 def test_everybody_sees_their_place_in_the_queue(tabs):
     """Three people, one device: the second is next, the third is after that, and moves up."""
     people = [tabs() for _ in range(3)]
@@ -211,12 +224,12 @@ def test_everybody_sees_their_place_in_the_queue(tabs):
     first.page.click("#run")
     first.page.wait_for_selector(".ld-stages .ld-now")
     second.page.click("#run")
-    second.page.wait_for_selector("#progress :text('queue: 1/1')")
+    sees(second, "queue: 1/1")
     third.page.click("#run")
-    third.page.wait_for_selector("#progress :text('queue: 2/2')")
+    sees(third, "queue: 2/2")
     assert not first.page.locator("#progress :text('queue')").count()
     first.page.click("#cancel")
-    third.page.wait_for_selector("#progress :text('queue: 1/1')")
+    sees(third, "queue: 1/1")
     second.page.wait_for_selector(".ld-stages .ld-now")
     third.page.click("#cancel")  # while it waits
     second.page.click("#cancel")
