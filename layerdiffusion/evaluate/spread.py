@@ -157,6 +157,7 @@ def _cluster(address: str, workers: int | None) -> Iterator[tuple[Any, int, int]
     """Ray, connected; how many workers there are to be, and how many GPUs each of them gets (0 or 1)."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 starves them beside anything else that runs
     try:
         import ray
     except ImportError as error:

@@ -30,9 +30,10 @@ def one_thread():
 
 
 @pytest.fixture
-def address():
+def address(monkeypatch):
     """A running cluster with two CPUs, started by others."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_worker_niceness", "0")
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
