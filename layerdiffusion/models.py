@@ -136,7 +136,8 @@ class Models:
             own = self.folder / "clip"
             try:
                 source = own if own.is_dir() else _download(HUB_CLIP, ("*.json", "*.txt", "model.safetensors"))
-                model = CLIPModel.from_pretrained(source, use_safetensors=True, dtype=torch.float32)
+                with _quiet():
+                    model = CLIPModel.from_pretrained(source, use_safetensors=True, dtype=torch.float32)
                 return model.to(self.device).requires_grad_(False).eval(), CLIPProcessor.from_pretrained(source)
             except (OSError, ValueError, RuntimeError) as error:
                 if isinstance(error, EditError):
@@ -377,15 +378,14 @@ def _quiet() -> Iterator[None]:
     from transformers.utils import logging as transformers_logging
 
     libraries = (diffusers_logging, transformers_logging)
-    before = [library.get_verbosity() for library in libraries]
-    bars = transformers_logging.is_progress_bar_enabled()
+    before = [(library.get_verbosity(), library.is_progress_bar_enabled()) for library in libraries]
     for library in libraries:
         library.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+        library.disable_progress_bar()
     try:
         yield
     finally:
-        for library, verbosity in zip(libraries, before, strict=True):
+        for library, (verbosity, bars) in zip(libraries, before, strict=True):
             library.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()
+            if bars:
+                library.enable_progress_bar()

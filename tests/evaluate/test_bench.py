@@ -8,8 +8,10 @@ import pytest
 from PIL import Image
 
 from layerdiffusion.__main__ import main
+from layerdiffusion.errors import EditError
 from layerdiffusion.evaluate import bench
 from layerdiffusion.evaluate.records import Records
+from layerdiffusion.evaluate.runner import Worker
 from layerdiffusion.models import MINIATURE
 
 # Every stage of every method, none of them for long.
@@ -33,8 +35,8 @@ def cli(capfd):
 def test_twelve_edits_by_four_methods_come_to_a_table_and_a_report(cli, tmp_path):
     out = tmp_path / "bench"
     flags = ["toybench", "--edits", 12, "--seeds", 1, "--out", out, "--device", "cpu", *QUICK]
-    status, printed, _ = cli(*flags)
-    assert status == 0
+    status, printed, told = cli(*flags)
+    assert status == 0 and "Loading" not in told, "one bar, and no library's"
     assert (
         "all edits, 12" in printed
         and "pose and background changed, 2" in printed
@@ -82,22 +84,29 @@ def test_twelve_edits_by_four_methods_come_to_a_table_and_a_report(cli, tmp_path
     assert status == 2 and "was started with another settings's seeds ([0], now [0, 1])" in told
 
 
-def test_records_that_are_there_are_told_and_a_failed_edit_is_status_1(cli, tmp_path, measured_folder):
-    flags = ["toybench", "--edits", 1, "--seeds", 1, "--methods", "sdedit", "--model", measured_folder,
+def test_a_failed_edit_is_told_and_done_by_the_same_command_later(cli, tmp_path, measured_folder, monkeypatch):
+    flags = ["toybench", "--edits", 2, "--seeds", 1, "--methods", "sdedit", "--model", measured_folder,
              "--device", "cpu", "--out", tmp_path, "--set", "sampling_steps=2"]  # fmt: skip
-    assert cli(*flags)[0] == 0
-    status, _, told = cli(*flags, "--rows", "h")
-    assert status == 0 and f"1 of 2 records found in {tmp_path}." in told
-    (tmp_path / "records" / "background-00" / "h.json").unlink()
-    # A guidance beyond all bounds: only what still has to be done can fail.
-    assert cli(*flags[:-1], "sampling_steps=3")[0] == 2
+
+    def paint(self, edit, column, settings, really=Worker.paint):
+        if edit.id == "pose-00":
+            raise EditError("The sampling stage went astray.")
+        return really(self, edit, column, settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Worker, "paint", paint)
+        status, printed, told = cli(*flags)
+    assert status == 1 and "pose-00, sdedit: The sampling stage went astray." in told
+    assert "1 failed, and are tried again by the same command" in printed
+    assert "all edits, 1" in printed and (tmp_path / "report.html").exists()
+
+    status, printed, told = cli(*flags)
+    assert status == 0 and f"1 of 2 records found in {tmp_path}." in told and "all edits, 2" in printed
 
 
 def test_ctrl_c_says_how_to_go_on(cli, tmp_path, measured_folder, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
-
-    from layerdiffusion.evaluate.runner import Worker
 
     monkeypatch.setattr(Worker, "paint", interrupted)
     status, _, told = cli("toybench", "--edits", 1, "--model", measured_folder, "--device", "cpu", "--out", tmp_path)
