@@ -409,6 +409,15 @@ def test_a_dropped_file_that_is_no_edit_is_refused_and_the_page_stays(tab, pictu
     tab.page.wait_for_selector("#photo-board .ld-has-picture")
 
 
+def test_another_photo_takes_the_place_of_the_first(tab, pictures):
+    begin(tab, pictures["photo"])
+    tab.page.click("#run")
+    tab.done()
+    tab.upload("photo-upload", pictures["other"])
+    tab.missing("No subject is marked")
+    assert tab.data("photo-board").area == 0
+
+
 def test_the_keyboard_marks_and_paints(tab, pictures):
     tab.upload("photo-upload", pictures["photo"])
     tab.page.wait_for_selector("#photo-board .ld-has-picture")
