@@ -38,7 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help='clicks on the subjects as JSON: {"dog.jpeg": [[120, 200]], "cat.jpeg": {"points": [[90, 80]], '
-        '"not_points": [[30, 30]]}, "cup.jpeg": {"box": [20, 40, 90, 120]}}; else the centre of each picture',
+        '"not_points": [[30, 30]]}, "cup.jpeg": {"box": [20, 40, 90, 120]}}; else the centre of each picture; '
+        "a mask that is in OUT/masks already is used as it is",
     )
     parser.add_argument("--edits", type=int, metavar="N", help="only the first so many")
     parser.add_argument("--sam", help="miniature, vit_b, vit_l, vit_h, a file, a folder, or a hub id; else the model's")
