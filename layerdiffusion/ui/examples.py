@@ -67,7 +67,7 @@ WISHES = (
     Wish(
         "jump-on-the-beach",
         "New pose, new place",
-        "Its paint comes from the photo, the beach from the reference. The jump is asked for too, but not reached.",
+        "The paint comes from the photo, the beach from the reference, the jump from the words. A seed may miss.",
         {
             "animal": "dog",
             "paint": "blue",
@@ -86,7 +86,7 @@ WISHES = (
     Wish(
         "lie-down",
         "New pose, same place",
-        "The photo's own background stays. The model, still young, changes the legs rather than the pose.",
+        "The photo's own background stays. Thin legs are what this small model draws worst.",
         {"animal": "horse", "paint": "purple", "pose": "standing", "size": "medium", "place": "forest"},
         "a horse lying down",
         "in the forest",
@@ -112,7 +112,7 @@ WISHES = (
     Wish(
         "painted-red",
         "New looks",
-        "Asked for in red it stays yellow: stage 2 holds on to what it saw. Fewer steps give the words more say.",
+        "Asked for in red it mostly stays yellow: stage 2 holds what it saw. Fewer steps give the words more say.",
         {"animal": "car", "paint": "yellow", "pose": "standing", "size": "medium", "place": "city"},
         "a red car standing",
         "in the city",
@@ -134,7 +134,7 @@ WISHES = (
     Wish(
         "to-the-moon",
         "Background painted",
-        "No second picture needed: the model paints the place from its words first.",
+        "No second picture needed: the model paints the place first. Not every seed stays on this moon: paint several.",
         {"animal": "rabbit", "paint": "red", "pose": "standing", "size": "medium", "place": "forest"},
         "a rabbit jumping",
         "on the moon",
