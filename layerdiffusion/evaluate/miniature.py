@@ -253,6 +253,13 @@ def measure_diffusion(folder: Path, divisor: int = 1, pictures: Path | None = No
         yield Figure("diffusion", f"{name}, unseen combinations", unseen[name], seen[name] - 0.10)
 
 
+def guidance_of(folder: Path) -> float:
+    """The classifier-free guidance that the model's own settings ask for."""
+    path = folder / "settings.json"
+    settings = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return settings.get("guidance_scale", GUIDANCE)
+
+
 Painter = Callable[..., "list[Image.Image]"]
 
 
@@ -270,15 +277,12 @@ def painter(folder: Path) -> Painter:
     profile = device_profile()
     pipeline.to(profile.device)
     pipeline.set_progress_bar_config(disable=True)
-    settings = folder / "settings.json"
-    guidance = json.loads(settings.read_text(encoding="utf-8")).get("guidance_scale") if settings.exists() else None
+    guidance = guidance_of(folder)
 
     def paint(captions: list[str], seeds: list[int], steps: int = STEPS):
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         with torch.autocast(profile.device.type, profile.precision, enabled=profile.precision != torch.float32):
-            return pipeline(
-                captions, num_inference_steps=steps, guidance_scale=guidance or GUIDANCE, generator=generators
-            ).images
+            return pipeline(captions, num_inference_steps=steps, guidance_scale=guidance, generator=generators).images
 
     return paint
 

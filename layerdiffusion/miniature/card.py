@@ -88,9 +88,11 @@ def curves(losses: dict[str, list], width: int = 300, height: int = 190) -> Imag
 
 
 def _text(folder: Path, facts: dict, figures: list, rough: set[str], painted: bool, count: int) -> str:
+    from layerdiffusion.evaluate.miniature import guidance_of
+
     parts = [_HEAD.format(
         animals=", ".join(ANIMALS), paints=", ".join(PAINTS), poses=", ".join(POSES), sizes=", ".join(SIZES),
-        places=", ".join(PLACES), side=SIDE,
+        places=", ".join(PLACES), side=SIDE, guidance=guidance_of(folder),
     )]  # fmt: skip
     if painted:
         parts.append(f"## Samples\n\nSeeds 0 to {count - 1}, none left out, 50 DDIM steps.\n\n![samples]({SAMPLES})\n")
@@ -180,7 +182,7 @@ the toybox, so that LayerDiffusion runs, is tested and can be measured on any ma
 from diffusers import StableDiffusionPipeline
 
 pipeline = StableDiffusionPipeline.from_pretrained("assets/miniature")
-pipeline("a red cat jumping on the beach", guidance_scale=3.0).images[0]
+pipeline("a red cat jumping on the beach", guidance_scale={guidance}).images[0]
 ```
 
 Its pictures are {side} × {side}. What it knows: {animals}; in the paints {paints}; {poses}; {sizes}; and the places
@@ -194,6 +196,7 @@ and its own errors count against the diffusion model.
 
 ## Limits
 
+- Small animals and thin legs can come out as fog, even where the judge still knows them; large ones are whole.
 - It knows the toybox and nothing else: a word its captions don't have means nothing to it, and a photo of the real
   world is outside what any part of it has seen.
 - Two subjects, people, writing and counting are beyond the diffusion model. Only the SAM has seen two subjects.
