@@ -16,6 +16,12 @@ from layerdiffusion.ui import examples
 from layerdiffusion.ui.showcase import examples_strip, slides
 
 
+@pytest.fixture(autouse=True)
+def committed(monkeypatch):
+    """The examples of the repository, whichever the page of another test shows."""
+    monkeypatch.setattr(examples, "FOLDER", examples.ASSETS / "examples")
+
+
 @pytest.fixture(scope="module")
 def editor(tmp_path_factory):
     return Editor(load_models(save_page_model(tmp_path_factory.mktemp("model")), "cpu", "float32"))
