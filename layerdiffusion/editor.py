@@ -26,7 +26,7 @@ from layerdiffusion.profile import GIB
 from layerdiffusion.progress import STAGES, Cancelled, OnProgress, Progress, Reporter
 from layerdiffusion.result import Result
 
-__all__ = ["STAGES", "Cancelled", "Editor", "OutOfMemory", "Progress", "training_generator"]
+__all__ = ["STAGES", "Cancelled", "Editor", "OutOfMemory", "Progress", "finite", "training_generator"]
 
 
 class OutOfMemory(EditError):
@@ -238,6 +238,14 @@ class Editor:
         batch, seeds = self.models.profile.batch, settings.seeds
         return [seeds[start : start + batch] for start in range(0, len(seeds), batch)]
 
+    def kept(self, weights: method.finetune.Weights, settings: Settings) -> method.finetune.Weights:
+        """Tuned `weights` as a "finetune" stage keeps them: in main memory, in the profile's type, LoRA's in float32.
+
+        Raises `FloatingPointError` where one is not finite.
+        """
+        dtype = torch.float32 if settings.tune == "lora" else self.models.profile.weights
+        return {name: finite(weight).to("cpu", dtype) for name, weight in weights.items()}
+
     def network(self, weights: method.finetune.Weights) -> nn.Module:
         """The network with `weights` from a "finetune" stage in it; the model's own if there are none."""
         if not weights:
@@ -335,9 +343,7 @@ class Editor:
             precision=profile.training_precision,
             on_step=report.step,
         )
-        if not embeddings.isfinite().all():
-            raise FloatingPointError
-        return embeddings.cpu(), report.losses
+        return finite(embeddings).cpu(), report.losses
 
     def _finetune(
         self, plan: _Plan, embeddings: Tensor, report: Reporter
@@ -374,10 +380,7 @@ class Editor:
             checkpointing=profile.checkpointing,
             on_step=report.step,
         )
-        dtype = torch.float32 if lora else profile.weights
-        if not all(weight.isfinite().all() for weight in weights.values()):
-            raise FloatingPointError
-        return {name: weight.to("cpu", dtype) for name, weight in weights.items()}, report.losses
+        return self.kept(weights, settings), report.losses
 
     def _sample(
         self, plan: _Plan, embeddings: Tensor, weights: method.finetune.Weights, report: Reporter
@@ -433,9 +436,7 @@ class Editor:
             precision=self.models.profile.precision,
             on_step=on_step,
         )
-        if not latents.isfinite().all():
-            raise FloatingPointError
-        return self.models.decode(latents)
+        return self.models.decode(finite(latents))
 
     def _edit_embedding(self, settings: Settings, embeddings: Tensor) -> Tensor:
         return method.edit_embedding(embeddings[:1], embeddings[1:], settings.alpha).to(self.models.device)
@@ -475,6 +476,13 @@ def _finetunes(settings: Settings) -> bool:
 
 def _background_key(prompt: str, seed: int, settings: Settings) -> str:
     return digest("background", prompt, seed, settings.sampling_steps, settings.guidance_scale)
+
+
+def finite(values: Tensor) -> Tensor:
+    """The `values`, of any shape. Raises `FloatingPointError` where one of them is not finite."""
+    if not values.isfinite().all():
+        raise FloatingPointError
+    return values
 
 
 def training_generator(stage: str, seed: int) -> torch.Generator:

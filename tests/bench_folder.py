@@ -1,4 +1,4 @@
-"""A folder of records made by no model: drawn scenes as pictures, and measures with known differences."""
+"""Folders of records: one made by no model, of drawn scenes and known differences; and what a run left in one."""
 
 from __future__ import annotations
 
@@ -16,6 +16,18 @@ METHODS = ("ours", "sdedit", "imagic", "pnp")
 COMMAND = "python -m layerdiffusion evaluate toybench --methods ours,sdedit,imagic,pnp --out bench"
 GOOD = {"ours": 0.85, "f": 0.85, "sdedit": 0.35, "imagic": 0.5, "pnp": 0.4, "a": 0.3, "b": 0.4, "i": 0.5}
 SIDE = 128
+
+
+def numbers(records: Records) -> dict[tuple[str, str], tuple]:
+    """All that a run measures, and its pictures; not how long it took."""
+    return {
+        (one["edit"], one["column"]): (
+            one["measures"],
+            one["settings"],
+            [(records.folder / name).read_bytes() for name in one["pictures"]],
+        )
+        for one in records.read()
+    }
 
 
 def drawn(seed: int, side: int = SIDE) -> bytes:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -19,7 +18,7 @@ from layerdiffusion.compare.options import METHODS, OPTIONS
 from layerdiffusion.compare.pnp import inversion_timesteps, invert, mixed, plug_and_play
 from layerdiffusion.compare.sdedit import sdedit, taken_steps
 from layerdiffusion.edit import Edit, Settings, check_choice
-from layerdiffusion.editor import Editor, training_generator
+from layerdiffusion.editor import Editor, finite, training_generator
 from layerdiffusion.errors import SettingsError
 from layerdiffusion.images import fit_square
 from layerdiffusion.layering import Layers, lay_out
@@ -72,7 +71,7 @@ class Task:
         for index, seeds in enumerate(parts):
             noise = method.initial_latents(seeds, self.models.latent_shape).to(self.models.device)
             latents = latents_of(noise, report.part(index, len(parts), self.models.decode))
-            images += self.models.decode(_finite(latents))
+            images += self.models.decode(finite(latents))
         return images
 
 
@@ -203,7 +202,7 @@ def _imagic(task: Task) -> list[Stage]:
             precision=profile.training_precision,
             on_step=report.step,
         )
-        return _finite(embedding).cpu(), report.losses
+        return finite(embedding).cpu(), report.losses
 
     def finetune(values: dict[str, Any], report: Reporter) -> tuple[Weights, list[float]]:
         lora = settings.tune == "lora"
@@ -222,8 +221,7 @@ def _imagic(task: Task) -> list[Stage]:
             checkpointing=profile.checkpointing,
             on_step=report.step,
         )
-        dtype = torch.float32 if lora else profile.weights
-        return {name: _finite(weight).to("cpu", dtype) for name, weight in weights.items()}, report.losses
+        return task.editor.kept(weights, settings), report.losses
 
     def sampling(values: dict[str, Any], report: Reporter) -> list[Image.Image]:
         words = models.embed([task.prompt, ""])
@@ -275,7 +273,7 @@ def _pnp(task: Task) -> list[Stage]:
             precision=models.profile.training_precision,  # its steps are small, and their errors add up
             on_step=report.step,
         )
-        return _finite(inverted).cpu()
+        return finite(inverted).cpu()
 
     def sampling(values: dict[str, Any], report: Reporter) -> list[Image.Image]:
         source, words = values["inversion"].to(models.device), models.embed([task.prompt, ""])
@@ -308,12 +306,6 @@ def _pnp(task: Task) -> list[Stage]:
         Stage("inversion", inversion_key, len(ladder), 1, inversion),
         Stage("sampling", task.sampling_key(inversion_key), steps * task.batches, cost, sampling),
     ]
-
-
-def _finite(values: Tensor) -> Tensor:
-    if not values.isfinite().all():
-        raise FloatingPointError
-    return values
 
 
 STAGES_OF: dict[str, Callable[[Task], list[Stage]]] = {"sdedit": _sdedit, "imagic": _imagic, "pnp": _pnp}

@@ -1,6 +1,7 @@
 """The page's components, in the order a person reads them: layers, words, dials, run, results."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import gradio as gr
 
@@ -240,18 +241,7 @@ def _results(page: SimpleNamespace) -> None:
         heading(6, "Results", "Click on a picture to compare it with the photo.")
         with gr.Row():
             with gr.Column(scale=3, min_width=300):
-                page.gallery = gr.Gallery(
-                    label="Results",
-                    show_label=False,
-                    columns=[2, 2, 4],
-                    height="auto",
-                    object_fit="contain",
-                    format="png",
-                    allow_preview=False,
-                    interactive=False,
-                    buttons=[],
-                    elem_id="gallery",
-                )
+                page.gallery = _gallery("Results", elem_id="gallery")
                 page.report = gr.HTML(elem_id="report")
             with gr.Column(scale=2, min_width=280):
                 page.compare = gr.ImageSlider(
@@ -271,6 +261,22 @@ def _results(page: SimpleNamespace) -> None:
             page.zip = gr.Button("Download all", size="sm", elem_id="zip", min_width=110)
             page.zip_file = gr.DownloadButton("zip", elem_id="zip-file", visible="hidden")
         _others(page)
+
+
+def _gallery(label: str, **names: Any) -> gr.Gallery:
+    """Finished pictures side by side, two in a row on a narrow page and four on a wide one."""
+    return gr.Gallery(
+        label=label,
+        show_label=False,
+        columns=[2, 2, 4],
+        height="auto",
+        object_fit="contain",
+        format="png",
+        allow_preview=False,
+        interactive=False,
+        buttons=[],
+        **names,
+    )
 
 
 def _others(page: SimpleNamespace) -> None:
@@ -295,16 +301,5 @@ def _others(page: SimpleNamespace) -> None:
         for name in OTHERS:
             with gr.Column(visible=False, elem_id=f"row-{name}") as row:
                 gr.HTML(f"<h3>{LABELS[name]}</h3>", elem_classes=["ld-heading"])
-                gallery = gr.Gallery(
-                    label=LABELS[name],
-                    show_label=False,
-                    columns=[2, 2, 4],
-                    height="auto",
-                    object_fit="contain",
-                    format="png",
-                    allow_preview=False,
-                    interactive=False,
-                    buttons=[],
-                    elem_classes=["ld-gallery"],
-                )
+                gallery = _gallery(LABELS[name], elem_classes=["ld-gallery"])
             page.others_rows += [row, gallery]

@@ -55,11 +55,6 @@ SEEDS_HINT = "How many versions to paint at once."
 MOST_SEEDS = min(8, MAX_SEEDS)
 
 PRESETS = ("Paper", "Quick", "Small subject")
-PRESET_HINTS = {
-    "Paper": "The paper's recipe, with this model's own numbers of steps.",
-    "Quick": "A third of the steps and two pictures, to try an idea.",
-    "Small subject": "The paper's recipe with λ1 = 3.",
-}
 
 
 def preset(name: str, defaults: Settings) -> Settings:

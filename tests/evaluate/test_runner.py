@@ -6,6 +6,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
+from bench_folder import numbers
 from PIL import Image
 
 from layerdiffusion.errors import EditError
@@ -43,18 +44,6 @@ def plain(worker, quick, tmp_path_factory):
     worker.editor.clear_cache()
     run_bench(EDITS, COLUMNS, quick, records, lambda: worker, on_progress=seen.append, about=ABOUT)
     return records, seen
-
-
-def numbers(records):
-    """All that a run measures, and its pictures; not how long it took."""
-    return {
-        (one["edit"], one["column"]): (
-            one["measures"],
-            one["settings"],
-            [(records.folder / name).read_bytes() for name in one["pictures"]],
-        )
-        for one in records.read()
-    }
 
 
 def test_every_edit_has_a_record_in_every_column(plain):

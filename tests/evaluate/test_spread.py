@@ -6,6 +6,7 @@ import signal
 
 import pytest
 import torch
+from bench_folder import numbers
 
 from layerdiffusion.errors import EditError
 from layerdiffusion.evaluate import spread
@@ -39,17 +40,6 @@ def address(monkeypatch):
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
     yield cluster.address
     cluster.shutdown()
-
-
-def numbers(records):
-    return {
-        (one["edit"], one["column"]): (
-            one["measures"],
-            one["settings"],
-            [(records.folder / name).read_bytes() for name in one["pictures"]],
-        )
-        for one in records.read()
-    }
 
 
 def test_a_killed_worker_loses_nothing_and_changes_no_number(tmp_path, measured_folder, worker, quick):
