@@ -13,12 +13,25 @@ import numpy as np
 from layerdiffusion.edit import Edit, Placement, Settings
 from layerdiffusion.errors import EditError, SegmentError, SettingsError
 from layerdiffusion.images import open_image, open_mask, png_bytes
-from layerdiffusion.prompts import split_prompt
+from layerdiffusion.prompts import split_prompt as parts_of
 from layerdiffusion.ui.bundle import save_pictures
 from layerdiffusion.ui.device import Device
 from layerdiffusion.ui.errors import friendly
 from layerdiffusion.ui.layer_events import QUEUE
 from layerdiffusion.ui.session import MAX_POINTS
+
+NUMBERS = {"type": "array", "items": {"type": "number"}}
+POINTS = {"type": "array", "items": NUMBERS}
+LABELS = {"anyOf": [{"type": "array", "items": {"type": "integer"}}, {"type": "null"}]}
+BOX = {"anyOf": [NUMBERS, {"type": "null"}]}
+FIELDS = {"anyOf": [{"type": "object", "additionalProperties": True}, {"type": "null"}]}
+
+
+def _data(label: str, schema: dict[str, Any]) -> gr.JSON:
+    """A `gr.JSON` that says what it takes; its own {"type": {}} is no JSON schema, and MCP refuses every call to it."""
+    component = gr.JSON(label=label)
+    component.api_info = lambda: schema
+    return component
 
 
 def connect(device: Device) -> None:
@@ -30,9 +43,8 @@ def connect(device: Device) -> None:
         prompt, object_prompt, background_prompt, background = (
             gr.Textbox(label=name) for name in ("prompt", "object_prompt", "background_prompt", "background")
         )
-        points, labels, box, settings, placement, report = (
-            gr.JSON(label=name) for name in ("points", "labels", "box", "settings", "placement", "report")
-        )
+        points, labels, box = _data("points", POINTS), _data("labels", LABELS), _data("box", BOX)
+        settings, placement, report = _data("settings", FIELDS), _data("placement", FIELDS), gr.JSON(label="report")
         background_seed = gr.Number(0, label="background_seed", precision=0)
         swap = gr.Checkbox(False, label="swap")
         mask_file, pictures = gr.File(label="mask"), gr.File(label="pictures", file_count="multiple")
@@ -45,7 +57,9 @@ def connect(device: Device) -> None:
         concurrency_id=QUEUE,
         concurrency_limit=1,
     )
-    button.click(friendly(split), prompt, [object_prompt, background_prompt], api_name="split_prompt", queue=False)
+    button.click(
+        friendly(split_prompt), prompt, [object_prompt, background_prompt], api_name="split_prompt", queue=False
+    )
     inputs = [image, mask, prompt, object_prompt, background_prompt, background, reference, reference_mask]
     inputs += [background_seed, swap, placement, settings]
     button.click(
@@ -85,9 +99,9 @@ def segmenter(device: Device):
     return segment
 
 
-def split(prompt: str) -> tuple[str, str]:
+def split_prompt(prompt: str) -> tuple[str, str]:
     """Split a prompt into its subject and its background: "a dog jumping", "in the forest"."""
-    return split_prompt(prompt or "")
+    return parts_of(prompt or "")
 
 
 def editing(device: Device):

@@ -3,6 +3,7 @@
 import logging
 import os
 import warnings
+from importlib import metadata
 from types import SimpleNamespace
 from typing import Any
 
@@ -122,7 +123,12 @@ def launch_arguments(options: Options) -> dict[str, Any]:
 
 
 def _mcp() -> bool:
-    """Whether Gradio's MCP extra is installed."""
-    from importlib.util import find_spec
+    """Whether Gradio's MCP extra is installed, in a version that this Gradio takes."""
+    from packaging.requirements import Requirement
 
-    return find_spec("mcp") is not None
+    try:
+        installed = metadata.version("mcp")
+    except metadata.PackageNotFoundError:
+        return False
+    wanted = (Requirement(line) for line in metadata.requires("gradio") or [])
+    return all(installed in requirement.specifier for requirement in wanted if requirement.name == "mcp")

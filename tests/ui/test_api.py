@@ -1,12 +1,15 @@
 """The named endpoints through gradio_client, as somebody else's program calls them."""
 
+import asyncio
 import tempfile
+from base64 import b64encode
 from pathlib import Path
 
 import numpy as np
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
+from jsonschema import Draft202012Validator
 from PIL import Image
 from serving import photo
 
@@ -46,6 +49,37 @@ def test_only_three_endpoints_are_public(client):
 
 def test_split_prompt(client):
     assert client.predict("a dog jumping in the forest", api_name="/split_prompt") == ("a dog jumping", "in the forest")
+
+
+def test_what_every_endpoint_takes_is_a_json_schema(client):
+    """Gradio's MCP server refuses a call to a tool whose schema is none."""
+    endpoints = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
+    schemas = [parameter["type"] for endpoint in endpoints.values() for parameter in endpoint["parameters"]]
+    assert len(schemas) == 17
+    for schema in schemas:
+        Draft202012Validator.check_schema(schema)
+
+
+def test_mcp_offers_the_same_three(page, files):
+    pytest.importorskip("mcp", reason="Gradio's MCP extra is not installed")
+    asyncio.run(called_over_mcp(f"{page.url}gradio_api/mcp/", files))
+
+
+async def called_over_mcp(url: str, files: dict[str, Path]) -> None:
+    from mcp import ClientSession
+    from mcp.client.streamable_http import streamable_http_client
+
+    async with streamable_http_client(url) as (read, write, _), ClientSession(read, write) as session:
+        await session.initialize()
+        tools = {tool.name: tool for tool in (await session.list_tools()).tools}
+        assert set(tools) == {"segment", "split_prompt", "edit"}
+        assert all(tool.description for tool in tools.values())
+        parts = await session.call_tool("split_prompt", {"prompt": "a dog in the snow"})
+        assert [part.text for part in parts.content] == ["a dog", "in the snow"]
+        image = f"data:image/png;base64,{b64encode(files['image'].read_bytes()).decode()}"
+        click = {"image": image, "points": [[40, 30]], "labels": None, "box": None}
+        marked = await session.call_tool("segment", click)
+        assert not marked.isError, marked
 
 
 def test_segment_is_the_segmenters_own_mask(client, page, files):
