@@ -15,7 +15,7 @@ from PIL import Image
 from layerdiffusion.edit import PAPER, Edit, Settings
 from layerdiffusion.errors import EditError, ModelError
 from layerdiffusion.ui.options import Options
-from layerdiffusion.ui.spaces import gpu, on_zero_gpu
+from layerdiffusion.ui.spaces import UNIT, gpu, on_zero_gpu
 
 if TYPE_CHECKING:
     from layerdiffusion.editor import Editor
@@ -42,6 +42,8 @@ class Device:
         self.paint = gpu(lambda prompt, seeds, settings, cancel: 10 * len(seeds))(self._paint)
         self.compare = gpu(self.compared_seconds)(self._compare)
         self.candidates = gpu(lambda image, points, labels, box: 10)(self._candidates)
+        self.strange = gpu(lambda image: 5)(self._strange)
+        self.scores = gpu(lambda images, prompt: 10)(self._scores)
 
     def start(self) -> None:
         """Load in the background; on ZeroGPU at once, which wants its weights before the first request."""
@@ -60,7 +62,10 @@ class Device:
             models = load_models(self.options.model, self.options.device)
             limit = self.options.cache_gb
             editor = Editor(models, None if limit is None else int(limit * GIB))
-            editor.measure()
+            if on_zero_gpu():
+                editor.assume(UNIT)
+            else:
+                editor.measure()
             self._editor = editor
         except EditError as error:
             self._error = str(error)
@@ -163,7 +168,7 @@ class Device:
     def _candidates(self, image: np.ndarray, points: list, labels: list | None, box: Any) -> list[Any]:
         return self.segmenter().candidates(points, labels, box, image=image)
 
-    def strange(self, image: Image.Image) -> bool:
+    def _strange(self, image: Image.Image) -> bool:
         """Whether the picture is further from the toybox than any of its scenes."""
         if not self.ready:
             return False
@@ -175,7 +180,7 @@ class Device:
                 self._usual = usual_strangeness(models)
         return strangeness(models, image) > self._usual
 
-    def scores(self, images: list[Image.Image], prompt: str) -> list[float] | None:
+    def _scores(self, images: list[Image.Image], prompt: str) -> list[float] | None:
         """CLIP's cosine of each picture and the prompt; None where no CLIP can be had."""
         from layerdiffusion.evaluate.clip_score import clip_score
 

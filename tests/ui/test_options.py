@@ -4,7 +4,6 @@ import pytest
 from bench_folder import bench_folder
 
 from layerdiffusion.ui.options import Options, parse_options
-from layerdiffusion.ui.spaces import LEAST, MOST, booked
 
 
 def test_nothing_given_is_the_defaults():
@@ -61,8 +60,3 @@ def test_a_study_is_of_a_folder_with_something_to_compare(tmp_path, monkeypatch,
     with pytest.raises(SystemExit) as end:
         parse_options(["--study", str(tmp_path)])
     assert end.value.code == 2 and "nothing to compare" in capsys.readouterr().err
-
-
-def test_a_gpu_is_booked_for_a_little_longer_than_the_edit():
-    assert booked(100) > 100
-    assert booked(0.1) == LEAST and booked(10_000) == MOST
