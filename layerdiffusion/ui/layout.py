@@ -239,10 +239,14 @@ def _number(dial: presets.Dial, defaults: Settings) -> gr.Number:
 def _results(page: SimpleNamespace) -> None:
     with gr.Column(elem_id="results", elem_classes=["ld-card"], visible=False) as page.results:
         heading(6, "Results", "Click on a picture to compare it with the photo.")
+        page.gallery = _gallery("Results", elem_id="gallery")
+        page.others_rows = []
+        for name in OTHERS:
+            with gr.Column(visible=False, elem_id=f"row-{name}") as row:
+                gr.HTML(f"<h3>{LABELS[name]}</h3>", elem_classes=["ld-heading"])
+                gallery = _gallery(LABELS[name], elem_classes=["ld-gallery"])
+            page.others_rows += [row, gallery]
         with gr.Row():
-            with gr.Column(scale=3, min_width=300):
-                page.gallery = _gallery("Results", elem_id="gallery")
-                page.report = gr.HTML(elem_id="report")
             with gr.Column(scale=2, min_width=280):
                 page.compare = gr.ImageSlider(
                     label="Photo and result",
@@ -253,14 +257,16 @@ def _results(page: SimpleNamespace) -> None:
                     buttons=["fullscreen"],
                     elem_id="compare",
                 )
-        with gr.Row(elem_classes=["ld-actions"]):
-            page.best = gr.Checkbox(False, label="Best first", container=False, elem_id="best", min_width=110)
-            page.more = gr.Button("More seeds", size="sm", elem_id="more", min_width=110)
-            page.as_photo = gr.Button("Use as photo", size="sm", elem_id="as-photo", min_width=110)
-            page.as_reference = gr.Button("Use as reference", size="sm", elem_id="as-reference", min_width=130)
-            page.zip = gr.Button("Download all", size="sm", elem_id="zip", min_width=110)
-            page.zip_file = gr.DownloadButton("zip", elem_id="zip-file", visible="hidden")
-        _others(page)
+            with gr.Column(scale=3, min_width=300):
+                page.report = gr.HTML(elem_id="report")
+                page.best = gr.Checkbox(False, label="Best first", container=False, elem_id="best", min_width=110)
+                with gr.Row(elem_classes=["ld-actions"]):
+                    page.more = gr.Button("More seeds", size="sm", elem_id="more", min_width=110)
+                    page.as_photo = gr.Button("Use as photo", size="sm", elem_id="as-photo", min_width=110)
+                    page.as_reference = gr.Button("Use as reference", size="sm", elem_id="as-reference", min_width=130)
+                    page.zip = gr.Button("Download all", size="sm", elem_id="zip", min_width=110)
+                    page.zip_file = gr.DownloadButton("zip", elem_id="zip-file", visible="hidden")
+                _others(page)
 
 
 def _gallery(label: str, **names: Any) -> gr.Gallery:
@@ -297,9 +303,3 @@ def _others(page: SimpleNamespace) -> None:
                 "Cancel", size="sm", variant="stop", elem_id="others-cancel", visible=False, min_width=110
             )
         page.others_progress = gr.HTML(elem_id="others-progress", value="")
-        page.others_rows = []
-        for name in OTHERS:
-            with gr.Column(visible=False, elem_id=f"row-{name}") as row:
-                gr.HTML(f"<h3>{LABELS[name]}</h3>", elem_classes=["ld-heading"])
-                gallery = _gallery(LABELS[name], elem_classes=["ld-gallery"])
-            page.others_rows += [row, gallery]
