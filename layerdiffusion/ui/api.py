@@ -73,7 +73,7 @@ def connect(device: Device) -> None:
 
 
 def segmenter(device: Device):
-    def segment(image: bytes, points: Any, labels: Any, box: Any) -> Iterator[str]:
+    def segment(image: bytes, points: Any, labels: Any = None, box: Any = None) -> Iterator[str]:
         """Mark a subject: a black and white PNG, white on it.
 
         image: the picture, upright pixels. points: [[x, y], …] in its pixels. labels: 1 for each point on the
@@ -109,20 +109,20 @@ def editing(device: Device):
         image: bytes,
         mask: bytes,
         prompt: str,
-        object_prompt: str,
-        background_prompt: str,
-        background: str,
-        reference: bytes | None,
-        reference_mask: bytes | None,
-        background_seed: float,
-        swap: bool,
-        placement: Any,
-        settings: Any,
+        object_prompt: str | None = None,
+        background_prompt: str | None = None,
+        background: str | None = None,
+        reference: bytes | None = None,
+        reference_mask: bytes | None = None,
+        background_seed: float = 0,
+        swap: bool = False,
+        placement: Any = None,
+        settings: Any = None,
     ) -> Iterator[tuple[list[str], dict]]:
         """Run one edit: a PNG for each seed, and its recipe with the stages' timings.
 
         image: the photo. mask: a PNG of its size, white on the subject. prompt: what the picture should show;
-        object_prompt and background_prompt: its two parts, "" to have it split. background: "keep", "reference"
+        object_prompt and background_prompt: its two parts, null to have it split. background: "keep", "reference"
         or "generate". reference: the picture whose background is wanted; reference_mask: white on its own
         subject, or null. background_seed: which background to generate. swap: subject from the reference,
         background from the photo. placement: {"scale", "dx", "dy", "rotation", "flip"} or null. settings: any

@@ -36,10 +36,7 @@ def files(tmp_path: Path) -> dict[str, Path]:
 
 def edit(client: Client, files: dict[str, Path], **changes):
     sent = {name: handle_file(files[name]) for name in ("image", "mask")}
-    sent |= {"prompt": "a dog in the snow", "object_prompt": "", "background_prompt": "", "background": ""}
-    sent |= {"reference": None, "reference_mask": None, "background_seed": 0, "swap": False}
-    sent |= {"placement": None, "settings": SETTINGS}
-    return client.predict(**{**sent, **changes}, api_name="/edit")
+    return client.predict(**{**sent, "prompt": "a dog in the snow", "settings": SETTINGS, **changes}, api_name="/edit")
 
 
 def test_only_three_endpoints_are_public(client):
@@ -83,7 +80,7 @@ async def called_over_mcp(url: str, files: dict[str, Path]) -> None:
 
 
 def test_segment_is_the_segmenters_own_mask(client, page, files):
-    path = client.predict(handle_file(files["image"]), [[40, 30], [2, 2]], [1, 0], None, api_name="/segment")
+    path = client.predict(handle_file(files["image"]), [[40, 30], [2, 2]], [1, 0], api_name="/segment")
     expected = page.device.segmenter().mask([[40, 30], [2, 2]], [1, 0], image=np.asarray(photo(80, 60)))
     assert np.array_equal(np.asarray(Image.open(path)) > 127, expected)
 
