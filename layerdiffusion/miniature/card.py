@@ -196,7 +196,7 @@ and its own errors count against the diffusion model.
 
 ## Limits
 
-- Small animals and thin legs can come out as fog, even where the judge still knows them; large ones are whole.
+- The smallest animals and thin legs can lose parts, even where the judge still knows them; larger ones are whole.
 - It knows the toybox and nothing else: a word its captions don't have means nothing to it, and a photo of the real
   world is outside what any part of it has seen.
 - Two subjects, people, writing and counting are beyond the diffusion model. Only the SAM has seen two subjects.
