@@ -11,6 +11,7 @@ from serving import photo
 
 from layerdiffusion.edit import Edit, Placement, Settings
 from layerdiffusion.segment import Candidate
+from layerdiffusion.ui import examples
 from layerdiffusion.ui.bundle import open_bundle, save_zip
 
 
@@ -441,12 +442,13 @@ def test_an_example_opens_finished(tab):
 
 def test_presenting_with_the_arrow_keys(tab):
     page = tab.page
+    first, second = (example.prompt for example in examples.examples())
     page.click("#present")
-    page.wait_for_selector(".ld-slide:visible >> text=a horse lying down in the forest")
+    page.wait_for_selector(f".ld-slide:visible >> text={first}")
     page.keyboard.press("ArrowRight")
-    page.wait_for_selector(".ld-slide:visible >> text=a giraffe standing in the snow")
+    page.wait_for_selector(f".ld-slide:visible >> text={second}")
     page.keyboard.press("ArrowRight")
-    page.wait_for_selector(".ld-slide:visible >> text=a horse lying down in the forest")
+    page.wait_for_selector(f".ld-slide:visible >> text={first}")
     page.keyboard.press("Escape")
     page.wait_for_selector(".ld-slides", state="hidden")
 
