@@ -100,18 +100,7 @@ def _background(page: SimpleNamespace) -> None:
                 elem_id="swap",
             )
         with gr.Group(visible=False, elem_classes=["ld-panel"]) as page.generate_panel:
-            page.backgrounds = gr.Gallery(
-                label="Backgrounds to choose from",
-                show_label=False,
-                columns=2,
-                height="auto",
-                object_fit="contain",
-                format="png",
-                allow_preview=False,
-                interactive=False,
-                buttons=[],
-                elem_id="backgrounds",
-            )
+            page.backgrounds = _gallery("Backgrounds to choose from", elem_id="backgrounds")
             page.paint = gr.Button("Paint backgrounds", elem_id="paint")
             page.paint_cancel = gr.Button("Cancel", variant="stop", elem_id="paint-cancel", visible=False)
             page.paint_note = gr.HTML(
@@ -168,7 +157,7 @@ def _words(page: SimpleNamespace, defaults: Settings) -> None:
 
 def _dials(page: SimpleNamespace, defaults: Settings) -> None:
     with gr.Column(elem_classes=["ld-card"], min_width=320, scale=7):
-        heading(5, "Dials", "The defaults are the paper's; change one thing at a time.")
+        heading(5, "Dials", "The defaults are the model's own; change one thing at a time.")
         with gr.Row(elem_classes=["ld-presets"]):
             page.presets = {
                 name: gr.Button(name, size="sm", elem_id=f"preset-{name.split()[0].lower()}", min_width=90)
@@ -270,11 +259,10 @@ def _results(page: SimpleNamespace) -> None:
 
 
 def _gallery(label: str, **names: Any) -> gr.Gallery:
-    """Finished pictures side by side, two in a row on a narrow page and four on a wide one."""
+    """Pictures side by side, to be clicked and not opened; how many in a row, `page.css` says."""
     return gr.Gallery(
         label=label,
         show_label=False,
-        columns=[2, 2, 4],
         height="auto",
         object_fit="contain",
         format="png",
