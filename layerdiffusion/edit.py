@@ -66,6 +66,7 @@ LIMITS: dict[str, Limit] = {
     "finetune_lr": Limit(0.0, 0.1, 1e-6),
     "sampling_steps": Limit(1, 1000, 1, whole=True),
     "guidance_scale": Limit(0.0, 30.0, 0.5),
+    "noise_offset": Limit(0.0, 1.0, 0.05),
     "seeds": Limit(0, 2**32 - 1, 1, whole=True),
     "training_seed": Limit(0, 2**32 - 1, 1, whole=True),
     "background_seed": Limit(0, 2**32 - 1, 1, whole=True),
@@ -179,6 +180,7 @@ class Settings:
     embedding_mask: str | None = None  # which part of the picture stage 1 looks at
     seeds: tuple[int, ...] | None = None  # one picture each, sampled as one batch
     training_seed: int | None = None  # the noise of stages 1 and 2
+    noise_offset: float | None = None  # how far that noise is moved as a whole; the paper has none
     tune: str | None = None
     layers: str | None = None  # stage 2: one composite picture for both terms, or each its own
 
@@ -228,6 +230,7 @@ PAPER = Settings(
     embedding_mask="background",
     seeds=(0, 1, 2, 3),
     training_seed=0,
+    noise_offset=0.0,
     tune="full",
     layers="composite",
 )

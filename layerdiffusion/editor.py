@@ -288,7 +288,7 @@ class Editor:
         if not settings.embedding_steps:
             return digest("embeddings", prompts)
         image, mask = _embedding_picture(settings, layers)
-        dials = settings.embedding_steps, settings.embedding_lr, settings.training_seed
+        dials = settings.embedding_steps, settings.embedding_lr, settings.training_seed, settings.noise_offset
         return digest("embeddings", prompts, image, mask, dials)
 
     def _finetune_key(self, settings: Settings, layers: Layers, embeddings_key: str) -> str:
@@ -300,7 +300,8 @@ class Editor:
         else:
             pictures += [layers.object_image, layers.background_image, layers.background_mask]
         weights = settings.object_weight, settings.background_weight
-        dials = settings.finetune_steps, settings.finetune_lr, settings.tune, settings.training_seed
+        noise = settings.training_seed, settings.noise_offset
+        dials = settings.finetune_steps, settings.finetune_lr, settings.tune, noise
         return digest("finetune", embeddings_key, settings.alpha, settings.layers, *pictures, weights, dials)
 
     def _fates(self, plan: _Plan) -> dict[str, str]:
@@ -344,6 +345,7 @@ class Editor:
             steps=settings.embedding_steps,
             lr=settings.embedding_lr,
             generator=training_generator("embeddings", settings.training_seed),
+            noise_offset=settings.noise_offset,
             precision=profile.training_precision,
             on_step=report.step,
         )
@@ -378,6 +380,7 @@ class Editor:
             steps=settings.finetune_steps,
             lr=settings.finetune_lr,
             generator=training_generator("finetune", settings.training_seed),
+            noise_offset=settings.noise_offset,
             tune=settings.tune,
             precision=profile.training_precision,
             optimiser=profile.optimiser(),

@@ -75,6 +75,7 @@ def test_the_papers_defaults_are_the_papers_to_the_digit():
             embedding_mask="background",
             seeds=[0, 1, 2, 3],
             training_seed=0,
+            noise_offset=0.0,
             tune="full",
             layers="composite",
         )

@@ -43,6 +43,7 @@ HELP = {
     "schedule": "which words a step of stage 3 follows",
     "embedding_mask": "the part of the picture stage 1 looks at",
     "training_seed": "the noise of stages 1 and 2",
+    "noise_offset": "how far that noise is moved as a whole, which hides the pictures' mean colours; the paper has 0",
     "tune": "train all of the network in stage 2, or a small addition to it",
     "layers": "stage 2 trains on one layered picture, or on each picture by itself",
 }

@@ -88,6 +88,10 @@ READINGS = {
     for choice in choices
 }
 
+READINGS["noise_offset-0"] = Column(
+    "noise_offset-0", "ours", {"noise_offset": 0.0}, {}, "stages 1 and 2 see plain noise, as in the paper"
+)
+
 ROWS = TABLE_1 | READINGS
 
 

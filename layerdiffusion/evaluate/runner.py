@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 PACKAGES = ("torch", "diffusers", "transformers", "numpy", "pillow")
 MODEL_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler", "clip", "judge")
 TRAINED_BY = ("embedding_steps", "embedding_lr", "embedding_mask", "layers", "object_weight", "background_weight",
-              "finetune_steps", "finetune_lr", "tune", "alpha")  # fmt: skip
+              "finetune_steps", "finetune_lr", "tune", "alpha", "noise_offset")  # fmt: skip
 
 
 @dataclass(frozen=True)

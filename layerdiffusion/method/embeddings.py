@@ -51,6 +51,7 @@ def optimise_embeddings(
     steps: int,
     lr: float,
     generator: torch.Generator,
+    noise_offset: float = 0.0,
     precision: torch.dtype = torch.float32,
     on_step: OnStep | None = None,
 ) -> Tensor:
@@ -67,7 +68,7 @@ def optimise_embeddings(
     descent = Descent([embeddings], lr, precision)
     with frozen(unet):
         for index in range(1, steps + 1):
-            noise, timestep = draw_noise_and_timestep(latents.shape, scheduler, generator)
+            noise, timestep = draw_noise_and_timestep(latents.shape, scheduler, generator, noise_offset)
             noise, timestep = noise.to(latents), timestep.to(latents.device)
             losses = embedding_loss(unet, scheduler, latents, mask, embeddings, noise, timestep, precision)
             loss = descent.step(losses.sum()) / len(embeddings)

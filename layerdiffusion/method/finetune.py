@@ -97,6 +97,7 @@ def finetune(
     steps: int,
     lr: float,
     generator: torch.Generator,
+    noise_offset: float = 0.0,
     tune: str = "full",
     precision: torch.dtype = torch.float32,
     optimiser: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
@@ -128,7 +129,8 @@ def finetune(
     embedding = edit_embedding.detach().float().expand(pictures, -1, -1)
     with train_mode(tuned):
         for index in range(1, steps + 1):
-            noise, timestep = draw_noise_and_timestep((1, *layers.latents.shape[1:]), scheduler, generator)
+            shape = (1, *layers.latents.shape[1:])
+            noise, timestep = draw_noise_and_timestep(shape, scheduler, generator, noise_offset)
             noise = noise.to(layers.latents).expand_as(layers.latents)
             timesteps = timestep.to(device).expand(pictures)
             noisy = scheduler.add_noise(layers.latents, noise, timesteps)

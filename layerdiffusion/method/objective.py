@@ -30,16 +30,24 @@ OnStep = Callable[[Step], None]
 
 
 def draw_noise_and_timestep(
-    shape: tuple[int, ...], scheduler: Any, generator: torch.Generator
+    shape: tuple[int, ...], scheduler: Any, generator: torch.Generator, noise_offset: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     """One ε of `shape` (1, C, h, w), then one t (1,), uniform over the whole noise schedule.
 
     Drawn in float32 by the generator's device (the CPU, as the editor does it), so that a training seed means
     the same noise on every device.
+
+    With a `noise_offset`, each channel of ε is moved as a whole by a draw from N(0, `noise_offset`²), as
+    diffusers' training scripts do it. Stable Diffusion's schedule leaves 7 % of the picture in x_T, and so its
+    mean colours, which are what plain noise covers least: a network that can read them off x_t need not learn
+    them from the condition, and has nothing to go by when sampling starts from noise alone. Moved noise hides
+    them. See https://www.crosslabs.org/blog/diffusion-with-offset-noise and Lin et al. 2023, arXiv:2305.08891.
     """
     noise = torch.randn(shape, generator=generator, device=generator.device)
     steps = scheduler.config.num_train_timesteps
     timestep = torch.randint(0, steps, (1,), generator=generator, device=generator.device)
+    if noise_offset:
+        noise += noise_offset * torch.randn((*shape[:2], 1, 1), generator=generator, device=generator.device)
     return noise, timestep
 
 

@@ -69,6 +69,21 @@ def test_timesteps_cover_the_whole_schedule_evenly(seeded):
     assert ((tenths > 320) & (tenths < 480)).all()
 
 
+def test_a_noise_offset_moves_whole_channels_and_nothing_else(seeded):
+    shape, scheduler = (1, 4, 8, 8), stable_diffusion_scheduler()
+    plain, timestep = draw_noise_and_timestep(shape, scheduler, seeded(0))
+    moved, same_timestep = draw_noise_and_timestep(shape, scheduler, seeded(0), 0.3)
+    shift = moved - plain
+    assert torch.equal(timestep, same_timestep)
+    torch.testing.assert_close(shift, shift[..., :1, :1].expand(shape), atol=1e-6, rtol=0)
+    assert len(shift[0, :, 0, 0].unique()) == 4
+
+    generator = seeded(1)
+    draws = [draw_noise_and_timestep(shape, scheduler, generator, 0.3)[0].mean((2, 3)) for _ in range(1000)]
+    # The mean of 64 plain draws has a variance of 1/64 of its own.
+    assert torch.cat(draws).std().item() == pytest.approx((0.3**2 + 1 / 64) ** 0.5, rel=0.05)
+
+
 def test_lower_precision_predicts_nearly_the_same_and_still_gives_float32(seeded):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
