@@ -32,9 +32,7 @@ ADVANCED = (
     _dial("embedding_lr", "Stage 1 · learning rate", "How far each step moves the words."),
     _dial("finetune_lr", "Stage 2 · learning rate", "How far each step moves the model."),
     _dial("training_seed", "Training seed", "The chance in stages 1 and 2."),
-    _dial(
-        "noise_offset", "Noise offset", "Hides colours in training, so that the words learn them; 0 in the paper."
-    ),
+    _dial("noise_offset", "Noise offset", "Hides colours in training, so that the words learn them; 0 in the paper."),
 )
 CHOICE_LABELS = {
     "schedule": (
