@@ -7,10 +7,10 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from conftest import Tab
 from gradio.route_utils import delete_files_created_by_app
 from PIL import Image
 from serving import save_page_model, served
+from tab import Tab
 
 EDITS, WARM_UP = 20, 8
 SIDE = 1200  # of each edit's photo: 4.1 MiB in memory, and of one colour, which is soon compressed
