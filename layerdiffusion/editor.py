@@ -288,8 +288,9 @@ class Editor:
         if not settings.embedding_steps:
             return digest("embeddings", prompts)
         image, mask = _embedding_picture(settings, layers)
-        dials = settings.embedding_steps, settings.embedding_lr, settings.training_seed, settings.noise_offset
-        return digest("embeddings", prompts, image, mask, dials)
+        dials = settings.embedding_steps, settings.embedding_lr
+        noise = settings.training_seed, settings.noise_offset
+        return digest("embeddings", prompts, image, mask, dials, noise)
 
     def _finetune_key(self, settings: Settings, layers: Layers, embeddings_key: str) -> str:
         if not _finetunes(settings):
@@ -301,8 +302,8 @@ class Editor:
             pictures += [layers.object_image, layers.background_image, layers.background_mask]
         weights = settings.object_weight, settings.background_weight
         noise = settings.training_seed, settings.noise_offset
-        dials = settings.finetune_steps, settings.finetune_lr, settings.tune, noise
-        return digest("finetune", embeddings_key, settings.alpha, settings.layers, *pictures, weights, dials)
+        dials = settings.finetune_steps, settings.finetune_lr, settings.tune
+        return digest("finetune", embeddings_key, settings.alpha, settings.layers, *pictures, weights, dials, noise)
 
     def _fates(self, plan: _Plan) -> dict[str, str]:
         skipped = {

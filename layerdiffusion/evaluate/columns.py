@@ -86,11 +86,11 @@ READINGS = {
     )
     for setting, choices in CHOICES.items()
     for choice in choices
+} | {
+    "noise_offset-0": Column(
+        "noise_offset-0", "ours", {"noise_offset": 0.0}, {}, "stages 1 and 2 see plain noise, as in the paper"
+    )
 }
-
-READINGS["noise_offset-0"] = Column(
-    "noise_offset-0", "ours", {"noise_offset": 0.0}, {}, "stages 1 and 2 see plain noise, as in the paper"
-)
 
 ROWS = TABLE_1 | READINGS
 

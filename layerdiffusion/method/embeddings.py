@@ -58,8 +58,8 @@ def optimise_embeddings(
     """§3.2.1: [ê_a, ê_b], the `embeddings` [e_a, e_b] (B, L, D) after `steps` of Adam with the model frozen.
 
     All are optimised as one batch on the same noisy latents, timestep and noise, without classifier-free
-    guidance. Their losses are added, so that each walks as it would alone. Returns float32; with no steps, a
-    copy.
+    guidance. Their losses are added, so that each walks as it would alone. `noise_offset`, 0 in the paper, is
+    that of `draw_noise_and_timestep`. Returns float32; with no steps, a copy.
     """
     embeddings = embeddings.detach().float().clone()
     if not steps:

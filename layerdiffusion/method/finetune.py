@@ -110,8 +110,8 @@ def finetune(
     float32 whatever `unet` is, and so is what it returns, every parameter by name: steps of 2e-6 are below
     the rounding of a bfloat16 or float16 weight. With `tune="lora"` low-rank adapters beside the attention
     projections are tuned, at `LORA_LR_FACTOR` times `lr`, and only they are returned. `with_weights` puts
-    either back into a network. Both terms share t and ε. With no steps, or with both weights 0, nothing
-    changes and the result is empty.
+    either back into a network. Both terms share t and ε; `noise_offset`, 0 in the paper, is that of
+    `draw_noise_and_timestep`. With no steps, or with both weights 0, nothing changes and the result is empty.
     """
     if not steps or not (object_weight or background_weight):
         return {}
