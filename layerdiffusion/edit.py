@@ -80,7 +80,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "schedule": ("alternate", "object", "edit"),
     "embedding_mask": ("background", "object", "everything"),
     "tune": ("full", "lora"),
-    "layers": ("composite", "separate"),
+    "layers": ("composite", "overlay", "separate"),
 }
 
 BACKGROUNDS = ("keep", "reference", "generate")

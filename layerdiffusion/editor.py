@@ -298,6 +298,8 @@ class Editor:
         pictures = [layers.object_mask]
         if settings.layers == "composite":
             pictures += [layers.composite]
+        elif settings.layers == "overlay":
+            pictures += [layers.overlay, layers.background_mask]
         else:
             pictures += [layers.object_image, layers.background_image, layers.background_mask]
         weights = settings.object_weight, settings.background_weight
@@ -322,7 +324,7 @@ class Editor:
         work = {
             "background": (settings.sampling_steps, 2),
             "embeddings": (settings.embedding_steps, 2 * 2),
-            "finetune": (settings.finetune_steps, 3 * (1 if settings.layers == "composite" else 2)),
+            "finetune": (settings.finetune_steps, 3 * (2 if settings.layers == "separate" else 1)),
             "sampling": (settings.sampling_steps * parts, 2 * len(settings.seeds) / parts),
         }
         return {stage: work[stage] for stage in plan.keys if stages[stage] == "run"}
@@ -363,12 +365,16 @@ class Editor:
         if settings.layers == "composite":
             trained = method.composite_layers(self.models.encode(layers.composite), object_mask)
         else:
-            trained = method.separate_layers(
-                self.models.encode(layers.object_image),
-                object_mask,
-                self.models.encode(layers.background_image),
-                self._latent_mask(layers.background_mask, *_left_by(plan.edit)),
-            )
+            background_mask = self._latent_mask(layers.background_mask, *_left_by(plan.edit))
+            if settings.layers == "overlay":
+                trained = method.overlay_layers(self.models.encode(layers.overlay), object_mask, background_mask)
+            else:
+                trained = method.separate_layers(
+                    self.models.encode(layers.object_image),
+                    object_mask,
+                    self.models.encode(layers.background_image),
+                    background_mask,
+                )
         lora = settings.tune == "lora"
         report.begin("finetune")
         weights = method.finetune(
@@ -462,10 +468,10 @@ def _embedding_picture(settings: Settings, layers: Layers) -> tuple[Image.Image,
     subject. Under `composite` these are the layers of the composite, so the background has its own subject
     painted out.
     """
-    composite = settings.layers == "composite"
     if settings.embedding_mask == "object":
-        return layers.composite if composite else layers.object_image, layers.object_mask
-    image = layers.painted_background if composite else layers.background_image
+        pictures = {"composite": "composite", "overlay": "overlay", "separate": "object_image"}
+        return getattr(layers, pictures[settings.layers]), layers.object_mask
+    image = layers.painted_background if settings.layers == "composite" else layers.background_image
     if settings.embedding_mask == "everything":
         return image, np.ones_like(layers.background_mask)
     return image, layers.background_mask

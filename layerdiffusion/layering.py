@@ -36,6 +36,11 @@ class Layers:
             return self.object_image
         return lay_over(self.object_image, self.object_mask, self.painted_background)
 
+    @cached_property
+    def overlay(self) -> Image.Image:
+        """The placed subject over the background as it is, its own subject included: for `layers="overlay"`."""
+        return lay_over(self.object_image, self.object_mask, self.background_image)
+
 
 def lay_out(edit: Edit, size: int, generated: Image.Image | None = None) -> Layers:
     """The edit's layers at `size` pixels a side; `generated` is the picture to use for `background="generate"`.

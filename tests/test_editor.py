@@ -167,6 +167,7 @@ def test_a_cut_prompt_is_in_the_results_warnings(fast_editor, edit):
         {"training_seed": 1},
         {"noise_offset": 0.5},
         {"tune": "lora"},
+        {"layers": "overlay"},
         {"layers": "separate"},
     ],
     ids=str,
@@ -514,6 +515,14 @@ def test_the_references_own_subject_is_painted_out_of_the_composite(edit):
     assert np.array_equal(painted[far], original[far])
 
 
+def test_the_overlay_is_the_subject_over_the_reference_as_it_is(edit):
+    layers = lay_out(edit, 64)
+    overlay, subject = np.asarray(layers.overlay), layers.object_mask
+    assert np.array_equal(overlay[subject], np.asarray(layers.object_image)[subject])
+    assert np.array_equal(overlay[~subject], np.asarray(layers.background_image)[~subject])
+    assert not np.array_equal(overlay, np.asarray(layers.composite))
+
+
 def test_a_generated_background_is_painted_by_the_untouched_model_and_used(fast_editor, edit, weights_before_v):
     generated = Edit(
         edit.object_image, edit.object_mask, prompt="a dog on ice", background="generate", background_seed=1
@@ -615,7 +624,7 @@ def test_a_device_that_keeps_weights_in_half_precision_trains_from_the_float32_o
 # What is too small
 
 
-@pytest.mark.parametrize("layers", ["composite", "separate"])
+@pytest.mark.parametrize("layers", ["composite", "overlay", "separate"])
 @pytest.mark.parametrize("background", ["reference", "keep"])
 def test_a_background_too_small_to_see_names_the_mask_that_leaves_it(fast_editor, edit, layers, background):
     subject = np.ones((64, 64), bool)

@@ -45,7 +45,8 @@ HELP = {
     "training_seed": "the noise of stages 1 and 2",
     "noise_offset": "how far that noise is moved as a whole, which hides the pictures' mean colours; the paper has 0",
     "tune": "train all of the network in stage 2, or a small addition to it",
-    "layers": "stage 2 trains on one layered picture, or on each picture by itself",
+    "layers": "stage 2 trains on one layered picture, on one in which the background's own subject is left out of the "
+    "loss instead of painted out, or on each picture by itself",
 }
 PLACEMENT_HELP = {
     "scale": "the subject's size, 1 as it is",

@@ -66,6 +66,7 @@ TABLE_1 = {
 
 _READING_SAYS = {
     "layers-composite": "stage 2 trains both terms on the layered picture",
+    "layers-overlay": "the background's own subject is left out of the losses, not painted out",
     "layers-separate": "stage 2 trains each term on its own picture",
     "embedding_mask-background": "stage 1 looks at the background",
     "embedding_mask-object": "stage 1 looks at the subject",

@@ -5,7 +5,14 @@ caches or devices beyond the tensors' own.
 """
 
 from layerdiffusion.method.embeddings import edit_embedding, optimise_embeddings
-from layerdiffusion.method.finetune import Layers, composite_layers, finetune, separate_layers, with_weights
+from layerdiffusion.method.finetune import (
+    Layers,
+    composite_layers,
+    finetune,
+    overlay_layers,
+    separate_layers,
+    with_weights,
+)
 from layerdiffusion.method.objective import Step
 from layerdiffusion.method.sampling import initial_latents, sample
 
@@ -18,6 +25,7 @@ __all__ = [
     "initial_latents",
     "optimise_embeddings",
     "sample",
+    "overlay_layers",
     "separate_layers",
     "with_weights",
 ]

@@ -43,6 +43,11 @@ def composite_layers(latents: Tensor, object_mask: Tensor) -> Layers:
     return Layers(latents, object_mask, 1 - object_mask)
 
 
+def overlay_layers(latents: Tensor, object_mask: Tensor, background_mask: Tensor) -> Layers:
+    """One picture (1, C, h, w) for both terms, the subject over the reference, at whose own subject neither looks."""
+    return Layers(latents, object_mask, background_mask * (1 - object_mask))
+
+
 def separate_layers(
     object_latents: Tensor, object_mask: Tensor, background_latents: Tensor, background_mask: Tensor
 ) -> Layers:

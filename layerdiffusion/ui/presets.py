@@ -49,7 +49,11 @@ CHOICE_LABELS = {
     "layers": (
         "Stage 2 · learns from",
         "One layered picture, or each picture by itself.",
-        {"composite": "layered picture", "separate": "separate pictures"},
+        {
+            "composite": "layered picture",
+            "overlay": "layered picture, nothing painted out",
+            "separate": "separate pictures",
+        },
     ),
 }
 SEEDS_HINT = "How many versions to paint at once."

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from layerdiffusion.method import composite_layers, finetune, separate_layers, with_weights
+from layerdiffusion.method import composite_layers, finetune, overlay_layers, separate_layers, with_weights
 from layerdiffusion.method.finetune import LORA_LR_FACTOR, background_loss, object_loss, total_loss
 
 pytestmark = pytest.mark.usefixtures("global_random_state_is_left_alone")
@@ -41,12 +41,18 @@ def tune(either_models, seeded):
     return tune
 
 
-def test_composite_shares_the_picture_out_and_separate_gives_each_term_its_own(masks, seeded):
+def test_which_pixels_each_term_looks_at_in_each_reading(masks, seeded):
     subject, background = masks
     first, second = torch.randn(2, 1, 4, 8, 8, generator=seeded(3))
 
     composite = composite_layers(first, subject)
     assert torch.equal(composite.object_mask + composite.background_mask, torch.ones(1, 1, 8, 8))
+
+    stranger = torch.zeros_like(subject)
+    stranger[..., 4:8, 3:5] = 1  # the reference's own subject, half behind the one laid over it
+    overlay = overlay_layers(first, subject, 1 - stranger)
+    assert torch.equal(overlay.object_mask, subject)
+    assert torch.equal(overlay.background_mask.bool(), ~subject.bool() & ~stranger.bool())
 
     separate = separate_layers(first, subject, second, background)
     prediction = torch.zeros(2, 4, 8, 8)
