@@ -66,16 +66,22 @@ def kind_rows(bench: Bench, measure: Measure) -> list[list[str]]:
 def table_1_rows(bench: Bench, measures: Sequence[Measure]) -> Rows:
     """The rows of the paper's Table 1, with what it reports."""
     rows = [
-        [label(row), bench.says(row), f"{PAPER_CLIP[row]:.2f}", *(interval(bench, row, m) for m in measures)]
+        [label(row), setting(bench, row), f"{PAPER_CLIP[row]:.2f}", *(interval(bench, row, m) for m in measures)]
         for row in bench.rows
     ]
     return ["row", "setting", "the paper's CLIP", *(m.label for m in measures)], rows
 
 
+def setting(bench: Bench, column: str) -> str:
+    """What the column is, and on how many edits where they are not all: its figures are then of those alone."""
+    count = sum(record["column"] == column for record in bench.records)
+    return bench.says(column) + (f" ({count} of {len(bench.edits)} edits)" if count < len(bench.edits) else "")
+
+
 def reading_rows(bench: Bench, measures: Sequence[Measure]) -> Rows:
     """The open readings, beneath what they are other readings of."""
     columns = [*([bench.full] if bench.full in bench.columns else []), *bench.readings]
-    rows = [[label(c), bench.says(c), *(interval(bench, c, m) for m in measures)] for c in columns]
+    rows = [[label(c), setting(bench, c), *(interval(bench, c, m) for m in measures)] for c in columns]
     return ["reading", "what it is", *(m.label for m in measures)], rows
 
 
