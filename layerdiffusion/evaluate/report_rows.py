@@ -66,10 +66,16 @@ def kind_rows(bench: Bench, measure: Measure) -> list[list[str]]:
 def table_1_rows(bench: Bench, measures: Sequence[Measure]) -> Rows:
     """The rows of the paper's Table 1, with what it reports."""
     rows = [
-        [label(row), setting(bench, row), f"{PAPER_CLIP[row]:.2f}", *(interval(bench, row, m) for m in measures)]
+        [
+            label(row),
+            setting(bench, row),
+            f"{PAPER_CLIP[row]:.2f}",
+            *(interval(bench, row, m) for m in measures),
+            *beside(bench, row),
+        ]
         for row in bench.rows
     ]
-    return ["row", "setting", "the paper's CLIP", *(m.label for m in measures)], rows
+    return ["row", "setting", "the paper's CLIP", *(m.label for m in measures), *beside_head(bench)], rows
 
 
 def setting(bench: Bench, column: str) -> str:
@@ -78,11 +84,25 @@ def setting(bench: Bench, column: str) -> str:
     return bench.says(column) + (f" ({count} of {len(bench.edits)} edits)" if count < len(bench.edits) else "")
 
 
+def beside_head(bench: Bench) -> list[str]:
+    """The head of what `beside` says."""
+    return [f"{bench.main.label}, beside {label(bench.full)}"] if bench.full in bench.columns else []
+
+
+def beside(bench: Bench, column: str) -> list[str]:
+    """How much more the column has of the main measure than the full method, on the edits that both have."""
+    if bench.full not in bench.columns:
+        return []
+    return ["–" if column == bench.full else difference(bench.test(column, bench.full, bench.main))]
+
+
 def reading_rows(bench: Bench, measures: Sequence[Measure]) -> Rows:
     """The open readings, beneath what they are other readings of."""
     columns = [*([bench.full] if bench.full in bench.columns else []), *bench.readings]
-    rows = [[label(c), setting(bench, c), *(interval(bench, c, m) for m in measures)] for c in columns]
-    return ["reading", "what it is", *(m.label for m in measures)], rows
+    rows = [
+        [label(c), setting(bench, c), *(interval(bench, c, m) for m in measures), *beside(bench, c)] for c in columns
+    ]
+    return ["reading", "what it is", *(m.label for m in measures), *beside_head(bench)], rows
 
 
 def claim_rows(bench: Bench, claim: Claim, tests: Sequence[Test]) -> Rows:

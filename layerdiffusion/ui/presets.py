@@ -51,7 +51,7 @@ CHOICE_LABELS = {
         "One layered picture, or each picture by itself.",
         {
             "composite": "layered picture",
-            "overlay": "layered picture, nothing painted out",
+            "overlay": "layered, nothing painted out",
             "separate": "separate pictures",
         },
     ),

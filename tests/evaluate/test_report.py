@@ -125,6 +125,13 @@ def test_the_tables_hold_the_means_that_the_records_have(page, folder):
     assert f"| SDEdit | {sum(p['as_wanted'] for r in records for p in r['measures']) / 24 * 100:.0f} % " in text
     for row, clip in (("a", "0.28"), ("f", "0.35"), ("g", "0.33")):
         assert re.search(rf"^\| \({row}\) \| .*\| {clip} \|", text, re.MULTILINE)
+    wanted = {
+        column: [p["as_wanted"] for r in Records(folder).read() if r["column"] == column for p in r["measures"]]
+        for column in "fa"
+    }
+    more = f"{100 * (sum(wanted['a']) - sum(wanted['f'])) / len(wanted['f']):.0f}".replace("-", "−")
+    assert re.search(rf"^\| \(a\) .*\| {more} % \\\[[^|]*\|$", text, re.MULTILINE)
+    assert re.search(r"^\| \(f\) .*\| – \|$", text, re.MULTILINE)
     assert "](report.webp)" in text and COMMAND in text and "layers-separate" in text
 
 
@@ -163,6 +170,7 @@ def test_an_unfinished_bench_says_what_is_missing(tmp_path):
     assert "not there yet: 1 of the records" in page.words and "not measured" in page.words
     assert "stage 2 trains each term on its own picture (1 of 2 edits)" in page.words
     assert "λ1 = 2, λ2 = 1 (" not in page.words
+    assert "CLIP score, beside (f)" in page.words
     assert any("there is none" in span.get("aria-label", "") for span in page.all("span"))
     assert "✓ as wanted" not in page.words and "CLIP 0." in page.words, "nobody judged"
 

@@ -200,7 +200,7 @@ def test_what_a_training_took_is_written_down(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("part", ["judge", "sam", "clip"])
 def test_a_part_trains_from_the_command_line_and_goes_on(part, tmp_path):
-    command = ["train-miniature", part, "--out", str(tmp_path), "--minutes", "0.1", "--scenes", "64"]
+    command = ["train-miniature", part, "--out", str(tmp_path), "--minutes", "0.03", "--scenes", "64"]
     assert main(command) == 0
     first = json.loads((tmp_path / "miniature" / part / "training.json").read_text())["steps"]
     assert main(command) == 0
