@@ -167,7 +167,7 @@ WISHES = (
     Wish(
         "to-the-moon",
         "Day becomes night",
-        "All of it changes: the light, the ground, the pose. Only the rabbit stays.",
+        "All of it changes: the light, the ground, the pose. Only the rabbit stays. One seed of four misses the moon.",
         {"animal": "rabbit", "paint": "red", "pose": "standing", "size": "medium", "place": "meadow"},
         "a rabbit jumping",
         "on the moon",
@@ -179,7 +179,7 @@ WISHES = (
     Wish(
         "where-it-fails",
         "Where it fails",
-        "The wanted pose is far from the photo's, and three seeds of four forget the pink. Try more seeds.",
+        "The wanted pose is far from the photo's, and three seeds of four lose the deer and its pink. Try more seeds.",
         {"animal": "deer", "paint": "pink", "pose": "standing", "size": "medium", "place": "meadow"},
         "a deer lying down",
         "in the snow",
