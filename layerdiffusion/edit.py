@@ -78,7 +78,7 @@ LIMITS: dict[str, Limit] = {
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "schedule": ("alternate", "object", "edit"),
-    "embedding_mask": ("background", "object", "everything"),
+    "embedding_mask": ("background", "around", "object", "everything"),
     "tune": ("full", "lora"),
     "layers": ("composite", "overlay", "separate"),
 }

@@ -341,9 +341,7 @@ class Editor:
             self.models.unet,
             self.models.scheduler,
             self.models.encode(image),
-            self._latent_mask(mask, "object_mask")
-            if settings.embedding_mask == "object"
-            else self._latent_mask(mask, *_left_by(plan.edit)),
+            self._latent_mask(mask, *_looked_at(settings, plan.edit)),
             start,
             steps=settings.embedding_steps,
             lr=settings.embedding_lr,
@@ -465,16 +463,29 @@ def _embedding_picture(settings: Settings, layers: Layers) -> tuple[Image.Image,
     """What stage 1 fits the embeddings to, and where it looks.
 
     "background" and "everything": the background, with and without regard to its own subject; "object": the
-    subject. Under `composite` these are the layers of the composite, so the background has its own subject
-    painted out.
+    subject; "around": the background, the subject laid over it but not looked at, so that the words needn't stand for
+    a place without one. Under `composite` these are the layers of the composite, so the background has its own
+    subject painted out; under `separate` there is no layered picture, and "around" leaves both subjects out.
     """
-    if settings.embedding_mask == "object":
-        pictures = {"composite": "composite", "overlay": "overlay", "separate": "object_image"}
-        return getattr(layers, pictures[settings.layers]), layers.object_mask
-    image = layers.painted_background if settings.layers == "composite" else layers.background_image
+    painted_out = settings.layers == "composite"
+    background = layers.painted_background if painted_out else layers.background_image
     if settings.embedding_mask == "everything":
-        return image, np.ones_like(layers.background_mask)
-    return image, layers.background_mask
+        return background, np.ones_like(layers.background_mask)
+    if settings.embedding_mask == "background":
+        return background, layers.background_mask
+    layered = layers.layered(settings.layers)
+    if settings.embedding_mask == "object":
+        return layered or layers.object_image, layers.object_mask
+    return layered or background, ~layers.object_mask & (painted_out | layers.background_mask)
+
+
+def _looked_at(settings: Settings, edit: Edit) -> tuple[str, ...]:
+    """What to call the mask of `_embedding_picture` where it is too small, and what to do about it."""
+    if settings.embedding_mask == "object":
+        return ("object_mask",)
+    if settings.embedding_mask == "around":
+        return "what object_mask leaves of the layered picture", "mark less of it as the subject, or make it smaller"
+    return _left_by(edit)
 
 
 def _left_by(edit: Edit) -> tuple[str, str]:

@@ -16,7 +16,7 @@ from tiny import QUICK, noise_picture
 from layerdiffusion import method
 from layerdiffusion.cache import StageCache
 from layerdiffusion.edit import Edit, Placement, Settings, load_recipe, recipe_from_dict
-from layerdiffusion.editor import Cancelled, Editor, OutOfMemory
+from layerdiffusion.editor import Cancelled, Editor, OutOfMemory, _embedding_picture
 from layerdiffusion.errors import EditError, MaskError, SavedElsewhere
 from layerdiffusion.layering import lay_out
 from layerdiffusion.models import load_models
@@ -161,6 +161,7 @@ def test_a_cut_prompt_is_in_the_results_warnings(fast_editor, edit):
         {"guidance_scale": 3},
         {"schedule": "edit"},
         {"schedule": "object"},
+        {"embedding_mask": "around"},
         {"embedding_mask": "object"},
         {"embedding_mask": "everything"},
         {"seeds": (2, 3)},
@@ -243,6 +244,26 @@ def test_what_an_edit_says_decides_what_is_run_again(fast_editor, edit):
     assert fast_editor.plan(moved, quick(embedding_mask="object")) == EVERYTHING
     assert fast_editor.plan(reworded, quick()) == EVERYTHING
     assert fast_editor.plan(edit.swapped(), quick()) == EVERYTHING
+
+
+def test_what_stage_1_sees_and_where_it_looks_in_each_reading(edit):
+    layers = lay_out(edit, 64)
+    subject, place = layers.object_mask, layers.background_mask
+    for reading, embedding_mask, picture, mask in (
+        ("composite", "background", layers.painted_background, place),
+        ("composite", "everything", layers.painted_background, subject | ~subject),
+        ("composite", "around", layers.composite, ~subject),
+        ("composite", "object", layers.composite, subject),
+        ("overlay", "background", layers.background_image, place),
+        ("overlay", "around", layers.overlay, place & ~subject),
+        ("overlay", "object", layers.overlay, subject),
+        ("separate", "background", layers.background_image, place),
+        ("separate", "around", layers.background_image, place & ~subject),
+        ("separate", "object", layers.object_image, subject),
+    ):
+        seen, looked_at = _embedding_picture(Settings(layers=reading, embedding_mask=embedding_mask), layers)
+        assert np.array_equal(np.asarray(seen), np.asarray(picture)), (reading, embedding_mask)
+        assert np.array_equal(looked_at, mask), (reading, embedding_mask)
 
 
 def test_another_mask_on_the_same_picture_is_tuned_again(fast_editor, edit):

@@ -69,6 +69,7 @@ _READING_SAYS = {
     "layers-overlay": "the background's own subject is left out of the losses, not painted out",
     "layers-separate": "stage 2 trains each term on its own picture",
     "embedding_mask-background": "stage 1 looks at the background",
+    "embedding_mask-around": "stage 1 sees the layered picture, and looks off its subject",
     "embedding_mask-object": "stage 1 looks at the subject",
     "embedding_mask-everything": "stage 1 looks at the whole background picture",
     "schedule-alternate": "stage 3 alternates between ê_a and e_opt",

@@ -43,7 +43,12 @@ CHOICE_LABELS = {
     "embedding_mask": (
         "Stage 1 · looks at",
         "Which part of the picture the words are fitted to.",
-        {"background": "background", "object": "subject", "everything": "everything"},
+        {
+            "background": "background",
+            "around": "layered picture, off the subject",
+            "object": "subject",
+            "everything": "everything",
+        },
     ),
     "tune": ("Stage 2 · trains", "All of the network, or a small addition to it.", {"full": "all", "lora": "LoRA"}),
     "layers": (
