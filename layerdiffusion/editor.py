@@ -362,17 +362,19 @@ class Editor:
         object_mask = self._latent_mask(layers.object_mask, "object_mask")
         if settings.layers == "composite":
             trained = method.composite_layers(self.models.encode(layers.composite), object_mask)
+        elif settings.layers == "overlay":
+            trained = method.overlay_layers(
+                self.models.encode(layers.overlay),
+                object_mask,
+                self._latent_mask(layers.background_mask, *_left_by(plan.edit)),
+            )
         else:
-            background_mask = self._latent_mask(layers.background_mask, *_left_by(plan.edit))
-            if settings.layers == "overlay":
-                trained = method.overlay_layers(self.models.encode(layers.overlay), object_mask, background_mask)
-            else:
-                trained = method.separate_layers(
-                    self.models.encode(layers.object_image),
-                    object_mask,
-                    self.models.encode(layers.background_image),
-                    background_mask,
-                )
+            trained = method.separate_layers(
+                self.models.encode(layers.object_image),
+                object_mask,
+                self.models.encode(layers.background_image),
+                self._latent_mask(layers.background_mask, *_left_by(plan.edit)),
+            )
         lora = settings.tune == "lora"
         report.begin("finetune")
         weights = method.finetune(
@@ -467,16 +469,21 @@ def _embedding_picture(settings: Settings, layers: Layers) -> tuple[Image.Image,
     a place without one. Under `composite` these are the layers of the composite, so the background has its own
     subject painted out; under `separate` there is no layered picture, and "around" leaves both subjects out.
     """
-    painted_out = settings.layers == "composite"
-    background = layers.painted_background if painted_out else layers.background_image
-    if settings.embedding_mask == "everything":
-        return background, np.ones_like(layers.background_mask)
-    if settings.embedding_mask == "background":
-        return background, layers.background_mask
-    layered = layers.layered(settings.layers)
-    if settings.embedding_mask == "object":
-        return layered or layers.object_image, layers.object_mask
-    return layered or background, ~layers.object_mask & (painted_out | layers.background_mask)
+    if settings.layers == "composite":
+        background, subject, around = layers.painted_background, layers.composite, layers.composite
+        off_subjects = ~layers.object_mask
+    else:
+        overlay = settings.layers == "overlay"
+        background = layers.background_image
+        subject = layers.overlay if overlay else layers.object_image
+        around = layers.overlay if overlay else background
+        off_subjects = layers.background_mask & ~layers.object_mask
+    return {
+        "background": (background, layers.background_mask),
+        "around": (around, off_subjects),
+        "object": (subject, layers.object_mask),
+        "everything": (background, np.ones_like(layers.background_mask)),
+    }[settings.embedding_mask]
 
 
 def _looked_at(settings: Settings, edit: Edit) -> tuple[str, ...]:

@@ -41,12 +41,6 @@ class Layers:
         """The placed subject over the background as it is, its own subject included: for `layers="overlay"`."""
         return lay_over(self.object_image, self.object_mask, self.background_image)
 
-    def layered(self, reading: str) -> Image.Image | None:
-        """The one picture that stage 2 trains on with `layers=reading`; None for "separate", where there are two."""
-        if reading == "composite":
-            return self.composite
-        return self.overlay if reading == "overlay" else None
-
 
 def lay_out(edit: Edit, size: int, generated: Image.Image | None = None) -> Layers:
     """The edit's layers at `size` pixels a side; `generated` is the picture to use for `background="generate"`.

@@ -661,6 +661,16 @@ def test_a_background_too_small_to_see_names_the_mask_that_leaves_it(fast_editor
             fast_editor.run(tight, settings)
 
 
+def test_a_subject_that_leaves_nothing_around_it_is_told_so(fast_editor, edit):
+    subject = np.ones((64, 64), bool)
+    subject[:3, :3] = False
+    large = dataclasses.replace(edit, object_image=noise_picture(0, 64, 64), object_mask=subject)
+    with pytest.raises(
+        MaskError, match="what object_mask leaves of the layered picture is too small .* make it smaller"
+    ):
+        fast_editor.run(large, quick(embedding_mask="around"))
+
+
 # Saving
 
 

@@ -24,8 +24,8 @@ __all__ = [
     "finetune",
     "initial_latents",
     "optimise_embeddings",
-    "sample",
     "overlay_layers",
+    "sample",
     "separate_layers",
     "with_weights",
 ]
