@@ -45,7 +45,7 @@ CHOICE_LABELS = {
         "Which part of the picture the words are fitted to.",
         {
             "background": "background",
-            "around": "layered picture, off the subject",
+            "around": "around the subject",
             "object": "subject",
             "everything": "everything",
         },
@@ -56,7 +56,7 @@ CHOICE_LABELS = {
         "One layered picture, or each picture by itself.",
         {
             "composite": "layered picture",
-            "overlay": "layered, nothing painted out",
+            "overlay": "layered, unpainted",
             "separate": "separate pictures",
         },
     ),
