@@ -15,7 +15,7 @@ GREY = (216, 216, 224)  # where a picture is missing
 
 
 class Album:
-    """Pictures of one folder, at most ``side`` pixels long, saved with ``quality``."""
+    """Pictures of one folder, at most `side` pixels long, saved with `quality`."""
 
     def __init__(self, folder: Path, side: int, quality: int) -> None:
         self.folder, self.side, self.quality = folder.resolve(), side, quality

@@ -1,4 +1,4 @@
-"""``evaluate toybench``: our method, its rivals and the rows of Table 1 on edits of the toybox whose answer is known.
+"""`evaluate toybench`: our method, its rivals and the rows of Table 1 on edits of the toybox whose answer is known.
 
 What a bench does with its edits, whichever they are, is here as well: records, the table, the report.
 """
@@ -29,7 +29,7 @@ NOT_THE_RUNS = ("command", "measure", "run", "run_measure", "json", "ray", "work
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of ``evaluate toybench``."""
+    """The flags of `evaluate toybench`."""
     add_bench_arguments(parser, model="miniature", seeds=4)
     parser.add_argument("--edits", type=int, default=60, metavar="N", help="how many edits, default 60")
     parser.add_argument("--tuning", action="store_true", help="on the edits that dials are chosen on instead")
@@ -95,7 +95,7 @@ def check(args: argparse.Namespace) -> tuple[list[Column], Settings]:
 
 
 def chosen_values(texts: Sequence[str], methods: set[str]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """``--set`` as fields of `Settings` and, by method, of its options. Raises `EditError`."""
+    """`--set` as fields of `Settings` and, by method, of its options. Raises `EditError`."""
     from layerdiffusion.evaluate.edits import parse_setting
 
     settings: dict[str, Any] = {}
@@ -252,7 +252,7 @@ def model_name(args: argparse.Namespace) -> str:
 
 
 def _names(text: str) -> list[str]:
-    """``a-c,layers-separate`` as a, b, c and layers-separate."""
+    """`a-c,layers-separate` as a, b, c and layers-separate."""
     names: list[str] = []
     for part in filter(None, (part.strip() for part in text.split(","))):
         letters = re.fullmatch(r"([a-z])-([a-z])", part)

@@ -17,8 +17,8 @@ from layerdiffusion.errors import EditError
 class Column:
     """One way of editing: a method, and what it changes of its own defaults.
 
-    ``name`` is safe as a part of a file's name and never changes its meaning. ``settings`` are fields of ``Settings``
-    laid over those of the whole run; ``options`` are what ``layerdiffusion.compare.options_for`` takes.
+    `name` is safe as a part of a file's name and never changes its meaning. `settings` are fields of `Settings`
+    laid over those of the whole run; `options` are what `layerdiffusion.compare.options_for` takes.
     """
 
     name: str
@@ -100,7 +100,7 @@ ROWS = TABLE_1 | READINGS
 def columns(methods: Sequence[str] = (), rows: Sequence[str] = ()) -> list[Column]:
     """The columns of these names, methods first, none twice.
 
-    ``methods``: names in `METHODS`. ``rows``: names in `ROWS`, which are the paper's "a" to "k" and open readings such
+    `methods`: names in `METHODS`. `rows`: names in `ROWS`, which are the paper's "a" to "k" and open readings such
     as "layers-separate". Raises `EditError` for a name that isn't there.
     """
     asked = [_named(name, METHODS, "method") for name in dict.fromkeys(methods)]

@@ -1,4 +1,4 @@
-"""``python -m layerdiffusion evaluate WHAT``: for each measure a module with ``add_arguments`` and ``run``."""
+"""`python -m layerdiffusion evaluate WHAT`: for each measure a module with `add_arguments` and `run`."""
 
 from __future__ import annotations
 

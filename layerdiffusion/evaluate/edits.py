@@ -1,4 +1,4 @@
-"""``evaluate edits``: how many edits of the toybox come out as asked for, beside the same words without any tuning.
+"""`evaluate edits`: how many edits of the toybox come out as asked for, beside the same words without any tuning.
 
 An edit takes a subject in a paint that no prompt names, and asks for another pose in the place of a reference.
 """
@@ -42,7 +42,7 @@ class Verdict:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of ``evaluate edits``."""
+    """The flags of `evaluate edits`."""
     parser.add_argument("--model", default="miniature", help="a model that knows the toybox, with its judge")
     parser.add_argument("--edits", type=int, default=24, metavar="N", help="how many edits, default 24")
     parser.add_argument("--seeds", type=int, default=4, metavar="N", help="pictures an edit, default 4")
@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
-    """``finetune_lr=3e-4`` as a field of ``Settings`` and its value. Raises ``EditError``."""
+    """`finetune_lr=3e-4` as a field of `Settings` and its value. Raises `EditError`."""
     name, _, value = text.partition("=")
     if name in CHOICES:
         return name, value

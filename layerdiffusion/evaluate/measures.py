@@ -24,8 +24,8 @@ RESAMPLES = 10_000
 class Measures:
     """Measures an edit's pictures; call it with the edit, its pictures and their seeds.
 
-    ``judge`` names what a picture of the toybox shows and where its subject is. Without one, the subject is what
-    ``segmenter`` finds in the box where it was laid down, or else the laid-down mask itself.
+    `judge` names what a picture of the toybox shows and where its subject is. Without one, the subject is what
+    `segmenter` finds in the box where it was laid down, or else the laid-down mask itself.
     """
 
     def __init__(self, models: Models, judge: Judge | None = None, segmenter: Segmenter | None = None) -> None:
@@ -43,13 +43,13 @@ class Measures:
     ) -> list[dict[str, Any]]:
         """One flat dict a picture, as JSON holds it; what can't be measured is None.
 
-        - ``seed``;
-        - ``clip_score``: the plain cosine of picture and prompt; ``clipscore``: CLIPScore proper, 0 to 2.5;
-        - ``subject_likeness``: the cosine of the CLIP embeddings of the subject, cut out of the photo and of the
+        - `seed`;
+        - `clip_score`: the plain cosine of picture and prompt; `clipscore`: CLIPScore proper, 0 to 2.5;
+        - `subject_likeness`: the cosine of the CLIP embeddings of the subject, cut out of the photo and of the
           result in squares about it; of the whole result where no subject is seen in it;
-        - ``background_psnr``: see `background_psnr`;
-        - with a judge, for each attribute that the edit wants, whether it is right; ``satisfied``: every attribute
-          that the prompt names is right; ``kept``: every other one is; ``as_wanted``: both.
+        - `background_psnr`: see `background_psnr`;
+        - with a judge, for each attribute that the edit wants, whether it is right; `satisfied`: every attribute
+          that the prompt names is right; `kept`: every other one is; `as_wanted`: both.
 
         Raises `ModelError` where there is no CLIP.
         """
@@ -107,7 +107,7 @@ def background_psnr(image: Image.Image, layers: Layers, subject: np.ndarray) -> 
     """How like the wanted background the result is, in dB, where neither picture has a subject.
 
     The background is the reference, or the photo where it is kept. Left out, with a rim of `RIM` about each: the
-    background picture's own subject, and the result's, ``subject``, bool (H, W). At most `MOST_PSNR`; None where
+    background picture's own subject, and the result's, `subject`, bool (H, W). At most `MOST_PSNR`; None where
     nothing is left to compare.
     """
     from layerdiffusion.images import grow
@@ -157,9 +157,9 @@ def bootstrap(
 ) -> Interval:
     """The mean over edits of each edit's mean, and its percentile bootstrap interval over edits.
 
-    ``values_by_edit``: an edit's values, one a picture. The edits are drawn again, not the pictures: seeds of one edit
+    `values_by_edit`: an edit's values, one a picture. The edits are drawn again, not the pictures: seeds of one edit
     succeed and fail together, and an interval over pictures would be too narrow. None and NaN are left out, and so
-    is an edit without any value. The same values and ``seed`` give the same interval.
+    is an edit without any value. The same values and `seed` give the same interval.
     """
     return _interval(edit_means(values_by_edit), level, resamples, seed)
 

@@ -1,4 +1,4 @@
-"""``evaluate miniature``: every figure the miniature has to reach, beside its bar, on what it never trained on.
+"""`evaluate miniature`: every figure the miniature has to reach, beside its bar, on what it never trained on.
 
 Scenes come from seeds no training draws from; "unseen" figures are of combinations of animal and place, or animal and
 paint, that all training but the judge's left out.
@@ -32,7 +32,7 @@ DIFFUSION_BARS = dict(zip((*ATTRIBUTES, "all five"), (0.90, 0.97, 0.90, 0.90, 0.
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure of the table. ``value`` None: the part isn't there. ``bar`` None: told, but nothing to reach."""
+    """One figure of the table. `value` None: the part isn't there. `bar` None: told, but nothing to reach."""
 
     part: str
     name: str
@@ -51,7 +51,7 @@ class Figure:
         return self.value <= self.bar if self.at_most else self.value >= self.bar
 
     def told(self, number: float | None) -> str:
-        """``number`` in this figure's unit."""
+        """`number` in this figure's unit."""
         if number is None:
             return "–"
         if self.unit == "%":
@@ -60,7 +60,7 @@ class Figure:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of ``evaluate miniature``."""
+    """The flags of `evaluate miniature`."""
     parser.add_argument("--model", type=Path, default=MINIATURE, metavar="DIR", help="default: the one shipped")
     parser.add_argument("--part", action="append", choices=list(MEASURES), help="only this part; may be repeated")
     parser.add_argument("--quick", action="store_true", help="an eighth of the scenes and pictures: a rough idea")
@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def record(figures: list[Figure], folder: Path, quick: bool) -> None:
-    """Put the figures into ``figures.json``; those of parts not measured now stay as they were."""
+    """Put the figures into `figures.json`; those of parts not measured now stay as they were."""
     path = folder / FIGURES
     now = {figure.part for figure in figures}
     kept = [f for f in recorded(folder) if f.part not in now]
@@ -116,7 +116,7 @@ def rough_parts(folder: Path) -> set[str]:
 
 
 def recorded(folder: Path) -> list[Figure]:
-    """The figures that ``record`` wrote; none where it never did."""
+    """The figures that `record` wrote; none where it never did."""
     path = folder / FIGURES
     if not path.exists():
         return []
@@ -264,7 +264,7 @@ Painter = Callable[..., "list[Image.Image]"]
 
 
 def painter(folder: Path) -> Painter:
-    """``paint(captions, seeds)``: pictures of the folder's model, by diffusers' own pipeline, DDIM, 50 steps."""
+    """`paint(captions, seeds)`: pictures of the folder's model, by diffusers' own pipeline, DDIM, 50 steps."""
     import torch
 
     from layerdiffusion._torchvision import ensure_torchvision
@@ -288,7 +288,7 @@ def painter(folder: Path) -> Painter:
 
 
 def wishes(count: int, unseen: bool, first_seed: int) -> list[dict[str, str]]:
-    """``count`` complete sets of attributes, of combinations trained on or of those that weren't."""
+    """`count` complete sets of attributes, of combinations trained on or of those that weren't."""
     from layerdiffusion.miniature.world import PLACES, draw_attributes, held_out
 
     found: list[dict[str, str]] = []

@@ -1,4 +1,4 @@
-"""``write_report``: the folder of an evaluation as one page that needs nothing else, and as Markdown for a README."""
+"""`write_report`: the folder of an evaluation as one page that needs nothing else, and as Markdown for a README."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ PAGE, TEXT, FIGURE = "report.html", "report.md", "report.webp"
 
 
 def write_report(folder: str | Path, command: str) -> Path:
-    """Write ``report.html``, ``report.md`` and the Markdown's ``report.webp`` into ``folder``; return the page's path.
+    """Write `report.html`, `report.md` and the Markdown's `report.webp` into `folder`; return the page's path.
 
-    Only the folder is read: what is missing there is missing in the report, which says so. ``command`` is the line
+    Only the folder is read: what is missing there is missing in the report, which says so. `command` is the line
     that made the records. Pictures get smaller until the page is below 14.5 MB. Raises `EditError` where there are
     no records, or the page can't be written.
     """

@@ -1,4 +1,4 @@
-"""``evaluate search``: every method's main dial, chosen on edits that are not in the bench; the search written down.
+"""`evaluate search`: every method's main dial, chosen on edits that are not in the bench; the search written down.
 
 A comparison is fair only if each method runs as well as it can. So each gets the same number of tries on the same
 edits and seeds, ours too, and the same figure decides.
@@ -39,7 +39,7 @@ WRITTEN = ("search.json", "search.md")
 
 @dataclass(frozen=True)
 class Candidate:
-    """One try: a method with these values of its main dial; ``default``: the authors' own."""
+    """One try: a method with these values of its main dial; `default`: the authors' own."""
 
     column: Column
     values: dict[str, float]
@@ -48,7 +48,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Tried:
-    """What a try came to. Shares are of pictures; ``low`` and ``high`` bound the score, by bootstrap over edits."""
+    """What a try came to. Shares are of pictures; `low` and `high` bound the score, by bootstrap over edits."""
 
     method: str
     column: str
@@ -67,7 +67,7 @@ class Tried:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of ``evaluate search``."""
+    """The flags of `evaluate search`."""
     add_bench_arguments(parser, model="miniature", seeds=4)
     parser.add_argument("--edits", type=int, default=12, metavar="N", help="how many tuning edits, default 12")
 
@@ -170,7 +170,7 @@ def choose(records: Sequence[dict[str, Any]], tries: Sequence[Candidate]) -> lis
 
 
 def _tried(candidate: Candidate, measures: Sequence[Sequence[dict[str, Any]]]) -> Tried:
-    """One try's figures; ``measures``: by edit, by picture."""
+    """One try's figures; `measures`: by edit, by picture."""
     if not all("satisfied" in picture for pictures in measures for picture in pictures):
         raise EditError("A search needs a judge to tell right from wrong; use a model that has one, as the miniature.")
 
@@ -211,7 +211,7 @@ def _bounds(parts: Sequence[np.ndarray]) -> tuple[float, float]:
 
 
 def flags(found: Sequence[Tried]) -> list[str]:
-    """The ``--set`` flags that give a bench the chosen values."""
+    """The `--set` flags that give a bench the chosen values."""
     return [
         f"--set {name}={value:g}" if one.method == "ours" else f"--set {one.method}.{name}={value:g}"
         for one in found
@@ -221,7 +221,7 @@ def flags(found: Sequence[Tried]) -> list[str]:
 
 
 def write_search(folder: str | Path, found: Sequence[Tried], about: dict[str, Any]) -> str:
-    """Write `search.json` and `search.md` to ``folder``; the latter's text. Raises `EditError`."""
+    """Write `search.json` and `search.md` to `folder`; the latter's text. Raises `EditError`."""
     folder = Path(folder)
     chosen = {one.method: one.values for one in found if one.chosen}
     data = {

@@ -1,6 +1,6 @@
 """The user study, as the paper's: results of every method without their names, rated for background and action.
 
-Pictures come from the folder of a bench; ratings go to ``study.sqlite`` in it. Who rates is known by a random id alone,
+Pictures come from the folder of a bench; ratings go to `study.sqlite` in it. Who rates is known by a random id alone,
 from which the order of everything follows, so that a rater can stop and go on.
 """
 

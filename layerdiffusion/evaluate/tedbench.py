@@ -1,4 +1,4 @@
-"""``evaluate tedbench``: the same comparison on photographs, in a folder laid out as TEdBench is.
+"""`evaluate tedbench`: the same comparison on photographs, in a folder laid out as TEdBench is.
 
     input_list.json     [{"img_name": "dog.jpeg", "target_text": "a jumping dog"}, …]
     originals/dog.jpeg
@@ -31,7 +31,7 @@ CLICKS = ("points", "not_points", "box")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of ``evaluate tedbench``."""
+    """The flags of `evaluate tedbench`."""
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="input_list.json and originals/")
     parser.add_argument(
         "--points",

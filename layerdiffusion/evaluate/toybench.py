@@ -44,7 +44,7 @@ _COLOURS = tuple(paint for paint in PAINTS if paint != "plain")
 class BenchEdit:
     """One edit of a bench.
 
-    ``wanted``: attribute → the value that the result ought to show; of these the prompt names the ``asked`` ones, and
+    `wanted`: attribute → the value that the result ought to show; of these the prompt names the `asked` ones, and
     the others (`kept`) are the subject's own, which only the photo shows. An edit of photographs wants nothing that
     can be judged and has no scenes.
     """
@@ -64,7 +64,7 @@ class BenchEdit:
 
 
 def toybench(count: int = 60) -> list[BenchEdit]:
-    """The bench's first ``count`` edits, each kind in turn: 60 are ten of each. The same ones on every machine.
+    """The bench's first `count` edits, each kind in turn: 60 are ten of each. The same ones on every machine.
 
     Every prompt names the animal, the pose and the place; the size and the paint only where they are what changes, so
     that elsewhere they have to come from the photo. The kinds:
@@ -94,7 +94,7 @@ def _edits(count: int, first_seed: int, prefix: str) -> list[BenchEdit]:
 
 
 def _drawn(first_seed: int, index: int, prefix: str) -> BenchEdit:
-    """Edit ``index`` of the bench that begins at ``first_seed``, whatever the bench's length."""
+    """Edit `index` of the bench that begins at `first_seed`, whatever the bench's length."""
     kind, number = list(KINDS)[index % len(KINDS)], index // len(KINDS)
     rng = np.random.default_rng([first_seed + index, 11])
 

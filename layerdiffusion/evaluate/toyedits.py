@@ -56,14 +56,14 @@ def pose_and_place(seed: int) -> ToyEdit:
 
 
 def toy_edits(count: int, first_seed: int = FIRST_SEED) -> Iterator[ToyEdit]:
-    """``count`` edits of pose and place from consecutive seeds."""
+    """`count` edits of pose and place from consecutive seeds."""
     return (pose_and_place(seed) for seed in range(first_seed, first_seed + count))
 
 
 def background_psnr(image: Image.Image, toy: ToyEdit, subject: np.ndarray) -> float:
     """How like the reference the result is, in dB, where neither has a subject.
 
-    ``subject``: bool (H, W), True on the result's own subject. NaN where nothing is left to compare.
+    `subject`: bool (H, W), True on the result's own subject. NaN where nothing is left to compare.
     """
     outside = ~(subject | toy.reference.object_mask)
     difference = np.asarray(image, np.float64)[outside] - np.asarray(toy.reference.image, np.float64)[outside]

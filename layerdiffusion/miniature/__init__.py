@@ -1,1 +1,1 @@
-"""The toybox world and the training of every model in ``assets/miniature``."""
+"""The toybox world and the training of every model in `assets/miniature`."""

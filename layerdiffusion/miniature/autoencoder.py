@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .._torchvision import ensure_torchvision
-from .data import Scenes, to_tensor
-from .training import Plan, Rates, fit
+from layerdiffusion._torchvision import ensure_torchvision
+from layerdiffusion.miniature.data import Scenes, to_tensor
+from layerdiffusion.miniature.training import Plan, Rates, fit
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderTiny
@@ -75,7 +75,7 @@ def reconstruction_loss(decoded: torch.Tensor, wanted: torch.Tensor, mask: torch
 
 
 def train(scenes: Scenes, plan: Plan, rates: Rates | None = None) -> AutoencoderTiny:
-    """Train on crops of ``scenes`` for ``plan.minutes``; the averaged weights, float32."""
+    """Train on crops of `scenes` for `plan.minutes`; the averaged weights, float32."""
     torch.manual_seed(plan.seed)
     vae = build().to(plan.device)
 
@@ -103,7 +103,7 @@ def train(scenes: Scenes, plan: Plan, rates: Rates | None = None) -> Autoencoder
 
 @torch.no_grad()
 def encode(vae: AutoencoderTiny, images: np.ndarray, batch: int = 64, dtype=torch.bfloat16) -> torch.Tensor:
-    """uint8 (N, H, W, 3) to scaled latents (N, C, H/8, W/8) in ``dtype``, on the CPU."""
+    """uint8 (N, H, W, 3) to scaled latents (N, C, H/8, W/8) in `dtype`, on the CPU."""
     vae = vae.eval()
     latents = []
     for part in torch.from_numpy(images).split(batch):

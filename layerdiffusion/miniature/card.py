@@ -1,4 +1,4 @@
-"""The model card, made from data: the parts' ``training.json``, the recorded figures, and pictures painted now."""
+"""The model card, made from data: the parts' `training.json`, the recorded figures, and pictures painted now."""
 
 from __future__ import annotations
 
@@ -9,9 +9,19 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from layerdiffusion.errors import ModelError
-
-from .train import PARTS
-from .world import ANIMALS, HELD_OUT_SEEDS, PAINTS, PLACES, POSES, SIDE, SIZES, join, label_grid, phrase
+from layerdiffusion.miniature.train import PARTS
+from layerdiffusion.miniature.world import (
+    ANIMALS,
+    HELD_OUT_SEEDS,
+    PAINTS,
+    PLACES,
+    POSES,
+    SIDE,
+    SIZES,
+    join,
+    label_grid,
+    phrase,
+)
 
 SAMPLES, CURVES, CARD = "samples.webp", "losses.png", "README.md"
 WHAT = {
@@ -24,7 +34,7 @@ WHAT = {
 
 
 def write(folder: Path, count: int = 24) -> Path:
-    """Write ``README.md`` and its pictures to ``folder``; what isn't there yet is said to be missing."""
+    """Write `README.md` and its pictures to `folder`; what isn't there yet is said to be missing."""
     from layerdiffusion.evaluate.miniature import recorded, rough_parts
 
     if not folder.is_dir():

@@ -1,4 +1,4 @@
-"""The miniature's CLIP: ``transformers.CLIPModel`` over the toybox's pictures and captions, for the CLIP score.
+"""The miniature's CLIP: `transformers.CLIPModel` over the toybox's pictures and captions, for the CLIP score.
 
 Contrastive, as in Radford et al. 2021 (https://arxiv.org/abs/2103.00020), with two helps. Every caption comes with near
 misses that name one attribute wrongly; and a caption that happens to hold for another picture of the batch is no
@@ -17,12 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .._torchvision import ensure_torchvision
-from . import tokenizer as words
-from .data import Scenes, to_tensor
-from .judge import ATTRIBUTES, Judge, targets, worn
-from .training import OUTER, Plan, Rates, fit
-from .world import SIDE, join, phrase
+from layerdiffusion._torchvision import ensure_torchvision
+from layerdiffusion.miniature import tokenizer as words
+from layerdiffusion.miniature.data import Scenes, to_tensor
+from layerdiffusion.miniature.judge import ATTRIBUTES, Judge, targets, worn
+from layerdiffusion.miniature.training import OUTER, Plan, Rates, fit
+from layerdiffusion.miniature.world import SIDE, join, phrase
 
 if TYPE_CHECKING:
     from transformers import CLIPModel, CLIPProcessor
@@ -86,7 +86,7 @@ def build() -> tuple[CLIPModel, CLIPProcessor]:
 
 
 def changed(attributes: dict[str, str | None], key: str, rng: np.random.Generator) -> dict[str, str | None]:
-    """The same with another value of ``key``."""
+    """The same with another value of `key`."""
     others = [value for value in ATTRIBUTES[key] if value != attributes[key]]
     return {**attributes, key: others[int(rng.integers(len(others)))]}
 
@@ -105,7 +105,7 @@ def said(attributes: dict[str, str | None], rng: np.random.Generator) -> dict[st
 
 
 def sentence(attributes: dict[str, str | None], rng: np.random.Generator) -> str:
-    """``attributes`` in words, one of the ways there are."""
+    """`attributes` in words, one of the ways there are."""
     return join(*phrase(attributes, rng), rng)
 
 
@@ -118,7 +118,7 @@ def holds(caption: np.ndarray, picture: np.ndarray) -> np.ndarray:
 def contrast(logits: Tensor, owners: Tensor, true: Tensor) -> Tensor:
     """The symmetric loss of logits (P, C), the first P captions being the pictures' own.
 
-    ``owners``: (C,), whose near miss a caption is, or whose own. ``true``: (P, C), whether it holds. A caption that
+    `owners`: (C,), whose near miss a caption is, or whose own. `true`: (P, C), whether it holds. A caption that
     holds for a picture, though another's, doesn't count against it.
     """
     count = len(logits)
@@ -165,7 +165,7 @@ class _Helpers(nn.Module):
 
 
 def train(scenes: Scenes, plan: Plan, teacher: Judge | None = None) -> tuple[CLIPModel, CLIPProcessor]:
-    """Train on ``scenes`` for ``plan.minutes``, helped by a trained judge where there is one."""
+    """Train on `scenes` for `plan.minutes`, helped by a trained judge where there is one."""
     torch.manual_seed(plan.seed)
     clip, processor = build()
     helpers = _Helpers(teacher)
@@ -219,7 +219,7 @@ def train(scenes: Scenes, plan: Plan, teacher: Judge | None = None) -> tuple[CLI
 
 
 def save(clip: CLIPModel, processor: CLIPProcessor, folder: str | Path) -> Path:
-    """Write the model, float16, and its processor where ``from_pretrained`` opens them."""
+    """Write the model, float16, and its processor where `from_pretrained` opens them."""
     import copy
 
     copy.deepcopy(clip).half().save_pretrained(folder)
@@ -246,8 +246,8 @@ def similarity(clip: CLIPModel, processor: CLIPProcessor, images: np.ndarray, te
 def figures(clip: CLIPModel, processor: CLIPProcessor, scenes: Scenes, seed: int = 0) -> dict[str, float]:
     """What the bars ask, of complete captions.
 
-    ``first_of_64``: the share of pictures that rank their own caption above 63 others, all different. ``animal``,
-    ``paint``, ``pose``, ``size``, ``place``: the share of pictures whose score falls when that word alone is changed.
+    `first_of_64`: the share of pictures that rank their own caption above 63 others, all different. `animal`,
+    `paint`, `pose`, `size`, `place`: the share of pictures whose score falls when that word alone is changed.
     """
     rng = np.random.default_rng([seed, 7])
     subjects = [i for i, a in enumerate(scenes.attributes) if a["animal"] is not None]

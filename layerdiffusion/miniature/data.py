@@ -9,12 +9,12 @@ from functools import partial
 import numpy as np
 import torch
 
-from .world import SIDE, draw, held_out
+from layerdiffusion.miniature.world import SIDE, draw, held_out
 
 
 @dataclass(frozen=True)
 class Scenes:
-    """``images`` uint8 (N, H, W, 3); ``masks`` bool (N, K, H, W), one a subject; ``attributes`` N dicts."""
+    """`images` uint8 (N, H, W, 3); `masks` bool (N, K, H, W), one a subject; `attributes` N dicts."""
 
     images: np.ndarray
     masks: np.ndarray
@@ -25,7 +25,7 @@ class Scenes:
 
 
 def _draw_one(seed: int, side: int, subjects: int, empty: float, unseen: bool | None):
-    """Scene ``seed``, or None if it is on the wrong side of the held-out combinations."""
+    """Scene `seed`, or None if it is on the wrong side of the held-out combinations."""
     if empty and np.random.default_rng([seed, 99]).random() < empty:
         subjects = 0
     scene = draw(seed, side=side, subjects=subjects)
@@ -45,9 +45,9 @@ def scenes(
     unseen: bool | None = False,
     processes: int | None = None,
 ) -> Scenes:
-    """Draw ``count`` scenes from consecutive seeds.
+    """Draw `count` scenes from consecutive seeds.
 
-    ``empty``: the share of scenes with nobody in them. ``unseen``: False leaves out the held-out combinations (for
+    `empty`: the share of scenes with nobody in them. `unseen`: False leaves out the held-out combinations (for
     training), True draws only those, None draws whatever comes.
     """
     one = partial(_draw_one, side=side, subjects=subjects, empty=empty, unseen=unseen)
@@ -73,7 +73,7 @@ def to_tensor(images: np.ndarray) -> torch.Tensor:
 def psnr(image: torch.Tensor, other: torch.Tensor, mask: torch.Tensor | None = None) -> float:
     """Peak signal-to-noise ratio in dB of pictures in −1 … 1, (N, 3, H, W), the mean over pictures of each one's.
 
-    ``mask``: bool (N, H, W), the pixels that count; pictures in which it is empty are left out.
+    `mask`: bool (N, H, W), the pixels that count; pictures in which it is empty are left out.
     """
     error = ((image - other).clamp(-2, 2) ** 2).mean(1) / 4
     mask = torch.ones_like(error, dtype=torch.bool) if mask is None else mask

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from .._torchvision import ensure_torchvision
-from . import tokenizer as words
-from .autoencoder import encode
-from .data import Scenes
-from .training import Plan, Rates, fit
-from .world import training_caption
+from layerdiffusion._torchvision import ensure_torchvision
+from layerdiffusion.miniature import tokenizer as words
+from layerdiffusion.miniature.autoencoder import encode
+from layerdiffusion.miniature.data import Scenes
+from layerdiffusion.miniature.training import Plan, Rates, fit
+from layerdiffusion.miniature.world import training_caption
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderTiny, StableDiffusionPipeline
@@ -52,7 +52,7 @@ SCHEDULE = dict(  # Stable Diffusion's, but for the prediction
 
 
 def build(vae: AutoencoderTiny) -> StableDiffusionPipeline:
-    """An untrained pipeline around ``vae``: its latent channels decide the UNet's."""
+    """An untrained pipeline around `vae`: its latent channels decide the UNet's."""
     ensure_torchvision()
     from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from diffusers.models.attention_processor import AttnProcessor
@@ -84,7 +84,7 @@ def build(vae: AutoencoderTiny) -> StableDiffusionPipeline:
 
 
 def load(folder: Path) -> StableDiffusionPipeline:
-    """The trained pipeline in ``folder`` in float32, to train on: where the checkpoint is gone, weights are not."""
+    """The trained pipeline in `folder` in float32, to train on: where the checkpoint is gone, weights are not."""
     ensure_torchvision()
     from diffusers import StableDiffusionPipeline
     from diffusers.models.attention_processor import AttnProcessor
@@ -112,7 +112,7 @@ def subject_weights(masks: np.ndarray, side: int) -> torch.Tensor:
 
 
 def latents_of(vae: AutoencoderTiny, scenes: Scenes, folder: Path) -> torch.Tensor:
-    """Latents of the scenes and of their mirror images, bfloat16 (2, N, C, h, w), kept in ``folder`` for a resume."""
+    """Latents of the scenes and of their mirror images, bfloat16 (2, N, C, h, w), kept in `folder` for a resume."""
     sign = hashlib.sha256(scenes.images[:64].tobytes() + str(len(scenes)).encode())
     for weight in vae.state_dict().values():
         sign.update(weight.float().cpu().numpy().tobytes())
@@ -135,7 +135,7 @@ def train(
     rates: Rates | None = None,
     batch: int = BATCH,
 ) -> StableDiffusionPipeline:
-    """Train the text encoder and the UNet of ``pipeline`` in place for ``plan.minutes``; the averaged weights."""
+    """Train the text encoder and the UNet of `pipeline` in place for `plan.minutes`; the averaged weights."""
     latents = latents_of(pipeline.vae, scenes, plan.folder)
     unet, text_encoder, tokenizer = pipeline.unet, pipeline.text_encoder, pipeline.tokenizer
     modules = nn.ModuleDict({"unet": unet, "text_encoder": text_encoder}).to(plan.device)

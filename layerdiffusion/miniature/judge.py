@@ -20,10 +20,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .autoencoder import encode
-from .data import Scenes, to_tensor
-from .training import Plan, Rates, fit
-from .world import ANIMALS, PAINTS, PLACES, POSES, SIDE, SIZES
+from layerdiffusion.miniature.autoencoder import encode
+from layerdiffusion.miniature.data import Scenes, to_tensor
+from layerdiffusion.miniature.training import Plan, Rates, fit
+from layerdiffusion.miniature.world import ANIMALS, PAINTS, PLACES, POSES, SIDE, SIZES
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderTiny
@@ -56,7 +56,7 @@ class _Block(nn.Module):
 
 
 class Network(nn.Module):
-    """The judge's network. ``labels``: attribute → its values, in the order of the outputs."""
+    """The judge's network. `labels`: attribute → its values, in the order of the outputs."""
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class Network(nn.Module):
         return {key: head(pooled).float() for key, head in self.heads.items()}, mask
 
     def features(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """What it sees where: (N, C, side/8, side/8) of pixels as :meth:`forward` takes them, and the mask's logits."""
+        """What it sees where: (N, C, side/8, side/8) of pixels as `forward` takes them, and the mask's logits."""
         fine = self.fine(self.stem(pixels))
         both = torch.cat([fine, F.interpolate(self.coarse(fine), scale_factor=2.0)], 1)
         return F.relu(self.mix(both)).float(), self.find(both).float()
@@ -135,7 +135,7 @@ class Judge:
 
 
 def save_judge(judge: Judge, folder: str | Path) -> Path:
-    """Write ``config.json`` and ``model.safetensors`` (float16) to ``folder``, and return it."""
+    """Write `config.json` and `model.safetensors` (float16) to `folder`, and return it."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {
@@ -149,7 +149,7 @@ def save_judge(judge: Judge, folder: str | Path) -> Path:
 
 
 def load_judge(folder: str | Path, device: str | torch.device = "cpu") -> Judge:
-    """The judge in ``folder``, float32, in eval mode."""
+    """The judge in `folder`, float32, in eval mode."""
     folder = Path(folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     network = Network(config["labels"], config["widths"], config["side"])
@@ -222,7 +222,7 @@ def decoded(vae: AutoencoderTiny, images: np.ndarray, seed: int = 0, batch: int 
 
 
 def train(scenes: Scenes, plan: Plan, vae: AutoencoderTiny | None = None) -> Judge:
-    """Train on ``scenes`` for ``plan.minutes``; with ``vae``, on ``DECODED`` of them run through it as well."""
+    """Train on `scenes` for `plan.minutes`; with `vae`, on `DECODED` of them run through it as well."""
     torch.manual_seed(plan.seed)
     network = Network().to(plan.device)
     wanted = targets(scenes.attributes)

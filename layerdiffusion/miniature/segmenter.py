@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .data import Scenes, to_tensor
-from .judge import worn
-from .training import OUTER, Plan, Rates, fit
-from .world import SIDE
+from layerdiffusion.miniature.data import Scenes, to_tensor
+from layerdiffusion.miniature.judge import worn
+from layerdiffusion.miniature.training import OUTER, Plan, Rates, fit
+from layerdiffusion.miniature.world import SIDE
 
 if TYPE_CHECKING:
     from layerdiffusion.sam import Sam
@@ -51,7 +51,7 @@ OTHERS = 0.1  # weight of the masks that were not the best, so that every candid
 
 @dataclass
 class Asked:
-    """What a batch asks for: ``masks`` bool (N, H, W); ``points`` (N, P, 2) as (x, y); ``labels`` (N, P); boxes (N, 4).
+    """What a batch asks for: `masks` bool (N, H, W); `points` (N, P, 2) as (x, y); `labels` (N, P); boxes (N, 4).
 
     A label of −1 is no point. All of a batch have boxes or none has.
     """
@@ -63,20 +63,20 @@ class Asked:
 
 
 def point_in(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A pixel of ``mask`` at random, (x, y)."""
+    """A pixel of `mask` at random, (x, y)."""
     ys, xs = np.nonzero(mask)
     at = int(rng.integers(len(ys)))
     return np.array([xs[at], ys[at]], np.float32)
 
 
 def box_of(mask: np.ndarray) -> np.ndarray:
-    """The smallest box around ``mask``, (x0, y0, x1, y1)."""
+    """The smallest box around `mask`, (x0, y0, x1, y1)."""
     ys, xs = np.nonzero(mask)
     return np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1], np.float32)
 
 
 def ask(masks: np.ndarray, rng: np.random.Generator, boxes: bool) -> Asked:
-    """First prompts for scenes with ``masks``, bool (N, 2, H, W), the second empty where there is one subject."""
+    """First prompts for scenes with `masks`, bool (N, 2, H, W), the second empty where there is one subject."""
     wanted, points, labels, corners = [], [], [], []
     for pair in masks:
         seen = [mask for mask in pair if mask.sum() >= 12]
@@ -121,7 +121,7 @@ def ask(masks: np.ndarray, rng: np.random.Generator, boxes: bool) -> Asked:
 
 
 def correct(asked: Asked, answer: np.ndarray, rng: np.random.Generator) -> None:
-    """Add to each a click where ``answer``, bool (N, H, W), is wrong: on what is missing, off what is too much."""
+    """Add to each a click where `answer`, bool (N, H, W), is wrong: on what is missing, off what is too much."""
     points, labels = [], []
     for target, got in zip(asked.masks, answer, strict=True):
         wrong = target ^ got
@@ -135,8 +135,8 @@ def correct(asked: Asked, answer: np.ndarray, rng: np.random.Generator) -> None:
 def answer(sam: Sam, embeddings: Tensor, asked: Asked, earlier: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Masks as logits (N, 4, H/2, W/2) and their predicted IoU (N, 4) for one prompt a picture.
 
-    ``MaskDecoder.predict_masks`` answers many prompts on one picture; this is the same for many pictures.
-    ``earlier``: low-resolution logits (N, 1, …) of an earlier answer.
+    `MaskDecoder.predict_masks` answers many prompts on one picture; this is the same for many pictures.
+    `earlier`: low-resolution logits (N, 1, …) of an earlier answer.
     """
     device, decoder = embeddings.device, sam.mask_decoder
     with torch.autocast(device.type, enabled=False):  # bfloat16 can't say where in a picture a click is
@@ -184,7 +184,7 @@ def paired(scenes: Scenes) -> np.ndarray:
 
 
 def train(single: Scenes, double: Scenes, plan: Plan) -> Sam:
-    """Train on scenes with one subject and with two for ``plan.minutes``; float32, in eval mode."""
+    """Train on scenes with one subject and with two for `plan.minutes`; float32, in eval mode."""
     from layerdiffusion.sam import build_sam
 
     torch.manual_seed(plan.seed)
@@ -232,7 +232,7 @@ def train(single: Scenes, double: Scenes, plan: Plan) -> Sam:
 
 
 def save(sam: Sam, folder: str | Path) -> Path:
-    """Write the trained network, float16, where ``layerdiffusion.sam.load_sam`` opens it."""
+    """Write the trained network, float16, where `layerdiffusion.sam.load_sam` opens it."""
     import copy
 
     from layerdiffusion.sam import save_sam
@@ -241,12 +241,12 @@ def save(sam: Sam, folder: str | Path) -> Path:
 
 
 def figures(sam: Sam, single: Scenes, double: Scenes, seed: int = 0) -> dict[str, float]:
-    """What the bars ask, through ``Segmenter``, as a user clicks.
+    """What the bars ask, through `Segmenter`, as a user clicks.
 
-    ``one_click``: mean IoU of the candidate it thinks best after one click anywhere on the subject; ``three_clicks``:
-    after two more where it was wrong; ``right_subject``: the share of scenes with two in which one click on either
-    gives a mask nearer to that one; ``box``: mean IoU from a box; ``taken_away``: the share of boxes around two from
-    which a negative click on one leaves a mask nearer to the other; ``iou_error``: mean |predicted − true| IoU.
+    `one_click`: mean IoU of the candidate it thinks best after one click anywhere on the subject; `three_clicks`:
+    after two more where it was wrong; `right_subject`: the share of scenes with two in which one click on either
+    gives a mask nearer to that one; `box`: mean IoU from a box; `taken_away`: the share of boxes around two from
+    which a negative click on one leaves a mask nearer to the other; `iou_error`: mean |predicted − true| IoU.
     """
     from layerdiffusion.segment import Segmenter
 

@@ -6,8 +6,8 @@ from collections import Counter
 
 import numpy as np
 
-from .._torchvision import ensure_torchvision
-from .world import PLACES, draw_attributes, training_caption
+from layerdiffusion._torchvision import ensure_torchvision
+from layerdiffusion.miniature.world import PLACES, draw_attributes, training_caption
 
 MAX_LENGTH = 32
 MERGES = 700
@@ -71,7 +71,7 @@ def _merge(split: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
 
 
 def build():
-    """The tokenizer, a ``transformers.CLIPTokenizer`` with CLIP's special tokens and ``MAX_LENGTH`` tokens a text."""
+    """The tokenizer, a `transformers.CLIPTokenizer` with CLIP's special tokens and `MAX_LENGTH` tokens a text."""
     ensure_torchvision()
     from tokenizers.pre_tokenizers import ByteLevel
     from transformers import CLIPTokenizer

@@ -1,8 +1,8 @@
-"""``python -m layerdiffusion train-miniature``: every part of the miniature from the sprites alone.
+"""`python -m layerdiffusion train-miniature`: every part of the miniature from the sprites alone.
 
-``--out`` holds the checkpoints (``vae.pt``, ``diffusion.pt``, …, with their loss curves) and ``miniature/``, the
+`--out` holds the checkpoints (`vae.pt`, `diffusion.pt`, …, with their loss curves) and `miniature/`, the
 finished folder. Training a part again goes on from its checkpoint; the diffusion model, where that is gone, from its
-weights in the finished folder (a copy of ``assets/miniature`` will do). The order that ``all`` takes is the order of
+weights in the finished folder (a copy of `assets/miniature` will do). The order that `all` takes is the order of
 need: the diffusion model wants the autoencoder, the judge is better with it, the CLIP better with the judge.
 """
 
@@ -22,7 +22,7 @@ CURVE_POINTS = 80
 
 @dataclass(frozen=True)
 class Part:
-    """``minutes`` and ``scenes`` are the defaults; ``folder`` is where in the finished folder its facts lie."""
+    """`minutes` and `scenes` are the defaults; `folder` is where in the finished folder its facts lie."""
 
     minutes: float
     scenes: int
@@ -41,7 +41,7 @@ TWO_SUBJECTS_FROM = 10_000_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of ``train-miniature``."""
+    """The flags of `train-miniature`."""
     parser.add_argument(
         "part",
         nargs="?",
@@ -70,13 +70,13 @@ def run(args: argparse.Namespace) -> int:
     """Train what was asked for; 0. Raises `ModelError` where a part is missing that another needs."""
     args.out.mkdir(parents=True, exist_ok=True)
     if args.part == "sheet":
-        from .world import contact_sheet
+        from layerdiffusion.miniature.world import contact_sheet
 
         contact_sheet().save(args.out / "scenes.png")
         print(f"24 scenes with their captions: {args.out / 'scenes.png'}")
         return 0
     if args.part == "card":
-        from .card import write
+        from layerdiffusion.miniature.card import write
 
         print(f"The model card: {write(args.out / FINISHED)}")
         return 0
@@ -97,9 +97,9 @@ def run(args: argparse.Namespace) -> int:
 def train_part(
     name: str, out: Path, minutes: float, *, seed: int = 0, device: str = "cpu", scenes: int | None = None
 ) -> Path:
-    """Train part ``name`` for ``minutes``, save it in the finished folder beside its facts, and return where."""
-    from . import autoencoder, clip, data, diffusion, judge, segmenter
-    from .training import Plan
+    """Train part `name` for `minutes`, save it in the finished folder beside its facts, and return where."""
+    from layerdiffusion.miniature import autoencoder, clip, data, diffusion, judge, segmenter
+    from layerdiffusion.miniature.training import Plan
 
     count = scenes or PARTS[name].scenes
     plan = Plan(out, minutes, seed, device)
@@ -141,7 +141,7 @@ def train_part(
 
 def _vae(finished: Path, missing_ok: bool = False):
     """The trained autoencoder in float32, or None where that will do."""
-    from .._torchvision import ensure_torchvision
+    from layerdiffusion._torchvision import ensure_torchvision
 
     ensure_torchvision()
     from diffusers import AutoencoderTiny
@@ -164,9 +164,9 @@ def record(
     device: str = "cpu",
     parameters: int | None = None,
 ) -> Path:
-    """Write what a part's training took, ``training.json``, to ``folder``: the model card is made from it.
+    """Write what a part's training took, `training.json`, to `folder`: the model card is made from it.
 
-    Steps, time and the loss curve ([step, seconds, loss], thinned) are those of ``checkpoints/name.pt``.
+    Steps, time and the loss curve ([step, seconds, loss], thinned) are those of `checkpoints/name.pt`.
     """
     import torch
 
@@ -192,7 +192,7 @@ def record(
 
 
 def thinned(curve: list, points: int = CURVE_POINTS) -> list:
-    """The curve in at most ``points`` entries, each the mean of its neighbours at the last one's step."""
+    """The curve in at most `points` entries, each the mean of its neighbours at the last one's step."""
     group = -(-len(curve) // points) if curve else 1
     parts = [curve[i : i + group] for i in range(0, len(curve), group)]
     return [[p[-1][0], p[-1][1], round(sum(entry[2] for entry in p) / len(p), 5)] for p in parts]

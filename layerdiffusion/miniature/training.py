@@ -25,7 +25,7 @@ OUTER = ("embedding", "conv_in", "conv_out", "norm")
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how fast to train a part. ``minutes`` are wall time, those of earlier resumed runs not counted."""
+    """How long and how fast to train a part. `minutes` are wall time, those of earlier resumed runs not counted."""
 
     folder: Path
     minutes: float
@@ -36,7 +36,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Rates:
-    """The optimiser's knobs. The rate warms up, stays, and falls to zero over the last ``cooldown`` of the minutes."""
+    """The optimiser's knobs. The rate warms up, stays, and falls to zero over the last `cooldown` of the minutes."""
 
     lr: float
     weight_decay: float = 0.01
@@ -111,9 +111,9 @@ class Averaged:
 
 
 def fit(part: str, modules: nn.ModuleDict, loss_of: StepLoss, plan: Plan, rates: Rates) -> nn.ModuleDict:
-    """Train ``modules`` on ``loss_of(step, numpy rng, torch generator)`` for ``plan.minutes``; the averaged weights.
+    """Train `modules` on `loss_of(step, numpy rng, torch generator)` for `plan.minutes`; the averaged weights.
 
-    ``plan.folder/part.pt`` is written now and then and resumed from; ``part.losses.json`` keeps the loss curve as
+    `plan.folder/part.pt` is written now and then and resumed from; `part.losses.json` keeps the loss curve as
     [step, seconds, mean loss since the last entry]. Runs under bfloat16 autocast with float32 weights.
     """
     plan.folder.mkdir(parents=True, exist_ok=True)

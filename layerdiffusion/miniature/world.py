@@ -1,11 +1,11 @@
 """The toybox: a world of toy animals and vehicles, small enough for a small model to learn fully.
 
-``draw(seed)`` paints one scene with everything there is to know about it: the picture, the subject's mask, captions
+`draw(seed)` paints one scene with everything there is to know about it: the picture, the subject's mask, captions
 of the whole, of the subject alone and of the place alone, and the attributes they describe. The same seed gives the
 same pixels, and each aspect (place, looks, pose, words) has a random stream of its own, so that
-``draw(7, pose="jumping")`` is scene 7 with nothing changed but the pose.
+`draw(7, pose="jumping")` is scene 7 with nothing changed but the pose.
 
-Sprites are Fluent 3D emoji (MIT licence, see ``assets/toybox/LICENSE``).
+Sprites are Fluent 3D emoji (MIT licence, see `assets/toybox/LICENSE`).
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ HELD_OUT_SEEDS = 1_000_000_000
 
 @dataclass(frozen=True)
 class Scene:
-    """One drawn scene. ``image``: RGB, ``side`` × ``side``; masks: bool (H, W), True on a subject.
+    """One drawn scene. `image`: RGB, `side` × `side`; masks: bool (H, W), True on a subject.
 
-    ``attributes`` has animal, paint, pose, size, place, facing, position and marking; those of the subject are None
-    in an empty scene. With two subjects, ``object_mask`` and the attributes are the first one's and ``masks`` has
-    both, each only where its subject is in sight. ``background`` is the same place with nobody in it.
+    `attributes` has animal, paint, pose, size, place, facing, position and marking; those of the subject are None
+    in an empty scene. With two subjects, `object_mask` and the attributes are the first one's and `masks` has
+    both, each only where its subject is in sight. `background` is the same place with nobody in it.
     """
 
     image: Image.Image
@@ -74,10 +74,10 @@ def held_out(attributes: dict[str, str | None]) -> bool:
 
 
 def draw(seed: int, *, subjects: int = 1, side: int = SIDE, **wanted: str) -> Scene:
-    """Paint scene ``seed``.
+    """Paint scene `seed`.
 
-    ``subjects``: 0 (an empty place), 1, or 2 (side by side, for learning to tell them apart). ``side``: pixels.
-    ``wanted`` fixes any of animal, paint, pose, size, place, facing, position, marking; the others keep the values
+    `subjects`: 0 (an empty place), 1, or 2 (side by side, for learning to tell them apart). `side`: pixels.
+    `wanted` fixes any of animal, paint, pose, size, place, facing, position, marking; the others keep the values
     that the seed gives them. Raises ValueError for an unknown attribute or value.
     """
     _check(wanted)
@@ -121,7 +121,7 @@ def _check(wanted: dict[str, str]) -> None:
 
 
 def draw_attributes(looks_rng, pose_rng, place: str, wanted: dict[str, str]) -> dict[str, str | None]:
-    """What scene is to be drawn: the attributes of :class:`Scene`, each ``wanted`` or at random."""
+    """What scene is to be drawn: the attributes of `Scene`, each `wanted` or at random."""
     # Every value is drawn, wanted or not, so that fixing one leaves the others as the seed has them.
     drawn = {
         "animal": looks_rng.choice(ANIMALS),
@@ -196,7 +196,7 @@ def _marking(marking: str, size: tuple[int, int], rng: np.random.Generator) -> t
 
 
 def _paint_subject(image: Image.Image, attributes: dict, looks_rng, pose_rng, ground: tuple[float, float]):
-    """Lay the subject and its shadow over ``image`` in place; its mask. Corrects ``attributes["position"]``."""
+    """Lay the subject and its shadow over `image` in place; its mask. Corrects `attributes["position"]`."""
     side = image.width
     longer = round(side * pose_rng.uniform(*SIZES[attributes["size"]]))
     sprite = _painted(attributes["animal"], attributes["paint"], attributes["marking"], looks_rng, longer)
@@ -342,9 +342,9 @@ _POSE_WORDS = {  # as it follows "a cat …", and as it follows "a cat that …"
 
 
 def phrase(attributes: dict[str, str | None], rng: np.random.Generator | None = None) -> tuple[str, str]:
-    """The subject and the place in words, leaving out what ``attributes`` leaves out (absent or None).
+    """The subject and the place in words, leaving out what `attributes` leaves out (absent or None).
 
-    ``rng`` chooses among several natural wordings; without it, always the first.
+    `rng` chooses among several natural wordings; without it, always the first.
     """
 
     def pick(options: tuple[str, ...]) -> str:
@@ -394,7 +394,7 @@ def training_caption(attributes: dict[str, str | None], rng: np.random.Generator
 
 
 def contact_sheet(seeds=range(24), columns: int = 6, side: int = 192) -> Image.Image:
-    """Scenes with their captions beneath, ``columns`` to a row, drawn at ``side`` pixels."""
+    """Scenes with their captions beneath, `columns` to a row, drawn at `side` pixels."""
     scenes = [draw(seed, side=side) for seed in seeds]
     return label_grid([scene.image for scene in scenes], [scene.caption for scene in scenes], columns)
 

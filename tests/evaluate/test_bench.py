@@ -22,7 +22,7 @@ QUICK = [word for text in SHORT for word in ("--set", text)]
 
 @pytest.fixture
 def cli(capfd):
-    """Run ``evaluate``; (status, stdout, stderr)."""
+    """Run `evaluate`; (status, stdout, stderr)."""
 
     def run(*flags: object) -> tuple[int, str, str]:
         status = main(["evaluate", *map(str, flags)])

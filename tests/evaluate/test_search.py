@@ -33,7 +33,7 @@ def tries():
 
 
 def results_of(tries, **by_strength) -> list[dict]:
-    """The same pictures for every try, but for those of a strength given as ``s0_6``."""
+    """The same pictures for every try, but for those of a strength given as `s0_6`."""
     usual = [picture(index % 2 == 0) for index in range(4)]
     named = {name.replace("s0_", "sdedit-strength-0."): pictures for name, pictures in by_strength.items()}
     return records({one.column.name: named.get(one.column.name, usual) for one in tries})
