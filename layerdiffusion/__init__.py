@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from layerdiffusion.edit import Edit, Placement, Settings, load_recipe, save_recipe
     from layerdiffusion.editor import Editor
     from layerdiffusion.errors import EditError
-    from layerdiffusion.models import Models, load_models
+    from layerdiffusion.models.load import Models, load_models
     from layerdiffusion.progress import Cancelled, Progress
     from layerdiffusion.result import Result
 
@@ -31,12 +31,12 @@ _HOMES = {
     "Edit": "edit",
     "EditError": "errors",
     "Editor": "editor",
-    "Models": "models",
+    "Models": "models.load",
     "Placement": "edit",
     "Progress": "progress",
     "Result": "result",
     "Settings": "edit",
-    "load_models": "models",
+    "load_models": "models.load",
     "load_recipe": "edit",
     "save_recipe": "edit",
 }

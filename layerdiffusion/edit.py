@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from layerdiffusion.errors import EditError, MaskError, PromptError, RecipeError, SettingsError
-from layerdiffusion.images import ImageSource, open_image, open_mask, png_bytes
+from layerdiffusion.images.io import ImageSource, open_image, open_mask, png_bytes
 from layerdiffusion.prompts import split_prompt
 
 __all__ = [

@@ -16,15 +16,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from layerdiffusion import method
-from layerdiffusion.cache import StageCache, digest
 from layerdiffusion.edit import Edit, Settings
 from layerdiffusion.errors import EditError
-from layerdiffusion.images import mask_to_latents
-from layerdiffusion.layering import Layers, lay_out
-from layerdiffusion.models import Models
-from layerdiffusion.profile import GIB
+from layerdiffusion.images.io import mask_to_latents
+from layerdiffusion.images.layers import Layers, lay_out
+from layerdiffusion.models.load import Models
+from layerdiffusion.models.profile import GIB
 from layerdiffusion.progress import STAGES, Cancelled, OnProgress, Progress, Reporter
 from layerdiffusion.result import Result
+from layerdiffusion.runtime import StageCache, digest
 
 __all__ = ["STAGES", "Cancelled", "Editor", "OutOfMemory", "Progress", "finite", "training_generator"]
 

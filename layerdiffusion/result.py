@@ -17,8 +17,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from layerdiffusion.edit import Edit, Settings, recipe_to_dict, save_recipe
 from layerdiffusion.errors import EditError, SavedElsewhere
-from layerdiffusion.images import reduce
-from layerdiffusion.layering import Layers
+from layerdiffusion.images.io import reduce
+from layerdiffusion.images.layers import Layers
 
 CARRIED = "layerdiffusion"  # the PNG text that holds the recipe
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from layerdiffusion.evaluate.records import Records
+from layerdiffusion.evaluation.records import Records
 
 METHODS = ("ours", "sdedit", "imagic", "pnp")
 COMMAND = "python -m layerdiffusion evaluate toybench --methods ours,sdedit,imagic,pnp --out bench"

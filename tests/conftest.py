@@ -11,7 +11,7 @@ import torch
 from tiny import noise_picture, save_tiny_model
 
 from layerdiffusion.edit import Edit
-from layerdiffusion.models import Models, load_models
+from layerdiffusion.models.load import Models, load_models
 
 
 @pytest.fixture(scope="session")

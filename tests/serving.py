@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from tiny import save_tiny_model, tiny_tokenizer
 
-from layerdiffusion.sam import SamConfig, build_sam, save_sam
-from layerdiffusion.ui.device import Device
+from layerdiffusion.models.sam import SamConfig, build_sam, save_sam
+from layerdiffusion.ui.backend import Device
 from layerdiffusion.ui.options import Options
 from layerdiffusion.ui.page import build_page, launch_arguments
 

@@ -18,8 +18,8 @@ from PIL import Image
 
 from layerdiffusion.__main__ import main
 from layerdiffusion.edit import LIMITS, Edit, Placement, Settings, load_recipe, save_recipe
-from layerdiffusion.sam import SamConfig, build_sam, load_sam, save_sam
-from layerdiffusion.segment import Segmenter
+from layerdiffusion.models.sam import SamConfig, build_sam, load_sam, save_sam
+from layerdiffusion.models.segmenter import Segmenter
 
 QUICK = ["--embedding-steps", "2", "--finetune-steps", "2", "--sampling-steps", "3", "--seeds", "0", "1"]
 WORDS = ["--prompt", "a dog jumps on ice"]
@@ -411,7 +411,7 @@ def test_ctrl_c_ends_an_edit_within_a_step_and_leaves_no_traceback(files, tiny_f
 
 def test_the_edit_command_makes_the_very_pictures_the_library_makes(cli, tiny_folder):
     from layerdiffusion.editor import Editor
-    from layerdiffusion.models import load_models
+    from layerdiffusion.models.load import load_models
 
     settings = Settings(embedding_steps=2, finetune_steps=2, sampling_steps=3, seeds=(0, 1))
     mask = np.asarray(Image.open("mask.png")) > 0

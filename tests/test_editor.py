@@ -14,12 +14,12 @@ from PIL import Image
 from tiny import QUICK, noise_picture
 
 from layerdiffusion import method
-from layerdiffusion.cache import StageCache
 from layerdiffusion.edit import Edit, Placement, Settings, load_recipe, recipe_from_dict
 from layerdiffusion.editor import Cancelled, Editor, OutOfMemory, _embedding_picture
 from layerdiffusion.errors import EditError, MaskError, SavedElsewhere
-from layerdiffusion.layering import lay_out
-from layerdiffusion.models import load_models
+from layerdiffusion.images.layers import lay_out
+from layerdiffusion.models.load import load_models
+from layerdiffusion.runtime import StageCache
 
 pytestmark = pytest.mark.usefixtures("global_random_state_is_left_alone")
 

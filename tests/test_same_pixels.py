@@ -17,10 +17,10 @@ import pytest
 import torch
 from tiny import QUICK, noise_picture, save_tiny_model
 
-from layerdiffusion.compare import options_for, run_method
 from layerdiffusion.edit import Edit, Placement
 from layerdiffusion.editor import Editor
-from layerdiffusion.models import load_models
+from layerdiffusion.methods import options_for, run_method
+from layerdiffusion.models.load import load_models
 
 FILE = Path(__file__).with_name("same_pixels.npz")
 FEW_STEPS = {
@@ -44,11 +44,11 @@ RUNS = {
 }
 
 
-def picture_edit(background: str = "reference", placement: Placement = Placement()) -> Edit:
+def picture_edit(background: str = "reference", placement: Placement | None = None) -> Edit:
     subject, background_mask = np.zeros((64, 80), bool), np.ones((64, 80), bool)
     subject[16:48, 24:56] = True
     background_mask[:24, :40] = False
-    words = {"object_prompt": "a dog jumps", "background_prompt": "on ice", "placement": placement}
+    words = {"object_prompt": "a dog jumps", "background_prompt": "on ice", "placement": placement or Placement()}
     if background == "reference":
         words |= {"background_image": noise_picture(1), "background_mask": background_mask}
     return Edit(noise_picture(0), subject, background=background, **words)

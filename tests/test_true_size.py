@@ -12,7 +12,7 @@ from tiny import tiny_tokenizer
 
 from layerdiffusion.edit import Edit, Settings
 from layerdiffusion.editor import Editor
-from layerdiffusion.models import load_models
+from layerdiffusion.models.load import load_models
 
 pytestmark = pytest.mark.slow
 

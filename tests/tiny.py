@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from layerdiffusion._torchvision import ensure_torchvision
 from layerdiffusion.edit import Settings
+from layerdiffusion.models._torchvision import ensure_torchvision
 
 ensure_torchvision()  # before diffusers and transformers
 

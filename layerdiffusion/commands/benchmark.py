@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from layerdiffusion.edit import Edit, Settings
-    from layerdiffusion.models import Models
+    from layerdiffusion.models.load import Models
 
 SEEDS = (0, 1, 2, 3)
 MORE_SEEDS = (4, 5, 6, 7)
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
 
     from layerdiffusion.edit import Settings
     from layerdiffusion.editor import Editor
-    from layerdiffusion.models import load_models
+    from layerdiffusion.models.load import load_models
 
     models = load_models(args.model, args.device)
     settings = replace(models.defaults, **_few(args.steps), seeds=SEEDS)  # refused here, if it is to be refused
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _edit(models: Models) -> Edit:
     """An edit of the toybox, at the model's size."""
-    from layerdiffusion.evaluate.toyedits import pose_and_place
+    from layerdiffusion.evaluation.datasets.toyedits import pose_and_place
 
     edit = pose_and_place(0).edit
     if models.size == edit.object_image.width:

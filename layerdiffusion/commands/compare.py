@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the methods one after the other, save each one's result and the sheet of all, and say where."""
-    from layerdiffusion.compare import LABELS, METHODS, options_for, run_method
+    from layerdiffusion.methods import LABELS, METHODS, options_for, run_method
 
     names, changes = _methods(args.methods, METHODS), _changes(args.set)
     idle = next((name for name in changes if name not in names), None)
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     out = writable(Path(args.out))
 
     from layerdiffusion.editor import Editor
-    from layerdiffusion.models import load_models
+    from layerdiffusion.models.load import load_models
     from layerdiffusion.progress import Cancelled
 
     models = load_models(args.model or recipe.model or "auto", args.device)
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _save_all(out: Path, results: dict[str, Result], options: dict[str, Any]) -> dict[str, Any]:
     """Write the sheet and `compare.json`, and return what is in the latter."""
-    from layerdiffusion.compare import LABELS
+    from layerdiffusion.methods import LABELS
     from layerdiffusion.result import captioned
 
     first = next(iter(results.values()))

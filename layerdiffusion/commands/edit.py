@@ -22,7 +22,7 @@ from layerdiffusion.edit import (
     load_recipe,
 )
 from layerdiffusion.errors import EditError, MaskError
-from layerdiffusion.images import open_image, open_mask
+from layerdiffusion.images.io import open_image, open_mask
 
 if TYPE_CHECKING:
     import numpy as np
@@ -116,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
 
     # What can be refused without a model has been; from here on it takes time.
     from layerdiffusion.editor import Editor
-    from layerdiffusion.models import load_models
+    from layerdiffusion.models.load import load_models
     from layerdiffusion.progress import Cancelled
 
     models = load_models(given.get("model") or (recipe and recipe.model) or "auto", args.device)
@@ -178,8 +178,8 @@ class _Segmenters:
             if self._name is None:
                 self._loaded = self._models.segmenter()
             else:
-                from layerdiffusion.sam import load_sam
-                from layerdiffusion.segment import Segmenter
+                from layerdiffusion.models.sam import load_sam
+                from layerdiffusion.models.segmenter import Segmenter
 
                 self._loaded = Segmenter(load_sam(self._name, self._models.device))
         return self._loaded.mask(points, labels, box, image=image)

@@ -1,5 +1,5 @@
-"""`python -m layerdiffusion evaluate`: see `layerdiffusion.evaluate.command`."""
+"""`python -m layerdiffusion evaluate`: see `layerdiffusion.evaluation.command`."""
 
-from layerdiffusion.evaluate.command import add_arguments, run
+from layerdiffusion.evaluation.command import add_arguments, run
 
 __all__ = ["add_arguments", "run"]

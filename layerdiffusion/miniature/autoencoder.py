@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from layerdiffusion._torchvision import ensure_torchvision
 from layerdiffusion.miniature.data import Scenes, to_tensor
 from layerdiffusion.miniature.training import Plan, Rates, fit
+from layerdiffusion.models._torchvision import ensure_torchvision
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderTiny

@@ -35,7 +35,7 @@ WHAT = {
 
 def write(folder: Path, count: int = 24) -> Path:
     """Write `README.md` and its pictures to `folder`; what isn't there yet is said to be missing."""
-    from layerdiffusion.evaluate.miniature import recorded, rough_parts
+    from layerdiffusion.evaluation.miniature import recorded, rough_parts
 
     if not folder.is_dir():
         raise ModelError(f"There is no {folder} to describe; train the parts first, or give another --out.")
@@ -58,7 +58,7 @@ def _facts(path: Path) -> dict | None:
 
 def samples(folder: Path, count: int = 24) -> Image.Image:
     """Pictures of seeds 0, 1, 2, … with their captions beneath, none left out."""
-    from layerdiffusion.evaluate.miniature import painter, wishes
+    from layerdiffusion.evaluation.miniature import painter, wishes
 
     captions = [join(*phrase(attributes)) for attributes in wishes(count, False, 0)]
     paint = painter(folder)
@@ -98,7 +98,7 @@ def curves(losses: dict[str, list], width: int = 300, height: int = 190) -> Imag
 
 
 def _text(folder: Path, facts: dict, figures: list, rough: set[str], painted: bool, count: int) -> str:
-    from layerdiffusion.evaluate.miniature import guidance_of
+    from layerdiffusion.evaluation.miniature import guidance_of
 
     parts = [_HEAD.format(
         animals=", ".join(ANIMALS), paints=", ".join(PAINTS), poses=", ".join(POSES), sizes=", ".join(SIZES),

@@ -17,12 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from layerdiffusion._torchvision import ensure_torchvision
 from layerdiffusion.miniature import tokenizer as words
 from layerdiffusion.miniature.data import Scenes, to_tensor
 from layerdiffusion.miniature.judge import ATTRIBUTES, Judge, targets, worn
 from layerdiffusion.miniature.training import OUTER, Plan, Rates, fit
 from layerdiffusion.miniature.world import SIDE, join, phrase
+from layerdiffusion.models._torchvision import ensure_torchvision
 
 if TYPE_CHECKING:
     from transformers import CLIPModel, CLIPProcessor

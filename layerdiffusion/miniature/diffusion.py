@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from layerdiffusion._torchvision import ensure_torchvision
 from layerdiffusion.miniature import tokenizer as words
 from layerdiffusion.miniature.autoencoder import encode
 from layerdiffusion.miniature.data import Scenes
 from layerdiffusion.miniature.training import Plan, Rates, fit
 from layerdiffusion.miniature.world import training_caption
+from layerdiffusion.models._torchvision import ensure_torchvision
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderTiny, StableDiffusionPipeline

@@ -23,7 +23,7 @@ from layerdiffusion.miniature.training import OUTER, Plan, Rates, fit
 from layerdiffusion.miniature.world import SIDE
 
 if TYPE_CHECKING:
-    from layerdiffusion.sam import Sam
+    from layerdiffusion.models.sam import Sam
 
 CONFIG = dict(
     image_size=SIDE,
@@ -185,7 +185,7 @@ def paired(scenes: Scenes) -> np.ndarray:
 
 def train(single: Scenes, double: Scenes, plan: Plan) -> Sam:
     """Train on scenes with one subject and with two for `plan.minutes`; float32, in eval mode."""
-    from layerdiffusion.sam import build_sam
+    from layerdiffusion.models.sam import build_sam
 
     torch.manual_seed(plan.seed)
     sam = build_sam(CONFIG).to(plan.device)
@@ -232,10 +232,10 @@ def train(single: Scenes, double: Scenes, plan: Plan) -> Sam:
 
 
 def save(sam: Sam, folder: str | Path) -> Path:
-    """Write the trained network, float16, where `layerdiffusion.sam.load_sam` opens it."""
+    """Write the trained network, float16, where `layerdiffusion.models.sam.load_sam` opens it."""
     import copy
 
-    from layerdiffusion.sam import save_sam
+    from layerdiffusion.models.sam import save_sam
 
     return save_sam(copy.deepcopy(sam).half(), CONFIG, folder)
 
@@ -248,7 +248,7 @@ def figures(sam: Sam, single: Scenes, double: Scenes, seed: int = 0) -> dict[str
     gives a mask nearer to that one; `box`: mean IoU from a box; `taken_away`: the share of boxes around two from
     which a negative click on one leaves a mask nearer to the other; `iou_error`: mean |predicted − true| IoU.
     """
-    from layerdiffusion.segment import Segmenter
+    from layerdiffusion.models.segmenter import Segmenter
 
     rng = np.random.default_rng([seed, 6])
     segmenter = Segmenter(sam)

@@ -6,8 +6,8 @@ from collections import Counter
 
 import numpy as np
 
-from layerdiffusion._torchvision import ensure_torchvision
 from layerdiffusion.miniature.world import PLACES, draw_attributes, training_caption
+from layerdiffusion.models._torchvision import ensure_torchvision
 
 MAX_LENGTH = 32
 MERGES = 700

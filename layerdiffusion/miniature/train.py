@@ -141,7 +141,7 @@ def train_part(
 
 def _vae(finished: Path, missing_ok: bool = False):
     """The trained autoencoder in float32, or None where that will do."""
-    from layerdiffusion._torchvision import ensure_torchvision
+    from layerdiffusion.models._torchvision import ensure_torchvision
 
     ensure_torchvision()
     from diffusers import AutoencoderTiny

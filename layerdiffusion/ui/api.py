@@ -12,12 +12,12 @@ import numpy as np
 
 from layerdiffusion.edit import Edit, Placement, Settings
 from layerdiffusion.errors import EditError, SegmentError, SettingsError
-from layerdiffusion.images import open_image, open_mask, png_bytes
+from layerdiffusion.images.io import open_image, open_mask, png_bytes
 from layerdiffusion.prompts import split_prompt as parts_of
+from layerdiffusion.ui.backend import Device
 from layerdiffusion.ui.bundle import save_pictures
-from layerdiffusion.ui.device import Device
 from layerdiffusion.ui.errors import friendly
-from layerdiffusion.ui.layer_events import QUEUE
+from layerdiffusion.ui.handlers.layers import QUEUE
 from layerdiffusion.ui.session import MAX_POINTS
 
 NUMBERS = {"type": "array", "items": {"type": "number"}}

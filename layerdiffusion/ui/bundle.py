@@ -13,10 +13,10 @@ from typing import Any
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from layerdiffusion.compare import LABELS, METHODS
 from layerdiffusion.edit import Recipe, recipe_from_dict
 from layerdiffusion.errors import EditError, RecipeError
-from layerdiffusion.images import MAX_BYTES, open_image
+from layerdiffusion.images.io import MAX_BYTES, open_image
+from layerdiffusion.methods import LABELS, METHODS
 from layerdiffusion.result import CARRIED, carried_recipe, save_picture
 
 MAX_FILES = 200

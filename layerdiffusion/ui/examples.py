@@ -18,9 +18,9 @@ from PIL import Image
 
 from layerdiffusion.edit import Edit, Placement, Recipe, Settings, load_recipe
 from layerdiffusion.errors import EditError
-from layerdiffusion.images import open_image
+from layerdiffusion.images.io import open_image
 from layerdiffusion.ui.bundle import PAINTED
-from layerdiffusion.ui.drawing import picture_url
+from layerdiffusion.ui.widgets.drawing import picture_url
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 FOLDER = ASSETS / "examples"
@@ -273,7 +273,7 @@ def example_named(name: Any) -> Example:
 
 def make(wish: Wish, editor: Any, folder: Path) -> Path:
     """Run the wish's edit and save it, finished, as `folder/<its name>`."""
-    from layerdiffusion.evaluate.clip_score import clip_score
+    from layerdiffusion.models.clip import clip_score
 
     edit = wish.edit()
     result = editor.run(edit, Settings(**wish.settings))
@@ -306,7 +306,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"there is no example called {unknown[0]}")
 
     from layerdiffusion.editor import Editor
-    from layerdiffusion.models import load_models
+    from layerdiffusion.models.load import load_models
 
     try:
         editor = Editor(load_models(args.model, args.device))

@@ -7,9 +7,9 @@ from typing import Any
 import gradio as gr
 
 from layerdiffusion.errors import EditError
-from layerdiffusion.ui.progress_view import waiting_html
 from layerdiffusion.ui.session import Session
 from layerdiffusion.ui.spaces import on_zero_gpu
+from layerdiffusion.ui.widgets.progress import waiting_html
 
 Run = Callable[[threading.Event | None], Iterator[tuple[str, Any]]]
 

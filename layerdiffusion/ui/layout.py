@@ -5,13 +5,13 @@ from typing import Any
 
 import gradio as gr
 
-from layerdiffusion.compare import LABELS
 from layerdiffusion.edit import CHOICES, Settings
+from layerdiffusion.methods import LABELS
 from layerdiffusion.ui import presets
-from layerdiffusion.ui.board import clicks_board, place_board
 from layerdiffusion.ui.bundle import OTHERS
 from layerdiffusion.ui.session import Session
-from layerdiffusion.ui.showcase import examples_strip, slides
+from layerdiffusion.ui.widgets.board import clicks_board, place_board
+from layerdiffusion.ui.widgets.showcase import examples_strip, slides
 
 STATE_SECONDS = 3600  # a closed tab's pictures are forgotten after this
 TAGLINE = "Change what the subject does, and where it is, in one go."

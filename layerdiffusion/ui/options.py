@@ -88,7 +88,7 @@ def _auth(text: str) -> tuple[str, str]:
 
 
 def _study(text: str) -> str:
-    from layerdiffusion.evaluate.study import Study
+    from layerdiffusion.evaluation.study import Study
 
     try:
         Study(text)

@@ -9,16 +9,20 @@ from typing import Any
 
 import gradio as gr
 
-from layerdiffusion.ui import api, compare_events, layer_events, result_events, run_events
-from layerdiffusion.ui.board import static_text
-from layerdiffusion.ui.device import Device
-from layerdiffusion.ui.drawing import escape
+from layerdiffusion.ui import api
+from layerdiffusion.ui.backend import Device
 from layerdiffusion.ui.errors import friendly
-from layerdiffusion.ui.layer_events import dial_values
+from layerdiffusion.ui.handlers import compare as compare_events
+from layerdiffusion.ui.handlers import layers as layer_events
+from layerdiffusion.ui.handlers import results as result_events
+from layerdiffusion.ui.handlers import run as run_events
+from layerdiffusion.ui.handlers.layers import dial_values
 from layerdiffusion.ui.layout import build
 from layerdiffusion.ui.options import Options
 from layerdiffusion.ui.spaces import on_zero_gpu
 from layerdiffusion.ui.theme import theme
+from layerdiffusion.ui.widgets.board import static_text
+from layerdiffusion.ui.widgets.drawing import escape
 
 TITLE = "LayerDiffusion"
 CLEAN_EVERY, KEEP_FILES = 600, 7200  # seconds: how often Gradio's copies are looked through, and how long they last
@@ -39,7 +43,7 @@ def build_page(device: Device) -> gr.Blocks:
         api.connect(device)
         _connect_badge(page, device, defaults)
     if device.options.study:
-        from layerdiffusion.evaluate.study import Study
+        from layerdiffusion.evaluation.study import Study
         from layerdiffusion.ui.study import add_study
 
         add_study(blocks, Study(device.options.study))

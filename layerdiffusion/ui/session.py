@@ -13,9 +13,9 @@ from PIL import Image
 
 from layerdiffusion.edit import Edit, Placement
 from layerdiffusion.errors import EditError, MaskError, SegmentError
-from layerdiffusion.images import grow, open_image, open_mask, reduce
-from layerdiffusion.layering import Layers
-from layerdiffusion.ui.drawing import cutout_url, mask_url, picture_url
+from layerdiffusion.images.io import grow, open_image, open_mask, reduce
+from layerdiffusion.images.layers import Layers
+from layerdiffusion.ui.widgets.drawing import cutout_url, mask_url, picture_url
 
 MAX_POINTS = 64
 MAX_STROKE_POINTS = 4000

@@ -11,10 +11,10 @@ import gradio as gr
 from PIL import Image
 
 from layerdiffusion.errors import EditError
-from layerdiffusion.evaluate.study import REVEAL_AFTER, SCALES, SCORES, Study, Summary, Trial, summaries
-from layerdiffusion.ui.board import static_text
-from layerdiffusion.ui.drawing import escape, picture_url
+from layerdiffusion.evaluation.study import REVEAL_AFTER, SCALES, SCORES, Study, Summary, Trial, summaries
 from layerdiffusion.ui.errors import friendly
+from layerdiffusion.ui.widgets.board import static_text
+from layerdiffusion.ui.widgets.drawing import escape, picture_url
 
 NAME, ADDRESS = "User study", "/study"
 KEY = "layerdiffusion-rater"  # of the browser's own storage, which keeps who is rating
@@ -135,9 +135,9 @@ def _figure(path: Path, caption: str) -> str:
 
 def results(study: Study) -> str:
     """Histograms and means with the methods' names, how sure they are, and everything as a file."""
-    from layerdiffusion.evaluate.findings import label
-    from layerdiffusion.evaluate.markup import table
-    from layerdiffusion.evaluate.plots import histogram
+    from layerdiffusion.evaluation.claims import label
+    from layerdiffusion.evaluation.report.markup import table
+    from layerdiffusion.evaluation.report.plots import histogram
 
     ratings = study.ratings()
     found = summaries(ratings, study.columns)

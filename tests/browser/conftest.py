@@ -40,7 +40,7 @@ def chromium() -> Iterator[Any]:
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """The page with two finished examples, all of them by the random model."""
     from layerdiffusion.editor import Editor
-    from layerdiffusion.models import load_models
+    from layerdiffusion.models.load import load_models
 
     folder = save_page_model(tmp_path_factory.mktemp("page-model"))
     before, examples.FOLDER = examples.FOLDER, tmp_path_factory.mktemp("examples")

@@ -10,7 +10,7 @@ from PIL import Image
 from serving import photo
 
 from layerdiffusion.edit import Edit, Placement, Settings
-from layerdiffusion.segment import Candidate
+from layerdiffusion.models.segmenter import Candidate
 from layerdiffusion.ui import examples
 from layerdiffusion.ui.bundle import open_bundle, save_zip
 

@@ -7,7 +7,7 @@ import pytest
 from bench_folder import METHODS, bench_folder
 from serving import save_page_model, served
 
-from layerdiffusion.evaluate.study import REVEAL_AFTER, Study
+from layerdiffusion.evaluation.study import REVEAL_AFTER, Study
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from layerdiffusion._torchvision import ensure_torchvision
 from layerdiffusion.miniature.data import psnr, scenes, to_tensor
 from layerdiffusion.miniature.world import HELD_OUT_SEEDS
-from layerdiffusion.models import MINIATURE
+from layerdiffusion.models._torchvision import ensure_torchvision
+from layerdiffusion.models.load import MINIATURE
 
 ensure_torchvision()  # before diffusers and transformers
 
@@ -55,7 +55,7 @@ def test_the_judge_judges_pictures_of_any_size(judge, unseen):
 @shipped("sam/config.json")
 def test_a_click_finds_the_subject_and_its_fit_is_told_honestly(unseen):
     from layerdiffusion.miniature.segmenter import figures
-    from layerdiffusion.sam import load_sam
+    from layerdiffusion.models.sam import load_sam
 
     two = scenes(10, HELD_OUT_SEEDS + 600_000, subjects=2, unseen=None, processes=1)
     one = type(unseen)(unseen.images[:14], unseen.masks[:14], unseen.attributes[:14])
@@ -97,7 +97,7 @@ def test_captions_become_the_pictures_they_describe(judge):
     """Chance would have 1 animal in 16, 1 place in 8, 1 pose in 4 right."""
     from diffusers import StableDiffusionPipeline
 
-    from layerdiffusion.evaluate.miniature import wishes
+    from layerdiffusion.evaluation.miniature import wishes
     from layerdiffusion.miniature.world import join, phrase
 
     pipeline = StableDiffusionPipeline.from_pretrained(MINIATURE, torch_dtype=torch.float32)
@@ -123,7 +123,7 @@ def test_every_file_is_small_enough_to_be_kept_in_the_repository():
 
 @shipped("README.md")
 def test_the_model_card_tells_the_recorded_figures():
-    from layerdiffusion.evaluate.miniature import recorded
+    from layerdiffusion.evaluation.miniature import recorded
 
     card = (MINIATURE / "README.md").read_text(encoding="utf-8")
     figures = recorded(MINIATURE)

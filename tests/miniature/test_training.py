@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 from layerdiffusion.__main__ import main
-from layerdiffusion.evaluate.miniature import Figure, record, recorded, rough_parts
+from layerdiffusion.evaluation.miniature import Figure, record, recorded, rough_parts
 from layerdiffusion.miniature import clip, judge, segmenter
 from layerdiffusion.miniature.data import scenes
 from layerdiffusion.miniature.train import record as record_training
 from layerdiffusion.miniature.train import thinned
 from layerdiffusion.miniature.training import Plan, Rates, fit
-from layerdiffusion.sam import build_sam
+from layerdiffusion.models.sam import build_sam
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ from serving import save_page_model
 from layerdiffusion.__main__ import main
 from layerdiffusion.editor import Editor
 from layerdiffusion.errors import EditError
-from layerdiffusion.models import load_models
+from layerdiffusion.models.load import load_models
 from layerdiffusion.ui import examples
-from layerdiffusion.ui.showcase import examples_strip, slides
+from layerdiffusion.ui.widgets.showcase import examples_strip, slides
 
 
 @pytest.fixture(autouse=True)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from layerdiffusion.evaluate.familiarity import strangeness, usual_strangeness
+from layerdiffusion.miniature.out_of_distribution import strangeness, usual_strangeness
 from layerdiffusion.miniature.world import HELD_OUT_SEEDS, draw
-from layerdiffusion.models import MINIATURE, load_models
+from layerdiffusion.models.load import MINIATURE, load_models
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from serving import photo
 
 from layerdiffusion.edit import Placement
 from layerdiffusion.errors import EditError, MaskError, SegmentError
-from layerdiffusion.images import png_bytes
-from layerdiffusion.segment import Candidate
+from layerdiffusion.images.io import png_bytes
+from layerdiffusion.models.segmenter import Candidate
 from layerdiffusion.ui.session import MAX_POINTS, MarkedPicture, Session
 
 WORDS = ("a dog jumping on ice", "a dog jumping", "on ice")

@@ -12,7 +12,7 @@ from serving import photo
 
 from layerdiffusion.edit import Edit, Settings
 from layerdiffusion.errors import EditError, SegmentError
-from layerdiffusion.ui.device import Device
+from layerdiffusion.ui.backend import Device
 from layerdiffusion.ui.options import Options
 from layerdiffusion.ui.spaces import LEAST, MOST, booked
 

@@ -15,7 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 from serving import served
 
 from layerdiffusion.errors import EditError
-from layerdiffusion.evaluate.study import REVEAL_AFTER, Study
+from layerdiffusion.evaluation.study import REVEAL_AFTER, Study
 from layerdiffusion.ui.study import KEY, known, opener, reporter, results, saver, view
 
 ME = "0123456789abcdef" * 2

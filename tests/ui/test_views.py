@@ -11,10 +11,10 @@ from layerdiffusion.edit import LIMITS, PAPER, Settings
 from layerdiffusion.errors import SettingsError
 from layerdiffusion.progress import Progress
 from layerdiffusion.ui import presets
-from layerdiffusion.ui.drawing import duration, loss_curve
-from layerdiffusion.ui.layer_events import dial_names, dial_values, notice, settings_of
-from layerdiffusion.ui.progress_view import ProgressView
+from layerdiffusion.ui.handlers.layers import dial_names, dial_values, notice, settings_of
 from layerdiffusion.ui.session import Session
+from layerdiffusion.ui.widgets.drawing import duration, loss_curve
+from layerdiffusion.ui.widgets.progress import ProgressView
 
 
 def test_the_bar_only_moves_on_and_names_the_stages():

@@ -1,0 +1,1 @@
+"""Benches: the edits that methods are compared on."""

@@ -1,0 +1,157 @@
+"""`evaluate edits`: how many edits of the toybox come out as asked for, beside the same words without any tuning.
+
+An edit takes a subject in a paint that no prompt names, and asks for another pose in the place of a reference.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from layerdiffusion.edit import CHOICES, LIMITS, Settings
+from layerdiffusion.errors import EditError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from layerdiffusion.editor import Editor
+    from layerdiffusion.evaluation.datasets.toyedits import ToyEdit
+    from layerdiffusion.miniature.judge import Judge
+
+BARS = {"as asked": 0.60, "paint": 0.80}
+WITHOUT = "words alone"  # the untouched model, given the whole prompt
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of one picture: the judge's word on each attribute, and its background's likeness in dB."""
+
+    edit: int
+    seed: int
+    animal: bool
+    pose: bool
+    place: bool
+    paint: bool
+    background: float
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `evaluate edits`."""
+    parser.add_argument("--model", default="miniature", help="a model that knows the toybox, with its judge")
+    parser.add_argument("--edits", type=int, default=24, metavar="N", help="how many edits, default 24")
+    parser.add_argument("--seeds", type=int, default=4, metavar="N", help="pictures an edit, default 4")
+    parser.add_argument("--tuning", action="store_true", help="on the edits that defaults are chosen on instead")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting other than the model's default"
+    )
+    parser.add_argument("--no-baseline", action="store_true", help=f"leave out “{WITHOUT}”")
+    parser.add_argument("--pictures", type=Path, metavar="FILE", help="save photo, layers and results as one sheet")
+    parser.add_argument("--json", action="store_true", help="print every verdict as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Edit, judge and print; 1 where a bar is missed, else 0."""
+    from tqdm import tqdm
+
+    from layerdiffusion.editor import Editor
+    from layerdiffusion.evaluation.datasets.toyedits import FIRST_SEED, TUNING_SEED, toy_edits
+    from layerdiffusion.miniature.judge import load_judge
+    from layerdiffusion.models.load import load_models
+
+    settings = Settings(seeds=tuple(range(args.seeds)), **dict(map(parse_setting, args.set)))
+    models = load_models(args.model)
+    if not (models.folder / "judge").is_dir():
+        raise EditError(f"The model {models.name} has no judge to tell right from wrong; use the miniature.")
+    editor, judge = Editor(models, cache_limit=1), load_judge(models.folder / "judge")
+    methods = {"edits": settings} | ({} if args.no_baseline else {WITHOUT: settings})
+    verdicts: dict[str, list[Verdict]] = {name: [] for name in methods}
+    rows: list[list[Image.Image]] = []
+    toys = toy_edits(args.edits, TUNING_SEED if args.tuning else FIRST_SEED)
+    for toy in tqdm(toys, total=args.edits, desc="edits", disable=args.json):
+        rows.append([toy.photo.image, toy.reference.image, editor.layers(toy.edit).composite])
+        for name in methods:
+            images = paint(editor, toy, settings, words_alone=name == WITHOUT)
+            verdicts[name] += judged(judge, toy, images, settings.seeds)
+            rows[-1] += images
+    if args.pictures:
+        _sheet(rows).save(args.pictures)
+    shares = {name: summary(found) for name, found in verdicts.items()}
+    if args.json:
+        print(json.dumps({"shares": shares, "verdicts": {k: [asdict(v) for v in vs] for k, vs in verdicts.items()}}))
+    else:
+        _print(shares)
+    return 0 if all(shares["edits"][name] >= bar for name, bar in BARS.items()) else 1
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """`finetune_lr=3e-4` as a field of `Settings` and its value. Raises `EditError`."""
+    name, _, value = text.partition("=")
+    if name in CHOICES:
+        return name, value
+    if name not in LIMITS or name not in {field.name for field in fields(Settings)}:
+        raise EditError(f"There is no setting {name!r}; write NAME=VALUE, as in finetune_lr=3e-4.")
+    try:
+        return name, int(value) if LIMITS[name].whole else float(value)
+    except ValueError as error:
+        raise EditError(f"{name} can't be {value!r}; it takes a number.") from error
+
+
+def paint(editor: Editor, toy: ToyEdit, settings: Settings, words_alone: bool = False) -> list[Image.Image]:
+    """The edit's pictures, or those of the untouched model for the same words and seeds."""
+    if not words_alone:
+        return editor.run(toy.edit, settings).images
+    words = replace(toy.edit, object_prompt=toy.edit.prompt, background_prompt=toy.edit.prompt)
+    return editor.run(words, replace(settings, embedding_steps=0, finetune_steps=0, schedule="edit")).images
+
+
+def judged(judge: Judge, toy: ToyEdit, images: list[Image.Image], seeds: Iterable[int]) -> list[Verdict]:
+    """The verdict on each of an edit's pictures."""
+    from layerdiffusion.evaluation.datasets.toyedits import background_psnr
+    from layerdiffusion.images.io import grow
+
+    found = zip(seeds, images, judge(images), judge.masks(images), strict=True)
+    return [
+        Verdict(
+            edit=toy.seed,
+            seed=seed,
+            **{key: seen[key] == value for key, value in toy.wanted.items()},
+            background=background_psnr(image, toy, grow(subject, 4)),
+        )
+        for seed, image, seen, subject in found
+    ]
+
+
+def summary(verdicts: list[Verdict]) -> dict[str, float]:
+    """Shares of pictures: each attribute right, animal, pose and place all right; the background's mean likeness."""
+    shares = {key: float(np.mean([getattr(v, key) for v in verdicts])) for key in ("animal", "pose", "place", "paint")}
+    return shares | {
+        "as asked": float(np.mean([v.animal and v.pose and v.place for v in verdicts])),
+        "as asked, in its paint": float(np.mean([v.animal and v.pose and v.place and v.paint for v in verdicts])),
+        "background": float(np.nanmean([v.background for v in verdicts])),
+    }
+
+
+def _print(shares: dict[str, dict[str, float]]) -> None:
+    print("".ljust(28) + "".join(name.rjust(14) for name in shares) + "bar".rjust(10))
+    for key in next(iter(shares.values())):
+        values = [found[key] for found in shares.values()]
+        told = [f"{v:.1f} dB" if key == "background" else f"{100 * v:.1f} %" for v in values]
+        bar = f"{100 * BARS[key]:.0f} %" if key in BARS else ""
+        print(key.ljust(28) + "".join(text.rjust(14) for text in told) + bar.rjust(10))
+
+
+def _sheet(rows: list[list[Image.Image]]) -> Image.Image:
+    from PIL import Image
+
+    width, height = rows[0][0].size
+    sheet = Image.new("RGB", (len(rows[0]) * width, len(rows) * height))
+    for y, row in enumerate(rows):
+        for x, image in enumerate(row):
+            sheet.paste(image, (x * width, y * height))
+    return sheet

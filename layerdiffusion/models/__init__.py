@@ -1,0 +1,1 @@
+"""Models: loading, devices, Segment Anything and CLIP."""

@@ -1,0 +1,200 @@
+"""Clicks to masks with Segment Anything: set a picture once, then a mask for every click; and masks mended by
+hand.
+
+Points and boxes are in the picture's own pixels, (x, y); masks are bool arrays (H, W), True on the subject.
+"""
+
+import hashlib
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+
+from layerdiffusion.errors import SegmentError
+from layerdiffusion.images.io import grow
+from layerdiffusion.models.sam import (
+    Sam,
+    SamConfig,
+    build_sam,
+    load_sam,
+    save_sam,
+)  # importing it guards torchvision
+
+from segment_anything import SamPredictor  # isort: skip
+
+__all__ = [
+    "Candidate",
+    "Segmenter",
+    "SamConfig",
+    "build_sam",
+    "fill_holes",
+    "grow",
+    "keep_largest",
+    "load_sam",
+    "save_sam",
+    "shrink",
+]
+
+
+class Candidate(NamedTuple):
+    """One of SAM's three answers to a click: a part, a larger part or the whole."""
+
+    mask: np.ndarray  # bool (H, W)
+    iou: float  # the model's own guess of how well it fits
+
+
+class Segmenter:
+    """Masks from clicks, by one `Sam` that several people may share.
+
+    The slow image encoder runs once for each picture; the last `cache_size` embeddings are kept by content.
+    With more than one person at work, hand `image` to each call of `mask`, so that nobody clicks on another's
+    picture.
+    """
+
+    def __init__(self, sam: Sam, cache_size: int = 16) -> None:
+        self._predictor = SamPredictor(sam)
+        self._embeddings: OrderedDict[str, tuple[torch.Tensor, tuple[int, int], tuple[int, int]]] = OrderedDict()
+        self._cache_size = cache_size
+        self._current: str | None = None
+        self._lock = threading.Lock()
+
+    def set_image(self, image: Image.Image | np.ndarray) -> None:
+        """Make `image`, RGB, the picture that later clicks are on."""
+        with self._lock:
+            self._current = self._embed(image)
+
+    def mask(
+        self,
+        points: Iterable[Sequence[float]] = (),
+        labels: Iterable[int] | None = None,
+        box: Sequence[float] | None = None,
+        *,
+        image: Image.Image | np.ndarray | None = None,
+        pick: int | None = None,
+    ) -> np.ndarray:
+        """The best of the three `candidates`, or the one numbered `pick` (0, 1 or 2)."""
+        candidates = self.candidates(points, labels, box, image=image)
+        if pick is None:
+            return max(candidates, key=lambda candidate: candidate.iou).mask
+        if pick not in range(len(candidates)):
+            raise SegmentError(f"There is no candidate {pick}: pick 0, 1 or 2, or none for the best.")
+        return candidates[pick].mask
+
+    def candidates(
+        self,
+        points: Iterable[Sequence[float]] = (),
+        labels: Iterable[int] | None = None,
+        box: Sequence[float] | None = None,
+        *,
+        image: Image.Image | np.ndarray | None = None,
+    ) -> list[Candidate]:
+        """SAM's three masks for these clicks, in its own order.
+
+        `points` are (x, y); `labels` say for each whether it is on the subject (1, the default) or off it
+        (0); `box` is (x0, y0, x1, y1). Raises `SegmentError` for clicks off the picture, or when nothing says
+        where to look.
+        """
+        with self._lock:
+            key = self._current if image is None else self._embed(image)
+            if key is None:
+                raise SegmentError("No picture is set to click on; choose one first (set_image).")
+            features, original_size, input_size = self._embeddings[key]
+            coordinates, signs, corners = _checked_prompt(points, labels, box, original_size)
+            predictor = self._predictor
+            predictor.features, predictor.original_size, predictor.input_size = (
+                features,
+                original_size,
+                input_size,
+            )
+            predictor.is_image_set = True
+            masks, ious, _ = predictor.predict(coordinates, signs, corners, multimask_output=True)
+        return [Candidate(mask, float(iou)) for mask, iou in zip(masks, ious, strict=True)]
+
+    def _embed(self, image: Image.Image | np.ndarray) -> str:
+        pixels = np.asarray(image)
+        if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
+            raise SegmentError(f"The picture is {pixels.dtype} {pixels.shape}: it must be 8-bit RGB; open it first.")
+        pixels = np.ascontiguousarray(pixels)
+        key = hashlib.blake2b(pixels, digest_size=16, salt=repr(pixels.shape).encode()[:16]).hexdigest()
+        if key not in self._embeddings:
+            predictor = self._predictor
+            predictor.set_image(pixels)
+            while len(self._embeddings) >= self._cache_size:
+                # The picture being clicked on stays, whatever others set meanwhile.
+                oldest = next((name for name in self._embeddings if name != self._current), self._current)
+                del self._embeddings[oldest]
+                self._current = None if oldest == self._current else self._current
+            self._embeddings[key] = predictor.features, predictor.original_size, predictor.input_size
+        self._embeddings.move_to_end(key)
+        return key
+
+
+def shrink(mask: np.ndarray, pixels: int) -> np.ndarray:
+    """The mask narrowed by a disc of that radius; where the picture cuts it off, it stays cut off there."""
+    return grow(mask, -pixels)
+
+
+def fill_holes(mask: np.ndarray) -> np.ndarray:
+    """The mask without its holes: gaps from which no way leads to the picture's edge."""
+    _, pieces = cv2.connectedComponents((~np.pad(mask, 1)).astype(np.uint8), connectivity=4)
+    return (pieces != pieces[0, 0])[1:-1, 1:-1]
+
+
+def keep_largest(mask: np.ndarray) -> np.ndarray:
+    """The mask's largest connected piece alone; corners connect."""
+    count, pieces, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    if count < 3:
+        return mask.copy()
+    return pieces == 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
+
+
+def _checked_prompt(
+    points: Iterable[Sequence[float]],
+    labels: Iterable[int] | None,
+    box: Sequence[float] | None,
+    size: tuple[int, int],
+) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
+    height, width = size
+    points = [tuple(point) for point in points]
+    labels = [1] * len(points) if labels is None else list(labels)
+    if len(labels) != len(points):
+        raise SegmentError(f"There are {len(points)} points but {len(labels)} labels: give one label for each point.")
+    if any(label not in (0, 1) for label in labels):
+        raise SegmentError("A point's label must be 1, on the subject, or 0, off it.")
+    for point in points:
+        if len(point) != 2 or not (_within(point[0], width) and _within(point[1], height)):
+            raise SegmentError(
+                f"The point {_shown(point)} is not on the picture, which is {width} × {height} pixels; click inside it."
+            )
+    if 1 not in labels and box is None:
+        raise SegmentError("No subject is clicked: give at least one point on it, or a box around it.")
+    if box is not None:
+        box = tuple(box)
+        inside = len(box) == 4 and all(_within(x, width + 1) for x in box[::2])
+        inside = inside and all(_within(y, height + 1) for y in box[1::2])
+        if not inside or not (box[0] < box[2] and box[1] < box[3]):
+            raise SegmentError(
+                f"The box {_shown(box)} must be left, top, right, bottom on the picture of {width} × {height} pixels."
+            )
+    return (
+        np.array(points, float) if points else None,
+        np.array(labels, int) if points else None,
+        None if box is None else np.array(box, float),
+    )
+
+
+def _within(value: float, length: int) -> bool:
+    try:
+        return math.isfinite(value) and 0 <= value < length
+    except TypeError:
+        return False
+
+
+def _shown(values: Iterable[object]) -> str:
+    return ", ".join(f"{value:g}" if isinstance(value, int | float) else str(value) for value in values)

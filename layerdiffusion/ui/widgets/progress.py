@@ -1,0 +1,86 @@
+"""The bar over the three stages, with the time left, the picture as it forms, and the loss."""
+
+import time
+from collections.abc import Sequence
+
+from layerdiffusion.ui.widgets.drawing import duration, escape, loss_curve, picture_url
+
+STAGES = {
+    "background": "Background",
+    "inversion": "Retracing",
+    "embeddings": "Words",
+    "finetune": "Layers",
+    "sampling": "Painting",
+}
+DOING = {
+    "background": "Painting the background",
+    "inversion": "Retracing the photo to noise",
+    "embeddings": "Fitting the words to the place",
+    "finetune": "Learning both layers",
+    "sampling": "Painting the pictures",
+}
+
+
+class ProgressView:
+    """Takes in an edit's progress, and shows it as HTML."""
+
+    def __init__(self, stages: dict[str, str], title: str = "") -> None:
+        self.fates, self.title = dict(stages), title
+        self.stage = ""
+        self.step = self.steps = 0
+        self.left: float | None = None
+        self.began = time.perf_counter()
+        self.preview = ""
+        self.losses: list[float] = []
+        self.share = 0.0
+
+    def take(self, events: Sequence) -> None:
+        for event in events:
+            if event.reused:
+                self.fates[event.stage] = "reuse"
+                continue
+            if event.stage != self.stage:
+                self.stage, self.losses = event.stage, []
+            self.step, self.steps, self.left = event.step, event.steps, event.seconds_left
+            if event.loss is not None:
+                self.losses.append(event.loss)
+            if event.preview is not None:
+                self.preview = picture_url(event.preview)
+        if self.left is not None:
+            spent = time.perf_counter() - self.began
+            self.share = max(self.share, spent / (spent + self.left) if spent + self.left else 0.0)
+
+    def html(self) -> str:
+        doing = DOING.get(self.stage, "Getting ready")
+        doing = f"{escape(self.title)}: {doing[0].lower()}{doing[1:]}" if self.title else doing
+        left = "" if self.left is None else f"about {duration(self.left)} left"
+        count = f"step {self.step} of {self.steps}" if self.steps else ""
+        side = ""
+        if self.preview:
+            side = f'<img class="ld-preview" src="{self.preview}" alt="The first picture as it forms">'
+        elif self.losses:
+            curve = loss_curve(self.losses, self.steps)
+            side = f'<figure class="ld-loss">{curve}<figcaption>loss</figcaption></figure>'
+        return (
+            f'<div class="ld-progress" data-stage="{self.stage}"><div class="ld-progress-main">'
+            f'<p class="ld-doing"><b>{doing}</b><span>{left}</span></p>'
+            f'<div class="ld-bar" role="progressbar" aria-label="Progress" aria-valuemin="0" aria-valuemax="100" '
+            f'aria-valuenow="{round(100 * self.share)}"><i style="width:{100 * self.share:.1f}%"></i></div>'
+            f'<ol class="ld-stages">{self._chips()}</ol><p class="ld-count">{count}</p></div>{side}</div>'
+        )
+
+    def _chips(self) -> str:
+        chips = []
+        order = [stage for stage in STAGES if stage in self.fates]
+        for stage in order:
+            state = {"reuse": "reused", "skip": "left out"}.get(self.fates[stage], "")
+            if not state and self.stage in order:
+                now, own = order.index(self.stage), order.index(stage)
+                state = "done" if own < now else "now" if own == now else ""
+            kind = state.split()[0] if state else "later"
+            chips.append(f'<li class="ld-{kind}">{STAGES[stage]}<em>{state}</em></li>')
+        return "".join(chips)
+
+
+def waiting_html(words: str) -> str:
+    return f'<div class="ld-progress"><p class="ld-doing"><b>{escape(words)}</b></p></div>'

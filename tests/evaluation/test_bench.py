@@ -1,0 +1,145 @@
+"""`python -m layerdiffusion evaluate toybench`: a smoke of the whole of it on the miniature, and what it refuses."""
+
+import json
+import math
+import shlex
+
+import pytest
+from PIL import Image
+
+from layerdiffusion.__main__ import main
+from layerdiffusion.errors import EditError
+from layerdiffusion.evaluation import bench
+from layerdiffusion.evaluation.records import Records
+from layerdiffusion.evaluation.runner import Worker
+from layerdiffusion.models.load import MINIATURE
+
+# Every stage of every method, none of them for long.
+SHORT = ["embedding_steps=2", "finetune_steps=2", "sampling_steps=4", "imagic.embedding_steps=2",
+         "imagic.finetune_steps=2", "pnp.inversion_steps=4"]  # fmt: skip
+QUICK = [word for text in SHORT for word in ("--set", text)]
+
+
+@pytest.fixture
+def cli(capfd):
+    """Run `evaluate`; (status, stdout, stderr)."""
+
+    def run(*flags: object) -> tuple[int, str, str]:
+        status = main(["evaluate", *map(str, flags)])
+        return (status, *capfd.readouterr())
+
+    return run
+
+
+@pytest.mark.skipif(not (MINIATURE / "unet").is_dir(), reason="the miniature is not in this checkout")
+def test_twelve_edits_by_four_methods_come_to_a_table_and_a_report(cli, tmp_path):
+    out = tmp_path / "bench"
+    flags = ["toybench", "--edits", 12, "--seeds", 1, "--out", out, "--device", "cpu", *QUICK]
+    status, printed, told = cli(*flags)
+    assert status == 0 and "Loading" not in told, "one bar, and no library's"
+    assert (
+        "all edits, 12" in printed
+        and "pose and background changed, 2" in printed
+        and str(out / "report.html") in printed
+    )
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "SDEdit" in page and "Plug-and-Play" in page and (out / "report.md").exists()
+
+    records = Records(out).read()
+    assert len(records) == 48 and {one["column"] for one in records} == {"ours", "sdedit", "imagic", "pnp"}
+    assert len({one["kind"] for one in records}) == 6
+    for one in records:
+        (measures,) = one["measures"]
+        assert -1 <= measures["clip_score"] <= 1 and isinstance(measures["satisfied"], bool)
+        with Image.open(out / one["pictures"][0]) as picture:
+            assert picture.size == (128, 128)
+    manifest = Records(out).manifest()
+    assert manifest["command"] == shlex.join(
+        [
+            "python",
+            "-m",
+            "layerdiffusion",
+            "evaluate",
+            "toybench",
+            "--methods",
+            "ours,sdedit,imagic,pnp",
+            "--seeds",
+            "1",
+        ]
+        + [*QUICK, "--out", str(out), "--model", "miniature", "--device", "cpu", "--edits", "12"]
+    )
+    assert manifest["seeds"] == [0] and manifest["model"]["digest"] and manifest["versions"]["torch"]
+    assert manifest["columns"]["imagic"]["options"] == {"embedding_steps": 2, "finetune_steps": 2}
+
+    before = {path: path.stat().st_mtime_ns for path in (out / "records").rglob("*.json")}
+    status, printed, told = cli(*flags, "--json")
+    answer = json.loads(printed)
+    assert (status, answer["found"], answer["written"], answer["failed"]) == (0, 48, 0, [])
+    assert {path: path.stat().st_mtime_ns for path in (out / "records").rglob("*.json")} == before
+    mean, low, high = answer["table"]["all"]["sdedit"]["clip_score"]
+    scores = [one["measures"][0]["clip_score"] for one in records if one["column"] == "sdedit"]
+    assert math.isclose(mean, sum(scores) / 12, abs_tol=1e-9) and low <= mean <= high
+
+    status, _, told = cli(*flags[:4], 2, *flags[5:])
+    assert status == 2 and "was started with another settings's seeds ([0], now [0, 1])" in told
+
+
+def test_a_failed_edit_is_told_and_done_by_the_same_command_later(cli, tmp_path, measured_folder, monkeypatch):
+    flags = ["toybench", "--edits", 2, "--seeds", 1, "--methods", "sdedit", "--model", measured_folder,
+             "--device", "cpu", "--out", tmp_path, "--set", "sampling_steps=2"]  # fmt: skip
+
+    def paint(self, edit, column, settings, really=Worker.paint):
+        if edit.id == "pose-00":
+            raise EditError("The sampling stage went astray.")
+        return really(self, edit, column, settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Worker, "paint", paint)
+        status, printed, told = cli(*flags)
+    assert status == 1 and "pose-00, sdedit: The sampling stage went astray." in told
+    assert "1 failed, and are tried again by the same command" in printed
+    assert "all edits, 1" in printed and (tmp_path / "report.html").exists()
+
+    status, printed, told = cli(*flags)
+    assert status == 0 and f"1 of 2 records found in {tmp_path}." in told and "all edits, 2" in printed
+
+
+def test_ctrl_c_says_how_to_go_on(cli, tmp_path, measured_folder, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Worker, "paint", interrupted)
+    status, _, told = cli("toybench", "--edits", 1, "--model", measured_folder, "--device", "cpu", "--out", tmp_path)
+    assert status == 130
+    assert f"What is finished is in {tmp_path}; the same command goes on from there." in told
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--methods", "dreambooth"], "no method 'dreambooth'"),
+        (["--rows", "a-m"], "no row 'l'"),
+        (["--methods", ""], "nothing to compare"),
+        (["--seeds", "0"], "must be 1 to 16"),
+        (["--edits", "0"], "can't have 0 edits"),
+        (["--set", "sharpness=1"], "no setting 'sharpness'"),
+        (["--methods", "ours", "--set", "pnp.feature_share=1"], "isn't compared"),
+        (["--methods", "sdedit", "--set", "sdedit.strenght=0.5"], "no option strenght"),
+        (["--workers", "2"], "--workers needs --ray"),
+        (["--ray", "127.0.0.1:1"], "no Ray cluster at 127.0.0.1:1"),
+        (["--model", "/nowhere"], "no model folder"),
+    ],
+)
+def test_bad_flags_are_told_in_one_sentence(cli, tmp_path, measured_folder, flags, says):
+    model = [] if "--model" in flags else ["--model", measured_folder]
+    status, printed, told = cli("toybench", "--edits", 1, *flags, *model, "--device", "cpu", "--out", tmp_path / "new")
+    assert status == 2 and not printed
+    sentences = [line for line in told.splitlines() if line.startswith("layerdiffusion: ")]
+    assert len(sentences) == 1 and says in sentences[0]
+    assert not (tmp_path / "new" / "records").exists()
+
+
+def test_rows_and_options_are_read_as_people_write_them():
+    assert bench._names("a-c, layers-separate,f") == ["a", "b", "c", "layers-separate", "f"]
+    settings, options = bench.chosen_values(["alpha=0.5", "pnp.feature_share=0.8", "pnp.source=photo"], {"pnp"})
+    assert settings == {"alpha": 0.5} and options == {"pnp": {"feature_share": 0.8, "source": "photo"}}

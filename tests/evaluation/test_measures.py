@@ -1,0 +1,198 @@
+"""Measures tell a right picture from a wrong one, by CLIP's own definition, the judge's word, and plain arithmetic."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from layerdiffusion.evaluation.datasets.toybench import toybench
+from layerdiffusion.evaluation.metrics import MOST_PSNR, Measures, background_psnr, bootstrap, cut_out, judged, paired
+from layerdiffusion.images.layers import Layers, lay_out
+from layerdiffusion.miniature.world import draw
+from layerdiffusion.models.clip import clip_score
+from layerdiffusion.models.load import MINIATURE, load_models
+
+shipped = pytest.mark.skipif(
+    not all((MINIATURE / part).is_dir() for part in ("unet", "clip", "judge")),
+    reason="the miniature is not in this checkout",
+)
+
+
+@pytest.fixture(scope="module")
+def models():
+    return load_models("miniature", "cpu")
+
+
+@pytest.fixture(scope="module")
+def judge():
+    from layerdiffusion.miniature.judge import load_judge
+
+    return load_judge(MINIATURE / "judge")
+
+
+@pytest.fixture(scope="module")
+def edits():
+    return {edit.kind: edit for edit in toybench(6)}
+
+
+def perfect(edit, seed: int = 77, **otherwise: str) -> Image.Image:
+    """What the edit asks for, drawn by the toybox itself."""
+    return draw(seed, **edit.wanted | otherwise).image
+
+
+@shipped
+def test_a_picture_drawn_as_wanted_is_right_and_one_with_another_pose_or_paint_is_not(models, judge, edits):
+    edit = edits["both"]
+    pose = "lying" if edit.wanted["pose"] != "lying" else "standing"
+    paint = "red" if edit.wanted["paint"] != "red" else "blue"
+    images = [perfect(edit), perfect(edit, pose=pose), perfect(edit, paint=paint)]
+    right, wrong_pose, wrong_paint = Measures(models, judge)(edit, images, (5, 6, 7))
+    assert [row["seed"] for row in (right, wrong_pose, wrong_paint)] == [5, 6, 7]
+    assert all(right[name] for name in (*edit.wanted, "satisfied", "kept", "as_wanted"))
+    assert not wrong_pose["pose"] and not wrong_pose["satisfied"] and wrong_pose["kept"]
+    assert not wrong_paint["paint"] and not wrong_paint["kept"] and wrong_paint["satisfied"]
+    assert not wrong_pose["as_wanted"] and not wrong_paint["as_wanted"]
+    assert right["clip_score"] > wrong_pose["clip_score"]
+    assert json.loads(json.dumps(right, allow_nan=False)) == right
+
+
+@shipped
+def test_the_scores_are_clips_own_cosines(models, judge, edits):
+    """The oracle embeds pictures and words one by one, by the model's own two towers."""
+    edit = edits["background"]
+    images = [perfect(edit), Image.new("RGB", (128, 128), "grey")]
+    rows = Measures(models, judge)(edit, images, (0, 1))
+    clip, processor = models.clip()
+
+    def cosine(image, text):
+        words = processor.tokenizer([text], return_tensors="pt", truncation=True)
+        pixels = processor.image_processor([image], return_tensors="pt").pixel_values
+        with torch.no_grad():
+            shown = clip.visual_projection(clip.vision_model(pixel_values=pixels).pooler_output)[0]
+            said = clip.text_projection(clip.text_model(**words).pooler_output)[0]
+        return float(torch.nn.functional.cosine_similarity(shown, said, dim=0))
+
+    prompt = edit.edit.prompt
+    for row, image in zip(rows, images, strict=True):
+        assert row["clip_score"] == pytest.approx(cosine(image, prompt), abs=1e-4)
+        assert row["clipscore"] == pytest.approx(2.5 * max(0, cosine(image, f"A photo depicts {prompt}")), abs=3e-4)
+    assert clip_score(models, images, prompt) == pytest.approx([row["clip_score"] for row in rows], abs=1e-4)
+    assert Measures(models).clip_name == "miniature/clip"
+
+
+@shipped
+def test_the_photo_is_most_like_its_own_subject_and_a_stranger_less_than_it_in_another_place(models, judge, edits):
+    edit = edits["background"]
+    stranger = "cat" if edit.wanted["animal"] != "cat" else "car"
+    images = [edit.edit.object_image, perfect(edit), perfect(edit, animal=stranger, paint="plain")]
+    same, moved, other = (row["subject_likeness"] for row in Measures(models, judge)(edit, images, (0, 1, 2)))
+    assert same > 0.9 and same > moved > other
+
+
+@shipped
+def test_without_a_judge_nothing_is_judged_and_the_subject_is_where_it_was_laid_down(models, edits):
+    edit = edits["size"]
+    layers = lay_out(edit.edit, 128)
+    row = Measures(models)(edit, [layers.composite], (0,))[0]
+    assert set(row) == {"seed", "clip_score", "clipscore", "subject_likeness", "background_psnr"}
+    assert row["background_psnr"] == MOST_PSNR and row["subject_likeness"] > 0.5
+
+
+@shipped
+def test_with_a_segmenter_the_subject_is_looked_for_where_it_was_laid_down(models, edits):
+    boxes = []
+
+    class Remembers:
+        def mask(self, box, image):
+            boxes.append(box)
+            return np.zeros((128, 128), bool)
+
+    edit = edits["kept"]
+    Measures(models, segmenter=Remembers())(edit, [edit.edit.object_image] * 2, (0, 1))
+    rows, columns = np.nonzero(edit.edit.object_mask)
+    assert boxes == [(columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)] * 2
+
+
+def layers_of(background: np.ndarray, own_subject: np.ndarray) -> Layers:
+    picture = Image.fromarray(background)
+    return Layers(picture, own_subject, picture, ~own_subject)
+
+
+def test_background_likeness_is_the_psnr_where_neither_picture_has_a_subject():
+    background = np.full((64, 64, 3), 100, np.uint8)
+    own, subject = np.zeros((64, 64), bool), np.zeros((64, 64), bool)
+    own[:16, :16] = True
+    subject[40:, 40:] = True
+    result = background + np.uint8(10)
+    result[subject] = 255
+    result[own] = 0
+    found = background_psnr(Image.fromarray(result), layers_of(background, own), subject)
+    assert found == pytest.approx(10 * math.log10(255**2 / 10**2))
+    assert background_psnr(Image.fromarray(background), layers_of(background, own), subject) == MOST_PSNR
+    seen = background_psnr(Image.fromarray(result), layers_of(background, own), np.zeros_like(subject))
+    assert seen < found - 5, "a subject that isn't left out counts"
+    result[38:40, 40:] = 0  # two pixels above the subject, which are its soft rim at this size
+    assert background_psnr(Image.fromarray(result), layers_of(background, own), subject) == found
+    result[36:38, 40:] = 0
+    assert background_psnr(Image.fromarray(result), layers_of(background, own), subject) < found
+    assert background_psnr(Image.fromarray(result), layers_of(background, own), np.ones_like(subject)) is None
+
+
+def test_a_cut_out_is_a_square_about_the_whole_subject():
+    picture = Image.fromarray(np.arange(64 * 96 * 3, dtype=np.uint32).reshape(64, 96, 3).astype(np.uint8))
+    mask = np.zeros((64, 96), bool)
+    mask[50:60, 80:96] = True
+    assert cut_out(picture, mask).size == (18, 18)
+    assert np.array_equal(np.asarray(cut_out(picture, mask)), np.asarray(picture)[46:64, 78:96])
+    mask[:, :] = False
+    assert cut_out(picture, mask) is picture
+    mask[30:34, :] = True
+    wide = np.asarray(cut_out(picture, mask))
+    assert wide.shape == (108, 108, 3)
+    assert np.array_equal(wide[22:86, 6:102], np.asarray(picture)) and (wide[:22] == 128).all()
+
+
+def test_what_is_asked_and_what_is_kept_are_counted_apart(edits):
+    edit = edits["size"]
+    assert set(edit.kept) == {"paint"}
+    found = judged(edit, edit.wanted | {"size": "none"})
+    assert (found["satisfied"], found["kept"], found["as_wanted"]) == (False, True, False)
+    found = judged(edit, edit.wanted | {"paint": "none"})
+    assert (found["satisfied"], found["kept"], found["as_wanted"]) == (True, False, False)
+    found = judged(replace(edit, asked=()), edit.wanted)
+    assert all(found.values())
+
+
+def test_the_bootstraps_interval_is_that_of_the_mean_over_edits():
+    """For many edits the percentile interval comes near the normal one, of the edits' own spread."""
+    rng = np.random.default_rng(3)
+    edits = rng.normal(5, 2, 200)
+    values = [[edit - 1, edit + 1] for edit in edits]  # pictures of one edit differ, their mean is the edit's
+    mean, low, high = bootstrap(values)
+    half = 1.96 * edits.std() / math.sqrt(len(edits))
+    assert mean == pytest.approx(edits.mean())
+    assert low == pytest.approx(mean - half, abs=0.1 * half) and high == pytest.approx(mean + half, abs=0.1 * half)
+    assert bootstrap(values) == (mean, low, high), "the same every time"
+    assert bootstrap([values[0]]) == (edits[0], edits[0], edits[0])
+
+
+def test_each_edit_counts_once_however_many_of_its_pictures_could_be_measured():
+    assert bootstrap([[1, 1, 1, None], [0, math.nan], [None]]).mean == 0.5
+    assert all(math.isnan(value) for value in bootstrap([[None], []]))
+
+
+def test_a_difference_in_pairs_is_surer_than_the_two_means_are():
+    hard = np.random.default_rng(4).normal(0, 10, 40)
+    a, b = [[value + 1 + 0.1 * (i % 3)] for i, value in enumerate(hard)], [[value] for value in hard]
+    mean, low, high = paired(a, b)
+    assert mean == pytest.approx(1.1, abs=0.01) and 1 < low < high < 1.2
+    assert bootstrap(a).low < bootstrap(b).high
+    back = paired(b, a)
+    assert (back.mean, back.low, back.high) == pytest.approx((-mean, -high, -low), abs=0.01)
+    assert paired([[1], [None], [5]], [[0], [0], [None]]) == (1, 1, 1)
+    with pytest.raises(ValueError):
+        paired([[1]], [])

@@ -1,0 +1,452 @@
+"""A click becomes the mask that Meta's own predictor gives, quickly, from any checkpoint of Segment Anything."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+import torch
+
+from layerdiffusion.errors import EditError, ModelError, SegmentError
+from layerdiffusion.models._torchvision import ensure_torchvision
+from layerdiffusion.models.sam import SamConfig, build_sam, load_sam, save_sam
+from layerdiffusion.models.segmenter import Segmenter, fill_holes, grow, keep_largest, shrink
+
+ensure_torchvision()
+
+from segment_anything import SamPredictor, sam_model_registry  # noqa: E402
+
+SMALL = SamConfig(
+    image_size=64,
+    patch_size=8,
+    embed_dim=32,
+    depth=3,
+    num_heads=2,
+    mlp_ratio=2.0,
+    window_size=3,
+    global_attn_indexes=(1,),
+    out_chans=32,
+    mask_in_chans=8,
+    decoder_depth=1,
+    decoder_num_heads=2,
+    decoder_mlp_dim=48,
+    iou_head_depth=2,
+    iou_head_hidden_dim=24,
+)
+BOX = (5, 8, 40, 30)
+
+
+def random_sam(config: SamConfig = SMALL, seed: int = 0):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        sam = build_sam(config)
+        for parameter in sam.parameters():  # fresh relative positions are zero, which would hide a mistake in them
+            torch.nn.init.normal_(parameter, std=0.15)
+    return sam
+
+
+@pytest.fixture
+def random_weights():
+    """Fresh weights drawn in a test are the same every time, and nobody else's random numbers are used."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+def picture(width: int = 80, height: int = 56, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def sam():
+    return random_sam()
+
+
+@pytest.fixture
+def segmenter(sam):
+    segmenter = Segmenter(sam)
+    segmenter.set_image(picture())
+    return segmenter
+
+
+def same_weights(a, b) -> bool:
+    first, second = a.state_dict(), b.state_dict()
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+# Clicks
+
+
+@pytest.mark.parametrize(
+    ("points", "labels", "box"),
+    [
+        ([(20, 30)], None, None),
+        ([(20, 30), (70, 5)], [1, 0], None),
+        ([(20.5, 30.25), (70, 5), (0, 0)], [1, 1, 0], None),
+        ([], None, BOX),
+        ([(20, 30), (10, 10)], [0, 1], BOX),
+    ],
+)
+@pytest.mark.parametrize("size", [(80, 56), (40, 100), (64, 64), (200, 150)])
+def test_the_three_candidates_are_those_of_metas_predictor(sam, size, points, labels, box):
+    image = picture(200, 150)[: size[1], : size[0]]
+    scale = min(size[0] / 80, size[1] / 56)
+    points = [(x * scale, y * scale) for x, y in points]
+    box = None if box is None else tuple(value * scale for value in box)
+    segmenter = Segmenter(sam)
+    segmenter.set_image(image)
+    candidates = segmenter.candidates(points, labels, box)
+
+    predictor = SamPredictor(sam)
+    predictor.set_image(image)
+    masks, ious, _ = predictor.predict(
+        np.array(points) if points else None,
+        np.array([1] * len(points) if labels is None else labels) if points else None,
+        None if box is None else np.array(box),
+        multimask_output=True,
+    )
+    assert len(candidates) == 3
+    for candidate, mask, iou in zip(candidates, masks, ious, strict=True):
+        assert candidate.mask.dtype == bool and candidate.mask.shape == image.shape[:2]
+        assert (candidate.mask == mask).all()
+        assert candidate.iou == float(iou)
+    assert (segmenter.mask(points, labels, box) == masks[np.argmax(ious)]).all()
+
+
+def test_a_candidate_can_be_picked_instead_of_the_best(segmenter):
+    candidates = segmenter.candidates([(20, 30)])
+    assert len({candidate.mask.tobytes() for candidate in candidates}) == 3
+    for index, candidate in enumerate(candidates):
+        assert (segmenter.mask([(20, 30)], pick=index) == candidate.mask).all()
+    with pytest.raises(SegmentError, match="no candidate 3"):
+        segmenter.mask([(20, 30)], pick=3)
+
+
+def test_the_encoder_runs_once_for_a_picture_however_often_it_is_clicked(sam, monkeypatch):
+    runs = []
+    encode = sam.image_encoder.forward
+    monkeypatch.setattr(sam.image_encoder, "forward", lambda x: runs.append(1) or encode(x))
+    segmenter = Segmenter(sam, cache_size=2)
+    for x in (1, 20, 40):
+        segmenter.set_image(picture())
+        segmenter.mask([(x, 20)])
+        segmenter.mask([(x, 20)], image=picture().copy())
+    assert len(runs) == 1
+    segmenter.mask([(1, 1)], image=picture(seed=1))
+    segmenter.mask([(1, 1)], image=picture())
+    assert len(runs) == 2
+    for seed in (2, 3, 4):  # the picture that is set stays, however many others come by
+        segmenter.mask([(1, 1)], image=picture(seed=seed))
+    segmenter.mask([(1, 1)])
+    assert len(runs) == 5
+    assert len(segmenter._embeddings) == 2
+
+
+def test_the_picture_clicked_on_longest_ago_is_forgotten_first(sam, monkeypatch):
+    runs = []
+    encode = sam.image_encoder.forward
+    monkeypatch.setattr(sam.image_encoder, "forward", lambda x: runs.append(1) or encode(x))
+    segmenter = Segmenter(sam, cache_size=2)
+    for seed in (0, 1, 0, 2, 0):
+        segmenter.mask([(1, 1)], image=picture(seed=seed))
+    assert len(runs) == 3
+    segmenter.mask([(1, 1)], image=picture(seed=1))
+    assert len(runs) == 4
+
+
+def test_pictures_of_the_same_bytes_but_another_shape_are_told_apart(sam):
+    segmenter = Segmenter(sam)
+    image = picture(80, 40)
+    tall = image.reshape(80, 40, 3)
+    assert segmenter.mask([(1, 1)], image=image).shape == (40, 80)
+    assert segmenter.mask([(1, 1)], image=tall).shape == (80, 40)
+
+
+def test_two_people_clicking_at_once_each_get_their_own_pictures_mask(sam):
+    segmenter = Segmenter(sam, cache_size=1)
+    images = [picture(seed=seed) for seed in range(4)]
+    alone = [Segmenter(sam).mask([(30, 30)], image=image) for image in images]
+    results = {}
+
+    def click(index: int) -> None:
+        results[index] = [segmenter.mask([(30, 30)], image=images[index]) for _ in range(5)]
+
+    threads = [threading.Thread(target=click, args=(index,)) for index in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all((mask == alone[index]).all() for index in range(4) for mask in results[index])
+
+
+def test_a_click_takes_less_than_150_milliseconds():
+    # Twice the sides of what the miniature needs, with Meta's full-size decoder.
+    segmenter = Segmenter(random_sam(SamConfig(image_size=256, embed_dim=128, depth=2, num_heads=4)))
+    segmenter.set_image(picture(256, 256))
+    times = []
+    for x in range(10, 60, 10):
+        start = time.perf_counter()
+        segmenter.mask([(x, 20), (5, 5)], [1, 0])
+        times.append(time.perf_counter() - start)
+    assert min(times) < 0.15
+
+
+@pytest.mark.parametrize(
+    ("points", "labels", "box", "words"),
+    [
+        ([], None, None, "No subject is clicked"),
+        ([(5, 5)], [0], None, "No subject is clicked"),
+        ([(80, 5)], None, None, "not on the picture, which is 80 × 56"),
+        ([(5, -1)], None, None, "not on the picture"),
+        ([(float("nan"), 5)], None, None, "not on the picture"),
+        ([(5, 5, 5)], None, None, "not on the picture"),
+        ([("a", 5)], None, None, "not on the picture"),
+        ([(5, 5)], [1, 0], None, "1 points but 2 labels"),
+        ([(5, 5)], [2], None, "label must be"),
+        ([], None, (5, 5, 5, 9), "left, top, right, bottom"),
+        ([], None, (5, 5, 90, 9), "left, top, right, bottom"),
+        ([], None, (5, 5, 9), "left, top, right, bottom"),
+    ],
+)
+def test_a_wrong_click_is_refused_in_one_sentence(segmenter, points, labels, box, words):
+    with pytest.raises(SegmentError) as error:
+        segmenter.candidates(points, labels, box)
+    assert words in str(error.value) and str(error.value).endswith(".")
+
+
+def test_clicking_before_there_is_a_picture_names_the_missing_step(sam):
+    with pytest.raises(SegmentError, match="set_image"):
+        Segmenter(sam).mask([(1, 1)])
+
+
+def test_a_picture_that_is_not_rgb_is_refused(sam):
+    for wrong in (picture()[..., 0], picture().astype(float), np.dstack([picture(), picture()[..., :1]])):
+        with pytest.raises(SegmentError, match="8-bit RGB"):
+            Segmenter(sam).set_image(wrong)
+
+
+# Mending a mask
+
+
+def test_shrinking_undoes_growing_of_a_disc():
+    y, x = np.mgrid[:60, :60] - 30
+    disc = np.hypot(x, y) <= 12
+    assert grow(disc, 5).sum() == pytest.approx(np.pi * 17**2, rel=0.06)
+    assert (shrink(grow(disc, 5), 5) == disc).all()
+
+
+def test_holes_are_filled_and_bays_are_not():
+    mask = np.zeros((20, 20), bool)
+    mask[2:12, 2:12] = True
+    mask[4:6, 4:6] = False  # a hole
+    mask[8:10, 9:12] = False  # a bay, open to the right
+    mask[14:20, 0:5] = True
+    mask[16:20, 2:4] = False  # open to the picture's edge
+    expected = mask.copy()
+    expected[4:6, 4:6] = True
+    assert (fill_holes(mask) == expected).all()
+
+
+def test_a_gap_that_touches_outside_only_at_a_corner_is_a_hole():
+    ring = np.ones((5, 5), bool)
+    ring[2, 2] = ring[1, 1] = ring[0, 0] = False
+    assert fill_holes(ring).sum() == 24  # the corner itself is open; what lies behind its diagonal is not
+
+
+def test_the_largest_piece_is_kept_and_diagonal_neighbours_are_one_piece():
+    mask = np.zeros((20, 20), bool)
+    mask[0:3, 0:3] = True
+    mask[3:6, 3:6] = True
+    mask[10:14, 10:14] = True
+    assert (np.argwhere(keep_largest(mask)).max(0) == 5).all() and keep_largest(mask).sum() == 18
+    assert not keep_largest(np.zeros((4, 4), bool)).any()
+
+
+def test_mending_leaves_the_mask_it_was_given_alone():
+    mask = np.zeros((20, 20), bool)
+    mask[5:9, 5:9] = True
+    mask[6, 6] = False
+    before = mask.copy()
+    for mend in (lambda m: grow(m, 2), lambda m: shrink(m, 1), fill_holes, keep_largest):
+        assert not np.shares_memory(mend(mask), mask) and (mask == before).all()
+
+
+# Checkpoints
+
+
+def test_a_saved_sam_opens_with_the_same_weights(tmp_path, sam):
+    save_sam(sam, SMALL, tmp_path / "new" / "sam")
+    loaded = load_sam(tmp_path / "new" / "sam")
+    assert same_weights(sam, loaded) and not loaded.training
+    assert {path.name for path in (tmp_path / "new" / "sam").iterdir()} == {"config.json", "model.safetensors"}
+
+
+def test_pixel_statistics_are_kept_though_they_are_no_weights(tmp_path):
+    config = SamConfig(**{**asdict(SMALL), "pixel_mean": (1, 2, 3), "pixel_std": (4, 5, 6)})
+    loaded = load_sam(save_sam(random_sam(config), config, tmp_path))
+    assert loaded.pixel_mean.flatten().tolist() == [1, 2, 3]
+    assert loaded.pixel_std.flatten().tolist() == [4, 5, 6]
+
+
+def test_half_precision_weights_open_as_float32(tmp_path, sam):
+    half = random_sam().half()
+    loaded = load_sam(save_sam(half, SMALL, tmp_path))
+    assert next(loaded.parameters()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("window", [0, 3])
+def test_a_bare_checkpoint_is_recognised_by_its_weights(tmp_path, window):
+    config = SamConfig(
+        **{**asdict(SMALL), "window_size": window, "global_attn_indexes": (1,) if window else (0, 1, 2),
+           "out_chans": 64, "decoder_num_heads": 8}
+    )  # fmt: skip
+    sam = random_sam(config)
+    torch.save(sam.state_dict(), tmp_path / "renamed.pth")
+    loaded = load_sam(tmp_path / "renamed.pth")
+    assert same_weights(sam, loaded)
+    mine, theirs = Segmenter(loaded), Segmenter(sam)
+    assert mine.candidates([(5, 5)], image=picture())[0].iou == theirs.candidates([(5, 5)], image=picture())[0].iou
+
+
+def test_a_transformers_sam_gives_the_same_masks(tmp_path, random_weights):
+    from transformers import SamConfig as TheirConfig
+    from transformers import SamMaskDecoderConfig, SamModel, SamPromptEncoderConfig, SamVisionConfig
+
+    theirs = SamModel(
+        TheirConfig(
+            vision_config=SamVisionConfig(
+                hidden_size=32, num_hidden_layers=3, num_attention_heads=2, image_size=64, patch_size=8,
+                window_size=3, global_attn_indexes=[1], output_channels=32, mlp_dim=64, num_pos_feats=16,
+            ).to_dict(),
+            prompt_encoder_config=SamPromptEncoderConfig(
+                hidden_size=32, image_size=64, patch_size=8, mask_input_channels=8
+            ).to_dict(),
+            mask_decoder_config=SamMaskDecoderConfig(
+                hidden_size=32, mlp_dim=48, num_hidden_layers=2, num_attention_heads=2, iou_head_hidden_dim=24
+            ).to_dict(),
+        )
+    ).eval()  # fmt: skip
+    for parameter in theirs.parameters():
+        torch.nn.init.normal_(parameter, std=0.15)
+    theirs.save_pretrained(tmp_path)
+    ours = load_sam(tmp_path)
+
+    pixels = torch.from_numpy(picture(64, 64)).permute(2, 0, 1)[None].float()
+    points = torch.tensor([[[20.0, 30.0], [50.0, 10.0]]])
+    labels = torch.tensor([[1, 0]])
+    with torch.no_grad():
+        normal = ours.preprocess(pixels)
+        expected = theirs(pixel_values=normal, input_points=points[None], input_labels=labels[None])
+        sparse, dense = ours.prompt_encoder((points, labels), None, None)
+        masks, ious = ours.mask_decoder(
+            ours.image_encoder(normal), ours.prompt_encoder.get_dense_pe(), sparse, dense, True
+        )
+    assert torch.allclose(masks, expected.pred_masks[0], atol=1e-4)
+    assert torch.allclose(ious, expected.iou_scores[0], atol=1e-5)
+
+
+@pytest.mark.slow
+def test_metas_vit_b_checkpoint_opens_and_predicts_as_metas_own_builder_does(tmp_path, random_weights):
+    theirs = sam_model_registry["vit_b"]()
+    torch.save(theirs.state_dict(), tmp_path / "sam_vit_b_01ec64.pth")
+    ours = load_sam(tmp_path / "sam_vit_b_01ec64.pth")
+    assert same_weights(theirs, ours)
+    image = picture(64, 64)
+    predictor = SamPredictor(theirs)
+    predictor.set_image(image)
+    masks, ious, _ = predictor.predict(np.array([[20, 30]]), np.array([1]))
+    candidates = Segmenter(ours).candidates([(20, 30)], image=image)
+    assert all((candidate.mask == mask).all() for candidate, mask in zip(candidates, masks, strict=True))
+    assert [candidate.iou for candidate in candidates] == ious.tolist()
+
+
+def test_the_published_sizes_are_recognised_from_shapes_alone(random_weights):
+    from layerdiffusion.models.sam import _recognise
+
+    published = {
+        "vit_b": SamConfig(),
+        "vit_l": SamConfig(embed_dim=1024, depth=24, num_heads=16, global_attn_indexes=(5, 11, 17, 23)),
+        "vit_h": SamConfig(embed_dim=1280, depth=32, num_heads=16, global_attn_indexes=(7, 15, 23, 31)),
+    }
+    for name, config in published.items():
+        with torch.device("meta"):
+            theirs = sam_model_registry[name]()
+        assert _recognise(theirs.state_dict(), name) == config
+
+
+def test_a_checkpoint_that_would_run_code_is_refused_and_runs_none(tmp_path):
+    marker = tmp_path / "ran"
+
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(marker), "w"))
+
+    torch.save({"image_encoder.pos_embed": Evil()}, tmp_path / "sam_vit_b.pth")
+    with pytest.raises(ModelError):
+        load_sam(tmp_path / "sam_vit_b.pth")
+    assert not marker.exists()
+
+
+def test_a_half_written_checkpoint_is_refused_in_one_sentence(tmp_path, sam):
+    torch.save(sam.state_dict(), tmp_path / "sam.pth")
+    save_sam(sam, SMALL, tmp_path)
+    for name in ("sam.pth", "model.safetensors"):
+        content = (tmp_path / name).read_bytes()
+        for share in (0, 0.3, 0.95):
+            (tmp_path / name).write_bytes(content[: int(len(content) * share)])
+            with pytest.raises(ModelError, match="half-written"):
+                load_sam(tmp_path / name if name == "sam.pth" else tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda config: config.update(colour="red"),
+        lambda config: config.update(depth=2),
+        lambda config: config.update(embed_dim="wide"),
+        lambda config: config.update(patch_size=0),
+        lambda config: config.update(out_chans=20),
+    ],
+)
+def test_a_config_that_does_not_fit_is_refused_in_one_sentence(tmp_path, sam, change):
+    save_sam(sam, SMALL, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    change(config)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError) as error:
+        load_sam(tmp_path)
+    assert str(error.value).endswith(".") and "\n" not in str(error.value)
+
+
+def test_what_is_no_sam_is_refused_in_one_sentence(tmp_path):
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pth")
+    (tmp_path / "empty").mkdir()
+    for name in (tmp_path / "other.pth", tmp_path / "empty", tmp_path / "nowhere.pth", "vit_z"):
+        with pytest.raises(EditError) as error:
+            load_sam(name)
+        assert str(error.value).endswith(".") and "\n" not in str(error.value)
+
+
+def test_without_a_network_the_hubs_sam_is_refused_in_one_sentence(tmp_path, monkeypatch):
+    import huggingface_hub.constants as constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ModelError, match="the hub can't be reached"):
+        load_sam("vit_b")
+
+
+def test_importing_the_segmenter_first_survives_a_torchvision_that_does_not_fit_its_torch():
+    code = "from layerdiffusion.models.segmenter import Segmenter; import torchvision, transformers; print('alive')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "alive", done.stderr
+
+
+def test_the_torchvision_guard_can_be_called_again_and_again():
+    ensure_torchvision()
+    ensure_torchvision()
+    assert "torchvision" in sys.modules
