@@ -18,7 +18,8 @@ import numpy as np
 from PIL import Image
 
 from layerdiffusion.errors import EditError, MaskError, PromptError, RecipeError, SettingsError
-from layerdiffusion.images.io import ImageSource, open_image, open_mask, png_bytes
+from layerdiffusion.images.io import ImageSource, open_image, png_bytes
+from layerdiffusion.images.masks import open_mask
 from layerdiffusion.prompts import split_prompt
 
 __all__ = [

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from layerdiffusion import method
 from layerdiffusion.edit import Edit, Settings
 from layerdiffusion.errors import EditError
-from layerdiffusion.images.io import mask_to_latents
 from layerdiffusion.images.layers import Layers, lay_out
+from layerdiffusion.images.masks import mask_to_latents
 from layerdiffusion.models.load import Models
 from layerdiffusion.models.profile import GIB
 from layerdiffusion.progress import STAGES, Cancelled, OnProgress, Progress, Reporter

@@ -17,7 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from layerdiffusion.edit import Edit, Settings, recipe_to_dict, save_recipe
 from layerdiffusion.errors import EditError, SavedElsewhere
-from layerdiffusion.images.io import reduce
+from layerdiffusion.images.geometry import reduce
 from layerdiffusion.images.layers import Layers
 
 CARRIED = "layerdiffusion"  # the PNG text that holds the recipe

@@ -22,7 +22,8 @@ from layerdiffusion.edit import (
     load_recipe,
 )
 from layerdiffusion.errors import EditError, MaskError
-from layerdiffusion.images.io import open_image, open_mask
+from layerdiffusion.images.io import open_image
+from layerdiffusion.images.masks import open_mask
 
 if TYPE_CHECKING:
     import numpy as np

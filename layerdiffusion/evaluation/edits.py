@@ -113,7 +113,7 @@ def paint(editor: Editor, toy: ToyEdit, settings: Settings, words_alone: bool = 
 def judged(judge: Judge, toy: ToyEdit, images: list[Image.Image], seeds: Iterable[int]) -> list[Verdict]:
     """The verdict on each of an edit's pictures."""
     from layerdiffusion.evaluation.datasets.toyedits import background_psnr
-    from layerdiffusion.images.io import grow
+    from layerdiffusion.images.masks import grow
 
     found = zip(seeds, images, judge(images), judge.masks(images), strict=True)
     return [

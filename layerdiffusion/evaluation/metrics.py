@@ -110,7 +110,7 @@ def background_psnr(image: Image.Image, layers: Layers, subject: np.ndarray) -> 
     background picture's own subject, and the result's, `subject`, bool (H, W). At most `MOST_PSNR`; None where
     nothing is left to compare.
     """
-    from layerdiffusion.images.io import grow
+    from layerdiffusion.images.masks import grow
 
     outside = ~grow(subject | ~layers.background_mask, max(1, round(RIM * image.width)))
     if not outside.any():

@@ -170,7 +170,8 @@ class Worker:
         return Finished(record, pictures, self._sources(bench_edit))
 
     def _sources(self, bench_edit: BenchEdit) -> dict[str, bytes]:
-        from layerdiffusion.images.io import fit_square, png_bytes
+        from layerdiffusion.images.geometry import fit_square
+        from layerdiffusion.images.io import png_bytes
 
         edit, layers = bench_edit.edit, self.editor.layers(bench_edit.edit)
         sources = {"photo": fit_square(edit.object_image.size, self.models.size, edit.object_mask)

@@ -9,7 +9,9 @@ import numpy as np
 from PIL import Image
 
 from layerdiffusion.edit import Edit
-from layerdiffusion.images.io import Fit, fit_square, lay_over, paint_out, place
+from layerdiffusion.images.geometry import Fit, fit_square, place
+from layerdiffusion.images.inpainting import inpaint
+from layerdiffusion.images.masks import lay_over
 
 Picture = tuple[Image.Image, np.ndarray]
 
@@ -27,7 +29,7 @@ class Layers:
     @cached_property
     def painted_background(self) -> Image.Image:
         """The background with its own subject painted out."""
-        return paint_out(self.background_image, ~self.background_mask)
+        return inpaint(self.background_image, ~self.background_mask)
 
     @cached_property
     def composite(self) -> Image.Image:

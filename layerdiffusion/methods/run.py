@@ -15,7 +15,7 @@ from layerdiffusion import method
 from layerdiffusion.edit import Edit, Settings, check_choice
 from layerdiffusion.editor import Editor, finite, training_generator
 from layerdiffusion.errors import SettingsError
-from layerdiffusion.images.io import fit_square
+from layerdiffusion.images.geometry import fit_square
 from layerdiffusion.images.layers import Layers, lay_out
 from layerdiffusion.method import Step
 from layerdiffusion.method.finetune import Weights

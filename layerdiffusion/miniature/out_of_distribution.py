@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from PIL import Image
 
-from layerdiffusion.images.io import fit_square
+from layerdiffusion.images.geometry import fit_square
 from layerdiffusion.miniature.world import HELD_OUT_SEEDS, draw
 
 if TYPE_CHECKING:

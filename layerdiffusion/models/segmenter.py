@@ -1,5 +1,4 @@
-"""Clicks to masks with Segment Anything: set a picture once, then a mask for every click; and masks mended by
-hand.
+"""Clicks to masks with Segment Anything: set a picture once, then a mask for every click.
 
 Points and boxes are in the picture's own pixels, (x, y); masks are bool arrays (H, W), True on the subject.
 """
@@ -11,35 +10,14 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import torch
 from PIL import Image
 
 from layerdiffusion.errors import SegmentError
-from layerdiffusion.images.io import grow
-from layerdiffusion.models.sam import (
-    Sam,
-    SamConfig,
-    build_sam,
-    load_sam,
-    save_sam,
-)  # importing it guards torchvision
+from layerdiffusion.models.sam import Sam  # importing it guards torchvision
 
 from segment_anything import SamPredictor  # isort: skip
-
-__all__ = [
-    "Candidate",
-    "Segmenter",
-    "SamConfig",
-    "build_sam",
-    "fill_holes",
-    "grow",
-    "keep_largest",
-    "load_sam",
-    "save_sam",
-    "shrink",
-]
 
 
 class Candidate(NamedTuple):
@@ -133,25 +111,6 @@ class Segmenter:
             self._embeddings[key] = predictor.features, predictor.original_size, predictor.input_size
         self._embeddings.move_to_end(key)
         return key
-
-
-def shrink(mask: np.ndarray, pixels: int) -> np.ndarray:
-    """The mask narrowed by a disc of that radius; where the picture cuts it off, it stays cut off there."""
-    return grow(mask, -pixels)
-
-
-def fill_holes(mask: np.ndarray) -> np.ndarray:
-    """The mask without its holes: gaps from which no way leads to the picture's edge."""
-    _, pieces = cv2.connectedComponents((~np.pad(mask, 1)).astype(np.uint8), connectivity=4)
-    return (pieces != pieces[0, 0])[1:-1, 1:-1]
-
-
-def keep_largest(mask: np.ndarray) -> np.ndarray:
-    """The mask's largest connected piece alone; corners connect."""
-    count, pieces, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
-    if count < 3:
-        return mask.copy()
-    return pieces == 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
 
 
 def _checked_prompt(

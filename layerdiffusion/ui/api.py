@@ -12,7 +12,8 @@ import numpy as np
 
 from layerdiffusion.edit import Edit, Placement, Settings
 from layerdiffusion.errors import EditError, SegmentError, SettingsError
-from layerdiffusion.images.io import open_image, open_mask, png_bytes
+from layerdiffusion.images.io import open_image, png_bytes
+from layerdiffusion.images.masks import open_mask
 from layerdiffusion.prompts import split_prompt as parts_of
 from layerdiffusion.ui.backend import Device
 from layerdiffusion.ui.bundle import save_pictures

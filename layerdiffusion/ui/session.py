@@ -13,8 +13,10 @@ from PIL import Image
 
 from layerdiffusion.edit import Edit, Placement
 from layerdiffusion.errors import EditError, MaskError, SegmentError
-from layerdiffusion.images.io import grow, open_image, open_mask, reduce
+from layerdiffusion.images.geometry import reduce
+from layerdiffusion.images.io import open_image
 from layerdiffusion.images.layers import Layers
+from layerdiffusion.images.masks import grow, open_mask
 from layerdiffusion.ui.widgets.drawing import cutout_url, mask_url, picture_url
 
 MAX_POINTS = 64

@@ -9,7 +9,7 @@ import pytest
 from layerdiffusion.errors import EditError
 from layerdiffusion.evaluation.datasets.tedbench import read_points, tedbench
 from layerdiffusion.evaluation.records import Records
-from layerdiffusion.images.io import open_mask
+from layerdiffusion.images.masks import open_mask
 from layerdiffusion.miniature.world import HELD_OUT_SEEDS, draw
 from layerdiffusion.models.load import MINIATURE
 

@@ -16,8 +16,8 @@ from tiny import TOKENS, WIDTH, noise_picture, save_tiny_model
 
 from layerdiffusion.edit import PAPER
 from layerdiffusion.errors import ModelError
+from layerdiffusion.models import load as models_module
 from layerdiffusion.models.load import HUB_DEFAULT, load_models
-from layerdiffusion.models.load import load as models_module
 from layerdiffusion.models.profile import device_profile
 
 
@@ -377,6 +377,6 @@ def test_importing_the_package_is_cheap_and_gives_the_public_names():
         "except AttributeError: pass\n"
         "else: raise SystemExit('nonsense')\n"
     )
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -14,7 +14,7 @@ import torch
 from layerdiffusion.errors import EditError, ModelError, SegmentError
 from layerdiffusion.models._torchvision import ensure_torchvision
 from layerdiffusion.models.sam import SamConfig, build_sam, load_sam, save_sam
-from layerdiffusion.models.segmenter import Segmenter, fill_holes, grow, keep_largest, shrink
+from layerdiffusion.models.segmenter import Segmenter
 
 ensure_torchvision()
 
@@ -227,52 +227,6 @@ def test_a_picture_that_is_not_rgb_is_refused(sam):
     for wrong in (picture()[..., 0], picture().astype(float), np.dstack([picture(), picture()[..., :1]])):
         with pytest.raises(SegmentError, match="8-bit RGB"):
             Segmenter(sam).set_image(wrong)
-
-
-# Mending a mask
-
-
-def test_shrinking_undoes_growing_of_a_disc():
-    y, x = np.mgrid[:60, :60] - 30
-    disc = np.hypot(x, y) <= 12
-    assert grow(disc, 5).sum() == pytest.approx(np.pi * 17**2, rel=0.06)
-    assert (shrink(grow(disc, 5), 5) == disc).all()
-
-
-def test_holes_are_filled_and_bays_are_not():
-    mask = np.zeros((20, 20), bool)
-    mask[2:12, 2:12] = True
-    mask[4:6, 4:6] = False  # a hole
-    mask[8:10, 9:12] = False  # a bay, open to the right
-    mask[14:20, 0:5] = True
-    mask[16:20, 2:4] = False  # open to the picture's edge
-    expected = mask.copy()
-    expected[4:6, 4:6] = True
-    assert (fill_holes(mask) == expected).all()
-
-
-def test_a_gap_that_touches_outside_only_at_a_corner_is_a_hole():
-    ring = np.ones((5, 5), bool)
-    ring[2, 2] = ring[1, 1] = ring[0, 0] = False
-    assert fill_holes(ring).sum() == 24  # the corner itself is open; what lies behind its diagonal is not
-
-
-def test_the_largest_piece_is_kept_and_diagonal_neighbours_are_one_piece():
-    mask = np.zeros((20, 20), bool)
-    mask[0:3, 0:3] = True
-    mask[3:6, 3:6] = True
-    mask[10:14, 10:14] = True
-    assert (np.argwhere(keep_largest(mask)).max(0) == 5).all() and keep_largest(mask).sum() == 18
-    assert not keep_largest(np.zeros((4, 4), bool)).any()
-
-
-def test_mending_leaves_the_mask_it_was_given_alone():
-    mask = np.zeros((20, 20), bool)
-    mask[5:9, 5:9] = True
-    mask[6, 6] = False
-    before = mask.copy()
-    for mend in (lambda m: grow(m, 2), lambda m: shrink(m, 1), fill_holes, keep_largest):
-        assert not np.shares_memory(mend(mask), mask) and (mask == before).all()
 
 
 # Checkpoints

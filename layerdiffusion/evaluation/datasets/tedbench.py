@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from layerdiffusion.errors import EditError
 from layerdiffusion.evaluation.bench import add_bench_arguments, check, model_name, run_and_report
-from layerdiffusion.images.io import open_image, open_mask, png_bytes
+from layerdiffusion.images.io import open_image, png_bytes
+from layerdiffusion.images.masks import open_mask
 
 if TYPE_CHECKING:
     from PIL import Image

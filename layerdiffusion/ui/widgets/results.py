@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from layerdiffusion.images.io import fit_square
+from layerdiffusion.images.geometry import fit_square
 from layerdiffusion.ui.backend import Device
 from layerdiffusion.ui.bundle import OTHERS, save_compared, save_pictures
 from layerdiffusion.ui.session import Session

@@ -1,0 +1,152 @@
+"""Windows and placement: the square that a model sees, the way there and back, and the subject moved.
+
+Pixel coordinates are (x, y); pixel centres are at whole numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from layerdiffusion.errors import MaskError
+from layerdiffusion.images.masks import resize_mask
+
+if TYPE_CHECKING:
+    from layerdiffusion.edit import Placement
+
+DISPLAY_SIDE = 1536  # of a longer side: as the page works on pictures, and as saved results carry them
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The square window of a picture that a model sees, and the way there and back.
+
+    The window starts at (`left`, `top`), measures `side` picture pixels and is shown to the model at
+    `native`.
+    """
+
+    left: int
+    top: int
+    side: int
+    native: int
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        return self.left, self.top, self.left + self.side, self.top + self.side
+
+    def image(self, image: Image.Image) -> Image.Image:
+        """The window at the model's size, (native, native)."""
+        window = image.crop(self.box)
+        return window if self.side == self.native else window.resize((self.native,) * 2, Image.Resampling.LANCZOS)
+
+    def mask(self, mask: np.ndarray) -> np.ndarray:
+        """The mask's window at the model's size: a pixel is True where at least half of its area was."""
+        window = mask[self.top : self.top + self.side, self.left : self.left + self.side]
+        return resize_mask(window, self.native)
+
+    def restore_mask(self, mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """A mask at the model's size back in a picture of `size` (W, H); False outside the window.
+
+        `mask` undoes it exactly where the window is the model's size, or at least twice as large.
+        """
+        restored = np.zeros((size[1], size[0]), bool)
+        restored[self.top : self.top + self.side, self.left : self.left + self.side] = resize_mask(mask, self.side)
+        return restored
+
+    def point(self, x: float, y: float) -> tuple[float, float]:
+        """A picture's point in the model's pixels; pixel centres are at whole numbers."""
+        ratio = self.native / self.side
+        return (x - self.left + 0.5) * ratio - 0.5, (y - self.top + 0.5) * ratio - 0.5
+
+    def restore_point(self, x: float, y: float) -> tuple[float, float]:
+        """The inverse of `point`."""
+        ratio = self.side / self.native
+        return (x + 0.5) * ratio - 0.5 + self.left, (y + 0.5) * ratio - 0.5 + self.top
+
+
+def fit_square(size: tuple[int, int], native: int, mask: np.ndarray | None = None) -> Fit:
+    """The largest square window of a picture of `size` (W, H), scaled to `native`: cropped, never padded.
+
+    Padding would put bars into the picture that the model has to reproduce. The window is the centre, slid
+    just as far as the subject in `mask` needs to lie inside; a subject longer than the window is centred.
+    """
+    side = min(size)
+    starts = []
+    for axis, length in enumerate(size):
+        start = (length - side) // 2
+        if mask is not None and mask.any():
+            inside = np.flatnonzero(mask.any(axis=axis))
+            first, last = int(inside[0]), int(inside[-1]) + 1
+            start = (first + last - side) // 2 if last - first > side else min(max(start, last - side), first)
+        starts.append(min(max(start, 0), length - side))
+    return Fit(starts[0], starts[1], side, native)
+
+
+def place(image: Image.Image, mask: np.ndarray, placement: Placement) -> tuple[Image.Image, np.ndarray]:
+    """The picture and its mask with the subject scaled, turned, mirrored and moved by one affine map.
+
+    Colours under the new mask are averaged over subject pixels alone, so that no rim of the old background
+    travels along; beyond the picture's edge the edge is repeated. Raises `MaskError` if nothing of the
+    subject is left.
+    """
+    if placement.is_identity:
+        return image, mask
+    matrix = placement_matrix(mask, placement)
+    shrink = 1 / placement.scale
+    colours, weight = np.asarray(image, np.float32), mask.astype(np.float32)
+    subject = colours * weight[..., None]
+    if shrink > 1:  # an affine warp picks single pixels: average first what one of them will stand for
+        kernel = (0, 0), 0.4 * shrink
+        colours, weight = cv2.GaussianBlur(colours, *kernel), cv2.GaussianBlur(weight, *kernel)
+        subject = cv2.GaussianBlur(subject, *kernel)
+
+    def warp(array: np.ndarray, border: int) -> np.ndarray:
+        return cv2.warpAffine(array, matrix[:2], image.size, flags=cv2.INTER_LINEAR, borderMode=border)
+
+    weight = warp(weight, cv2.BORDER_CONSTANT)
+    subject = warp(subject, cv2.BORDER_CONSTANT) / np.maximum(weight, 1e-6)[..., None]
+    moved = weight >= 0.5
+    if not moved.any():
+        raise MaskError("The subject is placed outside the picture; move it back, or make it larger.")
+    placed = np.where(moved[..., None], subject, warp(colours, cv2.BORDER_REPLICATE))
+    return Image.fromarray(np.clip(np.rint(placed), 0, 255).astype(np.uint8)), moved
+
+
+def placement_matrix(mask: np.ndarray, placement: Placement) -> np.ndarray:
+    """The 3 × 3 matrix that takes a pixel (x, y, 1) of the picture to where the placement puts it."""
+    height, width = mask.shape
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    centre_x, centre_y = (columns[0] + columns[-1]) / 2, (rows[0] + rows[-1]) / 2
+    angle = math.radians(placement.rotation)
+    cos, sin = placement.scale * math.cos(angle), placement.scale * math.sin(angle)
+    mirror = -1 if placement.flip else 1
+    # Counter-clockwise to the eye, with y pointing down.
+    turn = np.array([[cos * mirror, sin, 0], [-sin * mirror, cos, 0], [0, 0, 1]])
+    there = np.array([[1, 0, -centre_x], [0, 1, -centre_y], [0, 0, 1]])
+    back = np.array([[1, 0, centre_x + placement.dx * width], [0, 1, centre_y + placement.dy * height], [0, 0, 1]])
+    return back @ turn @ there
+
+
+def reduce(
+    image: Image.Image, mask: np.ndarray | None = None, side: int = DISPLAY_SIDE
+) -> tuple[Image.Image, np.ndarray | None]:
+    """The picture, and its mask with it, no larger than `side` pixels; the mask marks what it covers by half.
+
+    A mask that marks something, but not all, still does.
+    """
+    if max(image.size) <= side:
+        return image, mask
+    image = image.copy()
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    if mask is None:
+        return image, None
+    sheet = Image.fromarray(np.where(mask, 255, 0).astype(np.uint8))
+    share = np.asarray(sheet.resize(image.size, Image.Resampling.BOX))
+    candidates = [share >= least for least in (128, 1, 255)]
+    same = (small for small in candidates if small.any() == mask.any() and small.all() == mask.all())
+    return image, next(same, candidates[0])

@@ -1,0 +1,146 @@
+"""Masks of every kind mean the same, or are refused in one sentence; they are grown, tidied and resized."""
+
+import cv2
+import numpy as np
+import pytest
+from pictures import noise, smooth, subject
+from PIL import Image
+
+from layerdiffusion.errors import MaskError
+from layerdiffusion.images.io import png_bytes
+from layerdiffusion.images.masks import fill_holes, grow, keep_largest, lay_over, mask_to_latents, open_mask, shrink
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        np.array([[0, 1], [1, 0]], bool),
+        np.array([[0, 1], [1, 0]], np.uint8),
+        np.array([[0, 255], [200, 90]], np.uint8),
+        np.array([[0.1, 0.9], [0.5, 0.49]]),
+        np.array([[[0], [1]], [[1], [0]]], np.int64),
+    ],
+    ids=["bool", "0/1", "0..255", "share", "one channel"],
+)
+def test_masks_of_every_usual_kind_mean_the_same(source):
+    mask = open_mask(source, (2, 2))
+    assert mask.dtype == bool and (mask == [[False, True], [True, False]]).all()
+
+
+@pytest.mark.parametrize(
+    "source",
+    [np.full((2, 2), np.nan), np.full((2, 2), -1), np.full((2, 2), 256), np.full((2, 2), 2.5), np.zeros((2, 2, 3)),
+     np.full((2, 2), "a"), np.zeros((2, 2), complex), [[True, False]], None],
+    ids=lambda source: str(source).replace("\n", "")[:20],
+)  # fmt: skip
+def test_arrays_that_are_no_mask_are_refused(source):
+    with pytest.raises(MaskError):
+        open_mask(source, (2, 2))
+
+
+def test_a_mask_survives_the_way_through_a_png():
+    mask = noise(channels=1)[..., 0] > 127
+    assert (open_mask(png_bytes(mask), (40, 32)) == mask).all()
+
+
+def test_a_brush_stroke_on_nothing_is_a_mask_of_the_stroke():
+    layer = np.zeros((32, 40, 4), np.uint8)
+    layer[4:9, 5:20] = 255
+    mask = open_mask(Image.fromarray(layer), (40, 32))
+    assert mask.sum() == 5 * 15 and mask[4:9, 5:20].all()
+
+
+def test_a_mask_of_another_size_is_refused_with_both_sizes():
+    with pytest.raises(MaskError, match="5 × 4 pixels but its picture is 40 × 32"):
+        open_mask(np.zeros((4, 5), bool), (40, 32))
+
+
+def test_a_latent_pixel_is_masked_when_half_its_area_is():
+    mask = np.zeros((16, 24), bool)
+    mask[:8, :4] = True  # half of the first cell
+    mask[:8, 8:11] = True  # three eighths of the second
+    mask[8:, 16:] = True  # all of the last
+    latent = mask_to_latents(mask, (3, 2))
+    assert latent.dtype == np.float32
+    assert latent.tolist() == [[1, 0, 0], [0, 0, 1]]
+
+
+def test_latent_masks_agree_with_a_plain_average():
+    mask = cv2.GaussianBlur(noise(64, 48, 1)[..., 0].astype(np.float32), (0, 0), 4) > 127
+    share = mask.reshape(6, 8, 8, 8).mean((1, 3))
+    assert (mask_to_latents(mask, (8, 6)) == (share >= 0.5)).all()
+
+
+def test_a_subject_too_small_for_the_latents_is_refused_by_name_on_request():
+    mask = np.zeros((64, 64), bool)
+    mask[3, 3] = True
+    assert not mask_to_latents(mask, (8, 8)).any()
+    with pytest.raises(MaskError, match="object_mask is too small"):
+        mask_to_latents(mask, (8, 8), name="object_mask")
+
+
+def test_laying_over_takes_the_subject_from_one_and_the_rest_from_the_other():
+    mask, front, back = subject(), noise(96, 64), smooth()
+    laid = np.asarray(lay_over(Image.fromarray(front), mask, Image.fromarray(back)))
+    assert (laid[mask] == front[mask]).all() and (laid[~mask] == back[~mask]).all()
+    with pytest.raises(ValueError, match="sizes differ"):
+        lay_over(Image.fromarray(front), mask[:, :-1], Image.fromarray(back))
+
+
+def test_growing_and_shrinking_follow_a_disc():
+    dot = np.zeros((21, 21), bool)
+    dot[10, 10] = True
+    y, x = np.mgrid[:21, :21] - 10
+    assert not (grow(dot, 4) & (np.hypot(x, y) > 4.5)).any()
+    assert grow(dot, 4)[np.hypot(x, y) <= 3.5].all()
+    assert (grow(grow(dot, 4), -4) == dot).all()
+    assert (grow(dot, 0) == dot).all()
+
+
+def test_shrinking_does_not_eat_in_from_the_pictures_edge():
+    half = np.zeros((20, 20), bool)
+    half[:, :10] = True
+    assert (grow(half, -3)[:, :7]).all() and not grow(half, -3)[:, 7:].any()
+
+
+def test_shrinking_undoes_growing_of_a_disc():
+    y, x = np.mgrid[:60, :60] - 30
+    disc = np.hypot(x, y) <= 12
+    assert grow(disc, 5).sum() == pytest.approx(np.pi * 17**2, rel=0.06)
+    assert (shrink(grow(disc, 5), 5) == disc).all()
+
+
+def test_holes_are_filled_and_bays_are_not():
+    mask = np.zeros((20, 20), bool)
+    mask[2:12, 2:12] = True
+    mask[4:6, 4:6] = False  # a hole
+    mask[8:10, 9:12] = False  # a bay, open to the right
+    mask[14:20, 0:5] = True
+    mask[16:20, 2:4] = False  # open to the picture's edge
+    expected = mask.copy()
+    expected[4:6, 4:6] = True
+    assert (fill_holes(mask) == expected).all()
+
+
+def test_a_gap_that_touches_outside_only_at_a_corner_is_a_hole():
+    ring = np.ones((5, 5), bool)
+    ring[2, 2] = ring[1, 1] = ring[0, 0] = False
+    assert fill_holes(ring).sum() == 24  # the corner itself is open; what lies behind its diagonal is not
+
+
+def test_the_largest_piece_is_kept_and_diagonal_neighbours_are_one_piece():
+    mask = np.zeros((20, 20), bool)
+    mask[0:3, 0:3] = True
+    mask[3:6, 3:6] = True
+    mask[10:14, 10:14] = True
+    assert (np.argwhere(keep_largest(mask)).max(0) == 5).all() and keep_largest(mask).sum() == 18
+    assert not keep_largest(np.zeros((4, 4), bool)).any()
+
+
+def test_mending_leaves_the_mask_it_was_given_alone():
+    mask = np.zeros((20, 20), bool)
+    mask[5:9, 5:9] = True
+    mask[6, 6] = False
+    before = mask.copy()
+    for mend in (lambda m: grow(m, 2), lambda m: shrink(m, 1), fill_holes, keep_largest):
+        assert not np.shares_memory(mend(mask), mask) and (mask == before).all()
