@@ -4,12 +4,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from layerdiffusion.edit import Edit, Placement, Settings, load_recipe, save_recipe
+    from layerdiffusion.edit import Edit, Placement
     from layerdiffusion.editor import Editor
     from layerdiffusion.errors import EditError
     from layerdiffusion.models.load import Models, load_models
     from layerdiffusion.progress import Cancelled, Progress
+    from layerdiffusion.recipe import load_recipe, save_recipe
     from layerdiffusion.result import Result
+    from layerdiffusion.settings import Settings
 
 __all__ = [
     "Cancelled",
@@ -35,10 +37,10 @@ _HOMES = {
     "Placement": "edit",
     "Progress": "progress",
     "Result": "result",
-    "Settings": "edit",
+    "Settings": "settings",
     "load_models": "models.load",
-    "load_recipe": "edit",
-    "save_recipe": "edit",
+    "load_recipe": "recipe",
+    "save_recipe": "recipe",
 }
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from layerdiffusion import method
-from layerdiffusion.edit import Edit, Settings
+from layerdiffusion.edit import Edit
 from layerdiffusion.errors import EditError
 from layerdiffusion.images.layers import Layers, lay_out
 from layerdiffusion.images.masks import mask_to_latents
@@ -25,6 +25,7 @@ from layerdiffusion.models.profile import GIB
 from layerdiffusion.progress import STAGES, Cancelled, OnProgress, Progress, Reporter
 from layerdiffusion.result import Result
 from layerdiffusion.runtime import StageCache, digest
+from layerdiffusion.settings import Settings
 
 __all__ = ["STAGES", "Cancelled", "Editor", "OutOfMemory", "Progress", "finite", "training_generator"]
 
@@ -366,14 +367,14 @@ class Editor:
             trained = method.overlay_layers(
                 self.models.encode(layers.overlay),
                 object_mask,
-                self._latent_mask(layers.background_mask, *_left_by(plan.edit)),
+                self._latent_mask(~layers.background_mask, *_left_by(plan.edit)),
             )
         else:
             trained = method.separate_layers(
                 self.models.encode(layers.object_image),
                 object_mask,
                 self.models.encode(layers.background_image),
-                self._latent_mask(layers.background_mask, *_left_by(plan.edit)),
+                self._latent_mask(~layers.background_mask, *_left_by(plan.edit)),
             )
         lora = settings.tune == "lora"
         report.begin("finetune")
@@ -470,16 +471,16 @@ def _embedding_picture(settings: Settings, layers: Layers) -> tuple[Image.Image,
     subject painted out; under `separate` there is no layered picture, and "around" leaves both subjects out.
     """
     if settings.layers == "composite":
-        background, subject, around = layers.painted_background, layers.composite, layers.composite
+        background, subject, around = layers.inpainted_background, layers.composite, layers.composite
         off_subjects = ~layers.object_mask
     else:
         overlay = settings.layers == "overlay"
         background = layers.background_image
         subject = layers.overlay if overlay else layers.object_image
         around = layers.overlay if overlay else background
-        off_subjects = layers.background_mask & ~layers.object_mask
+        off_subjects = ~(layers.background_mask | layers.object_mask)
     return {
-        "background": (background, layers.background_mask),
+        "background": (background, ~layers.background_mask),
         "around": (around, off_subjects),
         "object": (subject, layers.object_mask),
         "everything": (background, np.ones_like(layers.background_mask)),

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from PIL import Image, ImageDraw
-from PIL.PngImagePlugin import PngInfo
 
-from layerdiffusion.edit import Edit, Settings, recipe_to_dict, save_recipe
+from layerdiffusion.edit import Edit
 from layerdiffusion.errors import EditError, SavedElsewhere
-from layerdiffusion.images.geometry import reduce
 from layerdiffusion.images.layers import Layers
-
-CARRIED = "layerdiffusion"  # the PNG text that holds the recipe
+from layerdiffusion.recipe import CARRIED, carried_recipe, save_picture, save_recipe
+from layerdiffusion.settings import Settings
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,25 +121,6 @@ def captioned(rows: Sequence[Sequence[tuple[str, Image.Image]]]) -> Image.Image:
             sheet.paste(image, (x, y + caption))
             draw.text((x, y + 2), name, fill="black")
     return sheet
-
-
-def carried_recipe(edit: Edit, settings: Settings, model: str | None = None) -> dict[str, Any]:
-    """The recipe that a result's PNG carries: its pictures inside, no larger than the page works on them."""
-    photo, mask = reduce(edit.object_image, edit.object_mask)
-    small = {"object_image": photo, "object_mask": mask}
-    if edit.background_image is not None:
-        picture, mask = reduce(edit.background_image, edit.background_mask)
-        small |= {"background_image": picture, "background_mask": mask}
-    return recipe_to_dict(replace(edit, **small), settings, model)
-
-
-def save_picture(image: Image.Image, seed: int, recipe: dict[str, Any], path: Path) -> None:
-    """Write one result as a PNG that carries its seed and `recipe`, a `carried_recipe`, for that seed alone."""
-    one = {**recipe, "settings": {**recipe["settings"], "seeds": [seed]}}
-    text = PngInfo()
-    text.add_itxt(CARRIED, json.dumps(one, ensure_ascii=False))
-    text.add_text("seed", str(seed))
-    image.save(path, pnginfo=text)
 
 
 def _is_ours(path: Path) -> bool:

@@ -53,11 +53,11 @@ def global_random_state_is_left_alone() -> Iterator[None]:
 @pytest.fixture
 def edit() -> Edit:
     """A photo with its subject in the middle, before a reference whose own subject is in a corner."""
-    subject, background = np.zeros((64, 80), bool), np.ones((64, 80), bool)
+    subject, stranger = np.zeros((64, 80), bool), np.zeros((64, 80), bool)
     subject[16:48, 24:56] = True
-    background[:24, :40] = False
+    stranger[:24, :40] = True
     return Edit(
-        noise_picture(0), subject, noise_picture(1), background, object_prompt="a dog jumps", background_prompt="on ice"
+        noise_picture(0), subject, noise_picture(1), stranger, object_prompt="a dog jumps", background_prompt="on ice"
     )
 
 

@@ -1,5 +1,6 @@
 """An edit checks itself, says what is wrong in one sentence, and survives the way through a recipe."""
 
+import base64
 import dataclasses
 import errno
 import json
@@ -10,22 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from layerdiffusion.edit import (
-    CHOICES,
-    LIMITS,
-    MAX_SEEDS,
-    PAPER,
-    Edit,
-    Placement,
-    Settings,
-    load_recipe,
-    recipe_from_dict,
-    recipe_to_dict,
-    save_recipe,
-)
+from layerdiffusion.edit import Edit, Placement
 from layerdiffusion.errors import EditError, MaskError, PromptError, RecipeError, SettingsError
+from layerdiffusion.images.io import png_bytes
+from layerdiffusion.recipe import load_recipe, recipe_from_dict, recipe_to_dict, save_recipe
+from layerdiffusion.settings import MAX_SEEDS, PAPER, Settings, setting_table
 
-NUMBERS = [name for name in PAPER.to_dict() if name in LIMITS and name != "seeds"]
+WORDS = {name: entry.choices for name, entry in setting_table().items() if entry.choices}
+NUMBERS = [name for name in PAPER.to_dict() if setting_table()[name].limit and name != "seeds"]
 
 
 def photo(width: int = 40, height: int = 32, seed: int = 0) -> Image.Image:
@@ -45,7 +38,7 @@ def an_edit(**changes) -> Edit:
 
 
 def with_reference(**changes) -> Edit:
-    reference = {"background_image": photo(48, 24, seed=1), "background_mask": ~blob(48, 24)}
+    reference = {"background_image": photo(48, 24, seed=1), "background_mask": blob(48, 24)}
     return an_edit(**{**reference, **changes})
 
 
@@ -100,7 +93,7 @@ def test_settings_of_zero_are_set_and_not_filled():
 
 @pytest.mark.parametrize("name", NUMBERS)
 def test_every_number_is_allowed_at_both_ends_of_its_range_and_refused_beyond(name):
-    low, high, _, whole = LIMITS[name]
+    low, high, _, whole = setting_table()[name].limit
     for value in (low, high):
         assert getattr(Settings(**{name: value}), name) == value
     beyond = (low - 1, high + 1) if whole else (low - 1e-6, high + 1e-6)
@@ -145,14 +138,14 @@ def test_there_is_at_least_one_sampling_step():
         Settings(sampling_steps=0)
 
 
-@pytest.mark.parametrize("name", CHOICES)
+@pytest.mark.parametrize("name", WORDS)
 def test_every_choice_takes_its_words_and_names_them_when_it_refuses_another(name):
-    for word in CHOICES[name]:
+    for word in WORDS[name]:
         assert getattr(Settings(**{name: word}), name) == word
     for wrong in ("sideways", "", 1, None.__class__):
         with pytest.raises(SettingsError) as error:
             Settings(**{name: wrong})
-        assert all(word in one_sentence(error) for word in (name, *CHOICES[name]))
+        assert all(word in one_sentence(error) for word in (name, *WORDS[name]))
 
 
 def test_one_to_sixteen_seeds_are_allowed_and_two_hundred_are_not():
@@ -219,7 +212,7 @@ def test_where_the_background_comes_from_follows_from_what_is_given():
 
 
 def test_a_reference_without_a_mask_is_all_background():
-    assert with_reference(background_mask=None).background_mask.all()
+    assert with_reference(background_mask=None).background_mask is None
 
 
 def test_an_edit_keeps_its_own_copy_of_what_it_was_given():
@@ -265,6 +258,11 @@ def test_a_wrong_edit_is_refused_in_one_sentence(changes, kind, words):
 
 
 def test_a_reference_that_is_all_subject_is_refused():
+    with pytest.raises(MaskError, match="background_mask covers the whole reference"):
+        with_reference(background_mask=np.ones((24, 48), bool))
+
+
+def test_a_references_mask_that_marks_nothing_is_never_taken_silently():
     with pytest.raises(MaskError, match="background_mask is empty"):
         with_reference(background_mask=np.zeros((24, 48), bool))
 
@@ -275,7 +273,7 @@ def test_swapping_the_roles_hands_the_subject_to_the_reference_and_back():
     assert swapped.object_image == edit.background_image
     assert (swapped.object_mask == blob(48, 24)).all()
     assert swapped.background_image == edit.object_image
-    assert (swapped.background_mask == ~blob()).all()
+    assert (swapped.background_mask == blob()).all()
     assert swapped.swapped() == edit
 
 
@@ -328,6 +326,19 @@ def test_a_recipe_with_its_pictures_inside_needs_no_folder():
     assert recipe_from_dict(json.loads(text)) == (full_edit(), PAPER, None)
 
 
+def off_subject(mask: np.ndarray) -> str:
+    return "data:image/png;base64," + base64.b64encode(png_bytes(~mask)).decode()
+
+
+def test_a_recipe_of_version_1_means_what_it_meant():
+    edit = full_edit()
+    data = recipe_to_dict(edit, Settings(alpha=0.5)) | {"layerdiffusion": 1}
+    data["edit"]["background_mask"] = off_subject(edit.background_mask)  # then it marked what lies off the subject
+    assert recipe_from_dict(data) == (edit, Settings(alpha=0.5), None)
+    data["edit"]["background_mask"] = off_subject(np.zeros((24, 48), bool))  # all of the reference was background
+    assert recipe_from_dict(data).edit.background_mask is None
+
+
 def test_a_recipes_pictures_are_ordinary_png_files(tmp_path):
     edit = full_edit()
     save_recipe(edit, Settings(), tmp_path)
@@ -355,7 +366,8 @@ def broken(change) -> dict:
     ("change", "words"),
     [
         (lambda data: data.pop("layerdiffusion"), "no recipe"),
-        (lambda data: data.update(layerdiffusion=2), "version"),
+        (lambda data: data.update(layerdiffusion=3), "versions 1 to 2"),
+        (lambda data: data.update(layerdiffusion=True), "version"),
         (lambda data: data.update(extra=1), '"extra"'),
         (lambda data: data.pop("edit"), '"edit"'),
         (lambda data: data.update(edit=[]), '"edit"'),

@@ -14,12 +14,14 @@ from PIL import Image
 from tiny import QUICK, noise_picture
 
 from layerdiffusion import method
-from layerdiffusion.edit import Edit, Placement, Settings, load_recipe, recipe_from_dict
+from layerdiffusion.edit import Edit, Placement
 from layerdiffusion.editor import Cancelled, Editor, OutOfMemory, _embedding_picture
 from layerdiffusion.errors import EditError, MaskError, SavedElsewhere
 from layerdiffusion.images.layers import lay_out
 from layerdiffusion.models.load import load_models
+from layerdiffusion.recipe import load_recipe, recipe_from_dict
 from layerdiffusion.runtime import StageCache
+from layerdiffusion.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("global_random_state_is_left_alone")
 
@@ -92,7 +94,7 @@ def test_an_edit_is_the_papers_three_stages_one_after_the_other(either_models, e
     embeddings = method.optimise_embeddings(
         models.unet,
         models.scheduler,
-        models.encode(layers.painted_background),
+        models.encode(layers.inpainted_background),
         small(layers.background_mask),
         models.embed(["a dog jumps", "on ice"]),
         steps=4,
@@ -250,8 +252,8 @@ def test_what_stage_1_sees_and_where_it_looks_in_each_reading(edit):
     layers = lay_out(edit, 64)
     subject, place = layers.object_mask, layers.background_mask
     for reading, embedding_mask, picture, mask in (
-        ("composite", "background", layers.painted_background, place),
-        ("composite", "everything", layers.painted_background, subject | ~subject),
+        ("composite", "background", layers.inpainted_background, place),
+        ("composite", "everything", layers.inpainted_background, subject | ~subject),
         ("composite", "around", layers.composite, ~subject),
         ("composite", "object", layers.composite, subject),
         ("overlay", "background", layers.background_image, place),
@@ -523,13 +525,13 @@ def test_a_larger_subject_is_one_affine_map_of_picture_and_mask(edit):
     inside = np.asarray(large.composite)[large.object_mask]
     assert np.array_equal(inside, np.asarray(large.object_image)[large.object_mask])
     outside = ~large.object_mask
-    assert np.array_equal(np.asarray(large.composite)[outside], np.asarray(large.painted_background)[outside])
+    assert np.array_equal(np.asarray(large.composite)[outside], np.asarray(large.inpainted_background)[outside])
 
 
 def test_the_references_own_subject_is_painted_out_of_the_composite(edit):
     layers = lay_out(edit, 64)
     own = ~layers.background_mask
-    painted, original = np.asarray(layers.painted_background), np.asarray(layers.background_image)
+    painted, original = np.asarray(layers.inpainted_background), np.asarray(layers.background_image)
     assert not np.array_equal(painted[own], original[own])
     far = layers.background_mask.copy()
     far[:40, :40] = False

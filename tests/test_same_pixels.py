@@ -45,9 +45,9 @@ RUNS = {
 
 
 def picture_edit(background: str = "reference", placement: Placement | None = None) -> Edit:
-    subject, background_mask = np.zeros((64, 80), bool), np.ones((64, 80), bool)
+    subject, background_mask = np.zeros((64, 80), bool), np.zeros((64, 80), bool)
     subject[16:48, 24:56] = True
-    background_mask[:24, :40] = False
+    background_mask[:24, :40] = True
     words = {"object_prompt": "a dog jumps", "background_prompt": "on ice", "placement": placement or Placement()}
     if background == "reference":
         words |= {"background_image": noise_picture(1), "background_mask": background_mask}

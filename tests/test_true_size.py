@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import save_file
 from tiny import tiny_tokenizer
 
-from layerdiffusion.edit import Edit, Settings
+from layerdiffusion.edit import Edit
 from layerdiffusion.editor import Editor
 from layerdiffusion.models.load import load_models
+from layerdiffusion.settings import Settings
 
 pytestmark = pytest.mark.slow
 
@@ -140,7 +141,7 @@ def test_stable_diffusions_true_size_opens_and_takes_a_step_of_every_stage(true_
 
 
 def test_its_native_size_is_512_and_its_defaults_are_the_papers(true_size_folder):
-    from layerdiffusion.edit import PAPER
+    from layerdiffusion.settings import PAPER
 
     models = load_models(true_size_folder, "cpu")
     assert models.size == 512

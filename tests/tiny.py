@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from layerdiffusion.edit import Settings
 from layerdiffusion.models._torchvision import ensure_torchvision
+from layerdiffusion.settings import Settings
 
 ensure_torchvision()  # before diffusers and transformers
 

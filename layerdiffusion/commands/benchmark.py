@@ -16,8 +16,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from layerdiffusion.edit import Edit, Settings
+    from layerdiffusion.edit import Edit
     from layerdiffusion.models.load import Models
+    from layerdiffusion.settings import Settings
 
 SEEDS = (0, 1, 2, 3)
 MORE_SEEDS = (4, 5, 6, 7)
@@ -35,9 +36,9 @@ def run(args: argparse.Namespace) -> int:
     """Time a default edit of four seeds, new seeds for it, and both ways of stepping; print them."""
     import torch
 
-    from layerdiffusion.edit import Settings
     from layerdiffusion.editor import Editor
     from layerdiffusion.models.load import load_models
+    from layerdiffusion.settings import Settings
 
     models = load_models(args.model, args.device)
     settings = replace(models.defaults, **_few(args.steps), seeds=SEEDS)  # refused here, if it is to be refused

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from layerdiffusion.commands.terminal import Bars, interruptible, number, seeds, writable
-from layerdiffusion.edit import Settings, load_recipe
 from layerdiffusion.errors import EditError, SettingsError
+from layerdiffusion.recipe import load_recipe
+from layerdiffusion.settings import Settings
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -9,21 +9,13 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from layerdiffusion.commands.terminal import Bars, interruptible, number, seeds, writable
-from layerdiffusion.edit import (
-    BACKGROUNDS,
-    CHOICES,
-    LIMITS,
-    Edit,
-    Placement,
-    Recipe,
-    Settings,
-    check_prompts,
-    load_recipe,
-)
+from layerdiffusion.commands.terminal import Bars, add_setting, interruptible, number, seeds, writable
+from layerdiffusion.edit import BACKGROUNDS, PLACEMENT, Edit, Placement, check_prompts
 from layerdiffusion.errors import EditError, MaskError
 from layerdiffusion.images.io import open_image
 from layerdiffusion.images.masks import open_mask
+from layerdiffusion.recipe import Recipe, load_recipe
+from layerdiffusion.settings import Settings, setting_table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,24 +23,6 @@ if TYPE_CHECKING:
 
     from layerdiffusion.result import Result
 
-HELP = {
-    "alpha": "share of the object's words in the edit; less leans on the background",
-    "object_weight": "λ1: how closely the subject is kept",
-    "background_weight": "λ2: how closely the background is kept",
-    "embedding_steps": "steps of stage 1, which fits the words to the background; 0 leaves it out",
-    "embedding_lr": "learning rate of stage 1",
-    "finetune_steps": "steps of stage 2, which fits the model to both layers; 0 leaves it out",
-    "finetune_lr": "learning rate of stage 2",
-    "sampling_steps": "steps of stage 3, which paints the pictures",
-    "guidance_scale": "how strongly the words are followed",
-    "schedule": "which words a step of stage 3 follows",
-    "embedding_mask": "the part of the picture stage 1 looks at",
-    "training_seed": "the noise of stages 1 and 2",
-    "noise_offset": "how far that noise is moved as a whole, which hides the pictures' mean colours; the paper has 0",
-    "tune": "train all of the network in stage 2, or a small addition to it",
-    "layers": "stage 2 trains on one layered picture, on one in which the background's own subject is left out of the "
-    "loss instead of painted out, or on each picture by itself",
-}
 PLACEMENT_HELP = {
     "scale": "the subject's size, 1 as it is",
     "dx": "move it right by this share of the picture's width",
@@ -80,16 +54,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     placement = parser.add_argument_group("where the subject goes")
     for name, text in PLACEMENT_HELP.items():
         flag = "--rotate" if name == "rotation" else f"--{name}"
-        placement.add_argument(flag, dest=name, type=number, metavar="X", help=f"{text}; {_range(name)}")
+        placement.add_argument(flag, dest=name, type=number, metavar="X", help=f"{text}; {PLACEMENT[name]}")
     placement.add_argument("--flip", action="store_true", help="mirror it left to right")
     dials = parser.add_argument_group("settings", "left out: the model's own defaults")
     dials.add_argument("--seeds", type=seeds, nargs="+", metavar="N", help="one picture for each: 0 1 2 or 0-3")
-    for name, text in HELP.items():
-        flag = f"--{name.replace('_', '-')}"
-        if name in CHOICES:
-            dials.add_argument(flag, choices=CHOICES[name], help=text)
-        else:
-            dials.add_argument(flag, type=number, metavar="X", help=f"{text}; {_range(name)}")
+    for name, entry in setting_table().items():
+        if name != "seeds":
+            add_setting(dials, entry)
     machine = parser.add_argument_group("models and output")
     machine.add_argument("--model", help="miniature, a diffusers folder, a hub id, or auto")
     machine.add_argument("--sam", help="miniature, vit_b, vit_l, vit_h, a file, a folder, or a hub id")
@@ -149,15 +120,11 @@ def _edit(
     mask = _mask(given, "", photo, segmenter)
     if mask is None:
         raise MaskError("No subject is marked: give --point X,Y on it, a --box around it, or its --mask.")
-    background_mask = None
-    if reference is not None:
-        subject = _mask(given, "reference_", reference, segmenter)
-        background_mask = None if subject is None else ~subject
     edit = Edit(
         object_image=photo,
         object_mask=mask,
         background_image=reference,
-        background_mask=background_mask,
+        background_mask=None if reference is None else _mask(given, "reference_", reference, segmenter),
         prompt=given.get("prompt"),
         object_prompt=given.get("object_prompt"),
         background_prompt=given.get("background_prompt"),
@@ -275,10 +242,6 @@ def _add_clicks(group: Any, prefix: str, what: str) -> None:
     add("not-point", type=_point, action="append", metavar="X,Y", help=f"a click beside {what}; may be repeated")
     add("box", type=_box, metavar="X,Y,X,Y", help=f"a box around {what}: left, top, right, bottom")
     add("mask", metavar="FILE", help=f"a picture that is white on {what}, instead of clicks")
-
-
-def _range(name: str) -> str:
-    return f"{LIMITS[name].low:g} to {LIMITS[name].high:.10g}"
 
 
 def _point(text: str, parts: int = 2) -> tuple[float, ...]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from layerdiffusion.errors import EditError
+from layerdiffusion.settings import Setting
 
 if TYPE_CHECKING:
     from layerdiffusion.progress import Progress
@@ -48,6 +49,15 @@ def writable(folder: Path) -> Path:
             f"The results can't be saved to {folder} ({error.strerror or error}); choose another --out folder."
         ) from error
     return folder
+
+
+def add_setting(group: argparse._ArgumentGroup, entry: Setting) -> None:
+    """The flag of one of the table's settings, its help with what is allowed."""
+    flag, words = f"--{entry.name.replace('_', '-')}", entry.help.rstrip(".").replace("%", "%%")
+    if entry.choices is not None:
+        group.add_argument(flag, choices=tuple(entry.choices), help=words)
+    else:
+        group.add_argument(flag, type=number, metavar="X", help=f"{words}; {entry.limit}")
 
 
 @contextlib.contextmanager

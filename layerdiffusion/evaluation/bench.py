@@ -16,8 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from layerdiffusion.edit import MAX_SEEDS, Settings
 from layerdiffusion.errors import EditError
+from layerdiffusion.settings import MAX_SEEDS, Settings
 
 if TYPE_CHECKING:
     from layerdiffusion.evaluation.claims import Bench

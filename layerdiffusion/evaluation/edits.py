@@ -8,14 +8,14 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from layerdiffusion.edit import CHOICES, LIMITS, Settings
 from layerdiffusion.errors import EditError
+from layerdiffusion.settings import Settings, setting_table
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -92,14 +92,9 @@ def run(args: argparse.Namespace) -> int:
 def parse_setting(text: str) -> tuple[str, Any]:
     """`finetune_lr=3e-4` as a field of `Settings` and its value. Raises `EditError`."""
     name, _, value = text.partition("=")
-    if name in CHOICES:
-        return name, value
-    if name not in LIMITS or name not in {field.name for field in fields(Settings)}:
+    if name not in setting_table():
         raise EditError(f"There is no setting {name!r}; write NAME=VALUE, as in finetune_lr=3e-4.")
-    try:
-        return name, int(value) if LIMITS[name].whole else float(value)
-    except ValueError as error:
-        raise EditError(f"{name} can't be {value!r}; it takes a number.") from error
+    return name, setting_table()[name].parse(value)
 
 
 def paint(editor: Editor, toy: ToyEdit, settings: Settings, words_alone: bool = False) -> list[Image.Image]:

@@ -112,7 +112,7 @@ def background_psnr(image: Image.Image, layers: Layers, subject: np.ndarray) -> 
     """
     from layerdiffusion.images.masks import grow
 
-    outside = ~grow(subject | ~layers.background_mask, max(1, round(RIM * image.width)))
+    outside = ~grow(subject | layers.background_mask, max(1, round(RIM * image.width)))
     if not outside.any():
         return None
     wanted, found = (np.asarray(picture, np.float64)[outside] for picture in (layers.background_image, image))

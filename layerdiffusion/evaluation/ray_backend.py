@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from layerdiffusion.edit import Settings
 from layerdiffusion.errors import EditError
+from layerdiffusion.settings import Settings
 
 if TYPE_CHECKING:
     from layerdiffusion.evaluation.runner import Failed, Finished, Job, Worker

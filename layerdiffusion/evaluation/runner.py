@@ -12,10 +12,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from layerdiffusion.edit import Settings
 from layerdiffusion.errors import EditError
 from layerdiffusion.evaluation.records import Records
 from layerdiffusion.evaluation.variants import Column
+from layerdiffusion.settings import Settings
 
 if TYPE_CHECKING:
     from layerdiffusion.evaluation.datasets.toybench import BenchEdit

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from layerdiffusion.edit import CHOICES
 from layerdiffusion.errors import EditError
+from layerdiffusion.settings import setting_table
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,8 @@ READINGS = {
         {},
         _READING_SAYS.get(f"{setting}-{choice}", f"{setting} is {choice}"),
     )
-    for setting, choices in CHOICES.items()
-    for choice in choices
+    for setting, entry in setting_table().items()
+    for choice in entry.choices or ()
 } | {
     "noise_offset-0": Column(
         "noise_offset-0", "ours", {"noise_offset": 0.0}, {}, "stages 1 and 2 see plain noise, as in the paper"

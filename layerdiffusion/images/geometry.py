@@ -44,10 +44,13 @@ class Fit:
         window = image.crop(self.box)
         return window if self.side == self.native else window.resize((self.native,) * 2, Image.Resampling.LANCZOS)
 
-    def mask(self, mask: np.ndarray) -> np.ndarray:
-        """The mask's window at the model's size: a pixel is True where at least half of its area was."""
+    def mask(self, mask: np.ndarray, half: bool = True) -> np.ndarray:
+        """The mask's window at the model's size: a pixel is True where at least half of its area was.
+
+        Without `half`, more than half of it: a pixel that two masks share equally is then only the other's.
+        """
         window = mask[self.top : self.top + self.side, self.left : self.left + self.side]
-        return resize_mask(window, self.native)
+        return resize_mask(window, self.native) if half else ~resize_mask(~window, self.native)
 
     def restore_mask(self, mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """A mask at the model's size back in a picture of `size` (W, H); False outside the window.

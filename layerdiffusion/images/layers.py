@@ -23,20 +23,20 @@ class Layers:
     object_image: Image.Image  # the subject scaled, turned and moved to where it is wanted
     object_mask: np.ndarray  # M_t: True on the placed subject
     background_image: Image.Image
-    background_mask: np.ndarray  # 1 − M_r: True off the background picture's own subject
+    background_mask: np.ndarray  # M_r: True on the background picture's own subject
     in_place: bool = False  # the two pictures are one, and the subject is where it always was
 
     @cached_property
-    def painted_background(self) -> Image.Image:
+    def inpainted_background(self) -> Image.Image:
         """The background with its own subject painted out."""
-        return inpaint(self.background_image, ~self.background_mask)
+        return inpaint(self.background_image, self.background_mask)
 
     @cached_property
     def composite(self) -> Image.Image:
         """The placed subject over the painted background: what `layers="composite"` trains on."""
         if self.in_place:  # painting out and laying over would only harm the subject's rim
             return self.object_image
-        return lay_over(self.object_image, self.object_mask, self.painted_background)
+        return lay_over(self.object_image, self.object_mask, self.inpainted_background)
 
     @cached_property
     def overlay(self) -> Image.Image:
@@ -55,14 +55,16 @@ def lay_out(edit: Edit, size: int, generated: Image.Image | None = None) -> Laye
     photo = fit.image(edit.object_image), fit.mask(edit.object_mask)
     subject = photo if edit.placement.is_identity else _placed(edit, fit)
     if edit.background == "keep":
-        background = photo[0], ~photo[1]
+        background = photo
     elif edit.background == "reference":
         window = fit_square(edit.background_image.size, size)
-        background = window.image(edit.background_image), window.mask(edit.background_mask)
+        nothing = np.zeros((size, size), bool)
+        mask = nothing if edit.background_mask is None else window.mask(edit.background_mask, half=False)
+        background = window.image(edit.background_image), mask
     elif generated is None:
         raise ValueError('background is "generate": the generated picture is missing')
     else:
-        background = generated, np.ones((size, size), bool)
+        background = generated, np.zeros((size, size), bool)
     in_place = edit.background == "keep" and edit.placement.is_identity
     return Layers(*subject, *background, in_place)
 

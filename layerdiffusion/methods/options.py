@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from layerdiffusion.edit import LIMITS, Limit, Settings, check_choice, check_number
 from layerdiffusion.errors import SettingsError
+from layerdiffusion.settings import Limit, Settings, check_choice, check_number, setting_table
 
 if TYPE_CHECKING:
     from layerdiffusion.models.load import Models
@@ -23,7 +23,11 @@ SHARE = Limit(0.0, 1.0, 0.05)
 OPTION_LIMITS: dict[str, Limit] = {
     "strength": SHARE,
     "alpha": Limit(0.0, 2.0, 0.05),
-    **{name: LIMITS[name] for name in ("embedding_steps", "embedding_lr", "finetune_steps", "finetune_lr")},
+    **{
+        name: entry.limit
+        for name, entry in setting_table().items()
+        if name in ("embedding_steps", "embedding_lr", "finetune_steps", "finetune_lr") and entry.limit
+    },
     "inversion_steps": Limit(1, 1000, 1, whole=True),
     "feature_share": SHARE,
     "attention_share": SHARE,

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from layerdiffusion import method
-from layerdiffusion.edit import Edit, Settings, check_choice
+from layerdiffusion.edit import Edit
 from layerdiffusion.editor import Editor, finite, training_generator
 from layerdiffusion.errors import SettingsError
 from layerdiffusion.images.geometry import fit_square
@@ -28,6 +28,7 @@ from layerdiffusion.models.load import Models
 from layerdiffusion.progress import OnProgress, Reporter
 from layerdiffusion.result import Result
 from layerdiffusion.runtime import digest
+from layerdiffusion.settings import Settings, check_choice
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from layerdiffusion.edit import PAPER, Settings
 from layerdiffusion.errors import EditError, ModelError
 from layerdiffusion.models._torchvision import ensure_torchvision
 from layerdiffusion.models.profile import Profile, device_profile
 from layerdiffusion.prompts import truncation_warning
+from layerdiffusion.settings import PAPER, Settings
 
 MINIATURE = Path(__file__).resolve().parents[2] / "assets" / "miniature"
 HUB_DEFAULT = "CompVis/stable-diffusion-v1-4"

@@ -10,11 +10,12 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from layerdiffusion.edit import Edit, Placement, Settings
+from layerdiffusion.edit import Edit, Placement
 from layerdiffusion.errors import EditError, SegmentError, SettingsError
 from layerdiffusion.images.io import open_image, png_bytes
 from layerdiffusion.images.masks import open_mask
 from layerdiffusion.prompts import split_prompt as parts_of
+from layerdiffusion.settings import Settings
 from layerdiffusion.ui.backend import Device
 from layerdiffusion.ui.bundle import save_pictures
 from layerdiffusion.ui.errors import friendly
@@ -133,7 +134,7 @@ def editing(device: Device):
         if reference is not None:
             values["background_image"] = _picture(reference, "reference")
             if reference_mask is not None:
-                values["background_mask"] = ~open_mask(
+                values["background_mask"] = open_mask(
                     _picture(reference_mask, "reference_mask"), values["background_image"].size, "reference_mask"
                 )
         wanted = Edit(

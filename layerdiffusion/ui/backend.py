@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from layerdiffusion.edit import PAPER, Edit, Settings
+from layerdiffusion.edit import Edit
 from layerdiffusion.errors import EditError, ModelError
+from layerdiffusion.settings import PAPER, Settings
 from layerdiffusion.ui.options import Options
 from layerdiffusion.ui.spaces import UNIT, gpu, on_zero_gpu
 

@@ -13,11 +13,10 @@ from typing import Any
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from layerdiffusion.edit import Recipe, recipe_from_dict
 from layerdiffusion.errors import EditError, RecipeError
 from layerdiffusion.images.io import MAX_BYTES, open_image
 from layerdiffusion.methods import LABELS, METHODS
-from layerdiffusion.result import CARRIED, carried_recipe, save_picture
+from layerdiffusion.recipe import CARRIED, Recipe, carried_recipe, recipe_from_dict, save_picture
 
 MAX_FILES = 200
 MAX_UNPACKED = 192 * 2**20

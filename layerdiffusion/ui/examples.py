@@ -16,9 +16,11 @@ from typing import Any
 
 from PIL import Image
 
-from layerdiffusion.edit import Edit, Placement, Recipe, Settings, load_recipe
+from layerdiffusion.edit import Edit, Placement
 from layerdiffusion.errors import EditError
 from layerdiffusion.images.io import open_image
+from layerdiffusion.recipe import Recipe, load_recipe
+from layerdiffusion.settings import Settings
 from layerdiffusion.ui.bundle import PAINTED
 from layerdiffusion.ui.widgets.drawing import picture_url
 
@@ -52,7 +54,7 @@ class Wish:
         pictures: dict[str, Any] = {"object_image": photo.image, "object_mask": photo.object_mask}
         if self.reference is not None:
             other = draw(HELD_OUT_SEEDS + self.reference_seed, **self.reference)
-            pictures |= {"background_image": other.image, "background_mask": ~other.object_mask}
+            pictures |= {"background_image": other.image, "background_mask": other.object_mask}
         edit = Edit(
             **pictures,
             object_prompt=self.object_prompt,

@@ -5,8 +5,8 @@ from typing import Any
 
 import gradio as gr
 
-from layerdiffusion.edit import CHOICES, Settings
 from layerdiffusion.methods import LABELS
+from layerdiffusion.settings import Setting, Settings
 from layerdiffusion.ui import presets
 from layerdiffusion.ui.bundle import OTHERS
 from layerdiffusion.ui.session import Session
@@ -170,14 +170,14 @@ def _dials(page: SimpleNamespace, defaults: Settings) -> None:
         with gr.Accordion("Advanced", open=False, elem_id="advanced"), gr.Row(elem_classes=["ld-dials"]):
             for dial in presets.ADVANCED:
                 page.dial[dial.name] = _number(dial, defaults)
-            for name, (label, hint, labels) in presets.CHOICE_LABELS.items():
-                page.dial[name] = gr.Dropdown(
-                    [(labels[value], value) for value in CHOICES[name]],
-                    value=getattr(defaults, name),
-                    label=label,
-                    info=hint,
+            for dial in presets.WORDS:
+                page.dial[dial.name] = gr.Dropdown(
+                    [(label, value) for value, label in dial.choices.items()],
+                    value=getattr(defaults, dial.name),
+                    label=dial.label,
+                    info=dial.help,
                     min_width=170,
-                    elem_id=f"dial-{name.replace('_', '-')}",
+                    elem_id=f"dial-{dial.name.replace('_', '-')}",
                 )
             page.dial["first"] = gr.Number(
                 defaults.seeds[0],
@@ -199,27 +199,27 @@ def _dials(page: SimpleNamespace, defaults: Settings) -> None:
             )
 
 
-def _slider(dial: presets.Dial, defaults: Settings) -> gr.Slider:
+def _slider(dial: Setting, defaults: Settings) -> gr.Slider:
     return gr.Slider(
         dial.limit.low,
-        dial.limit.high,
+        dial.slider_high or dial.limit.high,
         value=getattr(defaults, dial.name),
         step=1 if dial.limit.whole else dial.limit.step,
         label=dial.label,
-        info=dial.hint,
+        info=dial.help,
         min_width=170,
         elem_id=f"dial-{dial.name.replace('_', '-')}",
     )
 
 
-def _number(dial: presets.Dial, defaults: Settings) -> gr.Number:
+def _number(dial: Setting, defaults: Settings) -> gr.Number:
     return gr.Number(
         getattr(defaults, dial.name),
         label=dial.label,
-        info=dial.hint,
+        info=dial.help,
         precision=0 if dial.limit.whole else None,
         minimum=dial.limit.low,
-        maximum=dial.limit.high,
+        maximum=dial.slider_high or dial.limit.high,
         min_width=170,
         elem_id=f"dial-{dial.name.replace('_', '-')}",
     )

@@ -1,66 +1,14 @@
-"""The dials: their names, hints and limits, and the presets that set several at once."""
+"""The dials, from the table of settings, and the presets that set several at once."""
 
 from dataclasses import replace
-from typing import NamedTuple
 
-from layerdiffusion.edit import LIMITS, MAX_SEEDS, Limit, Settings
 from layerdiffusion.errors import SettingsError
+from layerdiffusion.settings import MAX_SEEDS, Settings, setting_table
 
-
-class Dial(NamedTuple):
-    name: str  # the field of `Settings`
-    label: str
-    hint: str
-    limit: Limit
-
-
-def _dial(name: str, label: str, hint: str, low: float | None = None, high: float | None = None) -> Dial:
-    limit = LIMITS[name]
-    return Dial(name, label, hint, limit._replace(low=low or limit.low, high=high or limit.high))
-
-
-DIALS = (
-    _dial("alpha", "α · subject words", "Higher follows what the subject should do, lower leans on the background."),
-    _dial("object_weight", "λ1 · keep subject", "Higher keeps more of its looks; 3 suits a small subject."),
-    _dial("background_weight", "λ2 · keep place", "Higher keeps more of the place."),
-    _dial("embedding_steps", "Stage 1 · steps", "Fits the words to the place; 0 leaves it out."),
-    _dial("finetune_steps", "Stage 2 · steps", "Learns both layers: more is closer to them, fewer is freer."),
-    _dial("sampling_steps", "Stage 3 · steps", "Paints the pictures; more is finer and slower.", high=200),
-)
-ADVANCED = (
-    _dial("guidance_scale", "Guidance", "How strictly the words are followed."),
-    _dial("embedding_lr", "Stage 1 · learning rate", "How far each step moves the words."),
-    _dial("finetune_lr", "Stage 2 · learning rate", "How far each step moves the model."),
-    _dial("training_seed", "Training seed", "The chance in stages 1 and 2."),
-    _dial("noise_offset", "Noise offset", "Hides colours in training, so that the words learn them; 0 in the paper."),
-)
-CHOICE_LABELS = {
-    "schedule": (
-        "Stage 3 · words",
-        "Which words a painting step follows.",
-        {"alternate": "alternate (the paper)", "object": "subject only", "edit": "mixed only"},
-    ),
-    "embedding_mask": (
-        "Stage 1 · looks at",
-        "Which part of the picture the words are fitted to.",
-        {
-            "background": "background",
-            "around": "around the subject",
-            "object": "subject",
-            "everything": "everything",
-        },
-    ),
-    "tune": ("Stage 2 · trains", "All of the network, or a small addition to it.", {"full": "all", "lora": "LoRA"}),
-    "layers": (
-        "Stage 2 · learns from",
-        "One layered picture, or each picture by itself.",
-        {
-            "composite": "layered picture",
-            "overlay": "layered, unpainted",
-            "separate": "separate pictures",
-        },
-    ),
-}
+TABLE = {name: entry for name, entry in setting_table().items() if name != "seeds"}
+DIALS = tuple(entry for entry in TABLE.values() if not entry.advanced)
+ADVANCED = tuple(entry for entry in TABLE.values() if entry.advanced and entry.limit)
+WORDS = tuple(entry for entry in TABLE.values() if entry.choices)
 SEEDS_HINT = "How many versions to paint at once."
 MOST_SEEDS = min(8, MAX_SEEDS)
 

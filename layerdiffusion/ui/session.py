@@ -216,7 +216,7 @@ class Session:
         if background == "reference":
             if self.reference.image is None:
                 raise EditError("There is no reference picture yet; choose one, or keep the photo's background.")
-            values = {"background_image": other.image, "background_mask": ~other.mask}
+            values = {"background_image": other.image, "background_mask": other.mask if other.marked else None}
         elif background == "generate":
             if self.background_seed is None:
                 raise EditError("No background is painted yet; press “Paint backgrounds” and pick one.")
@@ -244,7 +244,7 @@ class Session:
                 "size": layers.composite.width,
                 "composite": picture_url(layers.composite),
                 "subject": cutout_url(still.object_image, still.object_mask),
-                "background": picture_url(layers.painted_background),
+                "background": picture_url(layers.inpainted_background),
                 "centre": [(columns[0] + columns[-1]) / 2, (rows[0] + rows[-1]) / 2],
                 "half": [(columns[-1] - columns[0] + 1) / 2, (rows[-1] - rows[0] + 1) / 2],
                 "placement": {

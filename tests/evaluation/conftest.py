@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from tiny import QUICK, save_tiny_model
 
-from layerdiffusion.edit import Settings
 from layerdiffusion.evaluation.runner import Worker
 from layerdiffusion.models.load import MINIATURE
+from layerdiffusion.settings import Settings
 
 
 @pytest.fixture(scope="session")

@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from layerdiffusion.edit import CHOICES, PAPER, Settings
 from layerdiffusion.errors import EditError
 from layerdiffusion.evaluation.variants import METHODS, ROWS, TABLE_1, columns
+from layerdiffusion.settings import PAPER, Settings, setting_table
 
 
 def resolved(row: str) -> Settings:
@@ -39,8 +39,8 @@ def test_every_row_of_table_1_is_the_paper_but_for_what_its_name_takes_away():
 
 
 def test_every_word_the_settings_allow_has_a_row_of_its_own():
-    for setting, choices in CHOICES.items():
-        for choice in choices:
+    for setting, entry in setting_table().items():
+        for choice in entry.choices or ():
             assert getattr(resolved(f"{setting}-{choice}"), setting) == choice
 
 

@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import pytest
 
-from layerdiffusion.edit import PAPER
 from layerdiffusion.errors import EditError
 from layerdiffusion.evaluation import search
 from layerdiffusion.evaluation.search import ALL, GRIDS, NOTHING, TIE, candidates, choose, flags, likeness, score
 from layerdiffusion.evaluation.variants import columns
 from layerdiffusion.methods import DIAL, METHODS, options_for
 from layerdiffusion.models.load import MINIATURE
+from layerdiffusion.settings import PAPER
 
 
 def records(results: dict[str, list[dict]]) -> list[dict]:

@@ -91,9 +91,9 @@ def test_references_show_the_wanted_place_and_a_stranger_that_the_mask_leaves_ou
         assert edit.edit.background == "reference"
         assert edit.reference.attributes["place"] == edit.wanted["place"]
         assert edit.reference.attributes["animal"] != edit.wanted["animal"]
-        assert (edit.edit.background_mask == ~edit.reference.object_mask).all()
-        empty = np.asarray(edit.reference.background)[edit.edit.background_mask]
-        shown = np.asarray(edit.edit.background_image)[edit.edit.background_mask]
+        assert (edit.edit.background_mask == edit.reference.object_mask).all()
+        empty = np.asarray(edit.reference.background)[~edit.edit.background_mask]
+        shown = np.asarray(edit.edit.background_image)[~edit.edit.background_mask]
         assert np.mean(np.abs(shown.astype(float) - empty)) < 6, "only the stranger's shadow may be left"
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 from tiny import QUICK
 
 from layerdiffusion.__main__ import main
-from layerdiffusion.edit import save_recipe
+from layerdiffusion.recipe import save_recipe
 
 
 @pytest.fixture

@@ -14,11 +14,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny import TOKENS, WIDTH, noise_picture, save_tiny_model
 
-from layerdiffusion.edit import PAPER
 from layerdiffusion.errors import ModelError
 from layerdiffusion.models import load as models_module
 from layerdiffusion.models.load import HUB_DEFAULT, load_models
 from layerdiffusion.models.profile import device_profile
+from layerdiffusion.settings import PAPER
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 from tiny import QUICK, noise_picture
 
-from layerdiffusion.edit import load_recipe, recipe_to_dict
 from layerdiffusion.editor import Editor
 from layerdiffusion.errors import EditError
 from layerdiffusion.images.io import png_bytes
+from layerdiffusion.recipe import load_recipe, recipe_to_dict
 from layerdiffusion.ui.bundle import open_bundle, save_compared, save_pictures, save_zip
 from layerdiffusion.ui.session import Session
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from serving import photo
 
-from layerdiffusion.edit import Edit, Settings
+from layerdiffusion.edit import Edit
 from layerdiffusion.errors import EditError, SegmentError
+from layerdiffusion.settings import Settings
 from layerdiffusion.ui.backend import Device
 from layerdiffusion.ui.options import Options
 from layerdiffusion.ui.spaces import LEAST, MOST, booked

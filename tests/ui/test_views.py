@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 from serving import photo
 
-from layerdiffusion.edit import LIMITS, PAPER, Settings
 from layerdiffusion.errors import SettingsError
 from layerdiffusion.progress import Progress
+from layerdiffusion.settings import PAPER, Settings, setting_table
 from layerdiffusion.ui import presets
 from layerdiffusion.ui.handlers.layers import dial_names, dial_values, notice, settings_of
 from layerdiffusion.ui.session import Session
@@ -60,7 +60,7 @@ def test_every_setting_has_a_dial():
 
 def test_dials_stay_within_the_limits():
     for dial in (*presets.DIALS, *presets.ADVANCED):
-        limit = LIMITS[dial.name]
+        limit = setting_table()[dial.name].limit
         assert limit.low <= dial.limit.low < dial.limit.high <= limit.high
 
 

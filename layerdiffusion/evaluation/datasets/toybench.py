@@ -133,7 +133,7 @@ def _drawn(first_seed: int, index: int, prefix: str) -> BenchEdit:
     if kind not in ("size", "kept"):
         stranger = other(ANIMALS, shown["animal"])
         reference = draw(first_seed + REFERENCES + index, animal=stranger, place=wanted["place"], size="medium")
-        pictures = {"background_image": reference.image, "background_mask": ~reference.object_mask}
+        pictures = {"background_image": reference.image, "background_mask": reference.object_mask}
     edit = Edit(
         object_image=photo.image,
         object_mask=photo.object_mask,

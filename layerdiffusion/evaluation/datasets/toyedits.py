@@ -47,7 +47,7 @@ def pose_and_place(seed: int) -> ToyEdit:
         object_image=photo.image,
         object_mask=photo.object_mask,
         background_image=reference.image,
-        background_mask=~reference.object_mask,
+        background_mask=reference.object_mask,
         prompt=join(thing, where),
         object_prompt=thing,
         background_prompt=where,

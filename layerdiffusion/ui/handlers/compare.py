@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import gradio as gr
 
-from layerdiffusion.edit import Settings
 from layerdiffusion.errors import EditError
 from layerdiffusion.methods import LABELS
+from layerdiffusion.settings import Settings
 from layerdiffusion.ui.backend import Device
 from layerdiffusion.ui.bundle import OTHERS
 from layerdiffusion.ui.errors import friendly

@@ -8,11 +8,12 @@ from typing import Any
 
 import gradio as gr
 
-from layerdiffusion.edit import Edit, Placement, Settings
+from layerdiffusion.edit import Edit, Placement
 from layerdiffusion.errors import EditError, MaskError
 from layerdiffusion.images.io import open_image
 from layerdiffusion.images.layers import lay_out
 from layerdiffusion.prompts import split_prompt
+from layerdiffusion.settings import Settings
 from layerdiffusion.ui import presets
 from layerdiffusion.ui.backend import Device
 from layerdiffusion.ui.errors import friendly, warn
@@ -104,8 +105,8 @@ def settings_of(dials: tuple[Any, ...], names: list[str]) -> Settings:
 
 def dial_names() -> list[str]:
     """The dials in the order in which the page hands them over."""
-    numbers = (dial.name for dial in (*presets.DIALS, *presets.ADVANCED))
-    return ["count", *numbers, *presets.CHOICE_LABELS, "first", "exact"]
+    numbers = (dial.name for dial in (*presets.DIALS, *presets.ADVANCED, *presets.WORDS))
+    return ["count", *numbers, "first", "exact"]
 
 
 def dial_values(settings: Settings) -> list[Any]:
@@ -323,7 +324,7 @@ def together(session: Session, words: Any, background: str, swap: bool, device: 
         return board_update(EMPTY_PLACE), EMPTY_KEEP
     scene = EMPTY_KEEP
     if background == "keep":
-        url = picture_url(layers.painted_background)
+        url = picture_url(layers.inpainted_background)
         scene = f'<div class="ld-view"><img src="{url}" alt="The photo without its subject"></div>'
     return board_update(board), scene
 

@@ -7,10 +7,11 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from layerdiffusion.edit import PAPER, Placement, Settings
+from layerdiffusion.edit import Placement
 from layerdiffusion.errors import EditError
 from layerdiffusion.images.layers import lay_out
 from layerdiffusion.result import Result
+from layerdiffusion.settings import PAPER, Settings
 from layerdiffusion.ui.backend import Device
 from layerdiffusion.ui.bundle import Opened, open_bundle, save_zip
 from layerdiffusion.ui.errors import friendly
@@ -115,8 +116,6 @@ def put(
     session.photo.show(edit.object_image, own=own)
     session.reference.show(edit.background_image, own=own)
     for picture, mask in ((session.photo, edit.object_mask), (session.reference, edit.background_mask)):
-        if picture is session.reference:
-            mask = None if mask is None or mask.all() else ~mask
         if mask is not None:
             picture.load_mask(mask)
             picture.history = []

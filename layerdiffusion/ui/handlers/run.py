@@ -6,8 +6,8 @@ from typing import Any
 
 import gradio as gr
 
-from layerdiffusion.edit import MAX_SEEDS
 from layerdiffusion.errors import EditError
+from layerdiffusion.settings import MAX_SEEDS
 from layerdiffusion.ui.backend import Device
 from layerdiffusion.ui.errors import friendly
 from layerdiffusion.ui.handlers.layers import QUEUE, dial_names, settings_of

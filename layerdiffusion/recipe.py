@@ -1,0 +1,189 @@
+"""Edits on disk and inside pictures: `edit.json`, whose pictures lie beside it or inside it, and PNGs that carry one.
+
+Version 2 of the format marks the reference's own subject in `background_mask`, as every mask marks a subject. Version 1
+marked what lies off it, and is still read as it was meant.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from layerdiffusion.edit import Edit, Placement
+from layerdiffusion.errors import RecipeError
+from layerdiffusion.images.geometry import reduce
+from layerdiffusion.images.io import open_image, png_bytes
+from layerdiffusion.images.masks import open_mask
+from layerdiffusion.settings import Settings, known_fields, shortened
+
+RECIPE_VERSION = 2
+CARRIED = "layerdiffusion"  # the PNG text that holds a recipe
+
+
+class Recipe(NamedTuple):
+    """What `edit.json` holds: an edit, its settings and, if it says so, the model they are meant for."""
+
+    edit: Edit
+    settings: Settings
+    model: str | None = None
+
+
+_PICTURES = {
+    "object_image": "object.png",
+    "object_mask": "object_mask.png",
+    "background_image": "background.png",
+    "background_mask": "background_mask.png",
+}
+_EMBEDDED = "data:image/png;base64,"
+
+
+def recipe_to_dict(edit: Edit, settings: Settings, model: str | None = None, folder: Path | None = None) -> dict:
+    """The recipe as JSON data; pictures are written to `folder` as PNG, or embedded if it is None."""
+    data: dict[str, Any] = {}
+    for field in fields(edit):
+        value = getattr(edit, field.name)
+        if value is None:
+            continue
+        if field.name in _PICTURES:
+            content = png_bytes(value)
+            if folder is None:
+                value = _EMBEDDED + base64.b64encode(content).decode()
+            else:
+                value = _PICTURES[field.name]
+                (Path(folder) / value).write_bytes(content)
+        elif isinstance(value, Placement):
+            value = {part.name: getattr(value, part.name) for part in fields(value)}
+        data[field.name] = value
+    recipe = {"layerdiffusion": RECIPE_VERSION, "edit": data, "settings": settings.to_dict()}
+    return recipe if model is None else {**recipe, "model": model}
+
+
+def recipe_from_dict(data: Any, folder: Path | None = None, settings: type[Settings] = Settings) -> Recipe:
+    """The recipe that `recipe_to_dict` wrote; files are looked up in `folder` and never outside it.
+
+    Raises `RecipeError` for extra, missing or wrong fields, and the edit's own errors for what the fields
+    say.
+    """
+    if not isinstance(data, Mapping) or "layerdiffusion" not in data:
+        raise RecipeError('This is no recipe: it lacks the "layerdiffusion" version that every edit.json carries.')
+    version = data["layerdiffusion"]
+    if isinstance(version, bool) or version not in range(1, RECIPE_VERSION + 1):
+        raise RecipeError(
+            f"The recipe's version is {shortened(version)}, but this program reads versions 1 to {RECIPE_VERSION}; "
+            "open it with the release that wrote it."
+        )
+    extra = sorted(set(data) - {"layerdiffusion", "edit", "settings", "model"})
+    if extra:
+        raise RecipeError(f'The recipe has an unknown field "{extra[0]}"; remove it or correct its spelling.')
+    model = data.get("model")
+    if model is not None and not isinstance(model, str):
+        raise RecipeError(f"The recipe's model is {shortened(model)}: it must be a name in quotes.")
+    values = known_fields(data.get("edit"), _names(Edit), "edit")
+    for name in ("object_image", "object_mask"):
+        if values.get(name) is None:
+            raise RecipeError(f"The recipe's edit lacks \"{name}\"; add the picture's file name.")
+    for name in _PICTURES:
+        if values.get(name) is not None:
+            values[name] = _picture_source(name, values[name], folder)
+    if values.get("placement") is not None:
+        values["placement"] = Placement(**known_fields(values["placement"], _names(Placement), "placement"))
+    values = {name: value for name, value in values.items() if value is not None}
+    if version == 1 and {"background_image", "background_mask"} <= values.keys():
+        _turn_over(values)
+    return Recipe(Edit(**values), settings.from_dict(data.get("settings", {})), model)
+
+
+def _turn_over(values: dict[str, Any]) -> None:
+    """Version 1's `background_mask`, True off the reference's own subject, as today's; all True marked no subject."""
+    picture = values["background_image"] = open_image(values["background_image"], "background_image")
+    subject = ~open_mask(values["background_mask"], picture.size, "background_mask")
+    if subject.any():
+        values["background_mask"] = subject
+    else:
+        del values["background_mask"]
+
+
+def save_recipe(edit: Edit, settings: Settings, folder: str | Path, model: str | None = None) -> Path:
+    """Write `edit.json` and its pictures to `folder`, and return the path of the former."""
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        data = recipe_to_dict(edit, settings, model, folder)
+        path = folder / "edit.json"
+        path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise RecipeError(
+            f"The recipe can't be saved to {folder} ({error.strerror or error}); free some space or choose "
+            "another folder."
+        ) from error
+    return path
+
+
+def load_recipe(path: str | Path) -> Recipe:
+    """Read `edit.json`, or the one in the folder `path`."""
+    path = Path(path)
+    if path.is_dir():
+        path = path / "edit.json"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise RecipeError(f"There is no recipe at {path}; check the path.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"The recipe {path} can't be read as text; give a saved edit's edit.json.") from error
+    try:
+        data = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        where = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
+        raise RecipeError(f"The recipe {path} is not valid JSON{where}; save the edit again or correct it.") from error
+    return recipe_from_dict(data, path.parent)
+
+
+def _picture_source(name: str, value: Any, folder: Path | None) -> bytes | Path:
+    if not isinstance(value, str) or not value:
+        raise RecipeError(f"The recipe's {name} is {shortened(value)}: it must be a file name or an embedded PNG.")
+    if value.startswith(_EMBEDDED):
+        try:
+            return base64.b64decode(value[len(_EMBEDDED) :], validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise RecipeError(f"The recipe's {name} is not valid base64; save the edit again.") from error
+    if folder is None:
+        raise RecipeError(
+            f"The recipe's {name} is a file name, but this recipe came alone; open a result that was saved with it."
+        )
+    if "\0" in value:
+        raise RecipeError(f"The recipe's {name} is no file name; give the name of a file beside the recipe.")
+    path = (Path(folder) / value).resolve()
+    if not path.is_relative_to(Path(folder).resolve()):
+        raise RecipeError(f"The recipe's {name} lies outside the recipe's folder; put the picture beside edit.json.")
+    return path
+
+
+def _names(cls: type) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(cls))
+
+
+def carried_recipe(edit: Edit, settings: Settings, model: str | None = None) -> dict[str, Any]:
+    """The recipe that a result's PNG carries: its pictures inside, no larger than the page works on them."""
+    photo, mask = reduce(edit.object_image, edit.object_mask)
+    small = {"object_image": photo, "object_mask": mask}
+    if edit.background_image is not None:
+        picture, mask = reduce(edit.background_image, edit.background_mask)
+        small |= {"background_image": picture, "background_mask": mask}
+    return recipe_to_dict(replace(edit, **small), settings, model)
+
+
+def save_picture(image: Image.Image, seed: int, recipe: dict[str, Any], path: Path) -> None:
+    """Write one result as a PNG that carries its seed and `recipe`, a `carried_recipe`, for that seed alone."""
+    one = {**recipe, "settings": {**recipe["settings"], "seeds": [seed]}}
+    text = PngInfo()
+    text.add_itxt(CARRIED, json.dumps(one, ensure_ascii=False))
+    text.add_text("seed", str(seed))
+    image.save(path, pnginfo=text)

@@ -1,0 +1,251 @@
+"""`Settings`, the dials of the method, as one table: each field carries its default, range, words and stages.
+
+The command line's help, the page's dials, the recipe's checks and the cache's keys are made from this table; a new
+setting is one more field here and the function that uses it.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import cache
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from layerdiffusion.errors import RecipeError, SettingsError
+
+MAX_SEEDS = 16
+EMBEDDINGS, FINETUNE, SAMPLING = "embeddings", "finetune", "sampling"  # the stages, in their order
+_Self = TypeVar("_Self", bound="Settings")
+
+
+class Limit(NamedTuple):
+    """An allowed range, ends included; `step` is a slider's, `whole` says that only integers make sense."""
+
+    low: float
+    high: float
+    step: float
+    whole: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.low:.10g} to {self.high:.10g}"
+
+
+SEED = Limit(0, 2**32 - 1, 1, whole=True)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One entry of the table."""
+
+    default: Any  # the paper's, for Stable Diffusion v1.4 at 512 × 512
+    stages: tuple[str, ...]  # those that read it, the first one first: a new value keeps what came before that
+    label: str
+    help: str  # one line: what it does to the picture
+    limit: Limit | None = None  # of a number
+    choices: Mapping[str, str] | None = None  # of a word: each value and its label
+    advanced: bool = False  # folded away on the page
+    slider_high: float | None = None  # a slider's end, where the limit's would make it too coarse
+    name: str = ""  # the field's, put in by `setting_table`
+
+    def check(self, value: Any) -> Any:
+        """The value as the field keeps it; raises a `SettingsError` that names the field and what is allowed."""
+        if self.name == "seeds":
+            return _seeds(value)
+        if self.choices is not None:
+            return check_choice(self.name, value, tuple(self.choices))
+        assert self.limit is not None
+        return check_number(self.name, value, self.limit)
+
+    def parse(self, text: str) -> Any:
+        """The value written as `text`, as a command line has it; raises a `SettingsError`."""
+        if self.choices is not None:
+            return self.check(text)
+        try:
+            parts = [int(part) if self.limit and self.limit.whole else float(part) for part in text.split(",")]
+        except ValueError as error:
+            raise SettingsError(f"{self.name} can't be {text!r}: it takes a number.") from error
+        return self.check(parts if self.name == "seeds" else parts[0])
+
+
+def setting(default: Any, *stages: str, label: str, help: str, **entry: Any) -> Any:
+    """A field of `Settings` that is None until it is set, with its `Setting`."""
+    return field(default=None, metadata={"setting": Setting(default, stages, label, help, **entry)})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The dials of the method; a field that is left out takes the model's own default (see `resolve`).
+
+    Numbers outside their range and unknown words are refused with a `SettingsError` that names the field and what is
+    allowed. Zero steps of stage 1 or stage 2 are legal: they are Table 1's rows (g) and (h).
+    """
+
+    alpha: float = setting(
+        0.7, FINETUNE, SAMPLING, limit=Limit(0.0, 1.0, 0.05), label="α · subject words",
+        help="Eq. 2: higher follows what the subject should do, lower leans on the background.",
+    )  # fmt: skip
+    object_weight: float = setting(
+        2.0, FINETUNE, limit=Limit(0.0, 10.0, 0.5), label="λ1 · keep subject",
+        help="Higher keeps more of the subject's looks; 3 suits a small subject.",
+    )  # fmt: skip
+    background_weight: float = setting(
+        1.0, FINETUNE, limit=Limit(0.0, 10.0, 0.5), label="λ2 · keep place", help="Higher keeps more of the place.",
+    )  # fmt: skip
+    embedding_steps: int = setting(
+        500, EMBEDDINGS, limit=Limit(0, 2000, 10, whole=True), label="Stage 1 · steps",
+        help="Steps that fit the words to the background; 0 leaves stage 1 out.",
+    )  # fmt: skip
+    embedding_lr: float = setting(
+        1e-3, EMBEDDINGS, limit=Limit(0.0, 0.1, 1e-4), advanced=True, label="Stage 1 · learning rate",
+        help="How far each step of stage 1 moves the words.",
+    )  # fmt: skip
+    finetune_steps: int = setting(
+        250, FINETUNE, limit=Limit(0, 2000, 10, whole=True), label="Stage 2 · steps",
+        help="Steps that fit the model to both layers: more is closer to them, fewer is freer; 0 leaves stage 2 out.",
+    )  # fmt: skip
+    finetune_lr: float = setting(
+        2e-6, FINETUNE, limit=Limit(0.0, 0.1, 1e-6), advanced=True, label="Stage 2 · learning rate",
+        help="How far each step of stage 2 moves the model.",
+    )  # fmt: skip
+    sampling_steps: int = setting(
+        50, SAMPLING, limit=Limit(1, 1000, 1, whole=True), slider_high=200, label="Stage 3 · steps",
+        help="Steps that make the pictures; more is finer and slower.",
+    )  # fmt: skip
+    guidance_scale: float = setting(
+        7.5, SAMPLING, limit=Limit(0.0, 30.0, 0.5), advanced=True, label="Guidance",
+        help="How strictly the words are followed.",
+    )  # fmt: skip
+    schedule: str = setting(
+        "alternate", SAMPLING, advanced=True, label="Stage 3 · words",
+        choices={"alternate": "alternate (the paper)", "object": "subject only", "edit": "mixed only"},
+        help="Eq. 7: which words a step of stage 3 follows.",
+    )  # fmt: skip
+    embedding_mask: str = setting(
+        "background", EMBEDDINGS, advanced=True, label="Stage 1 · looks at",
+        choices={"background": "background", "around": "around the subject", "object": "subject",
+                 "everything": "everything"},
+        help="Which part of the picture the words are fitted to.",
+    )  # fmt: skip
+    seeds: tuple[int, ...] = setting(
+        (0, 1, 2, 3), SAMPLING, limit=SEED, label="Seeds", help="One picture for each, made as one batch.",
+    )  # fmt: skip
+    training_seed: int = setting(
+        0, EMBEDDINGS, FINETUNE, limit=SEED, advanced=True, label="Training seed",
+        help="The noise of stages 1 and 2.",
+    )  # fmt: skip
+    noise_offset: float = setting(
+        0.0, EMBEDDINGS, FINETUNE, limit=Limit(0.0, 1.0, 0.05), advanced=True, label="Noise offset",
+        help="How far that noise is moved as a whole: it hides colours, so that the words learn them; the paper has 0.",
+    )  # fmt: skip
+    tune: str = setting(
+        "full", FINETUNE, advanced=True, label="Stage 2 · trains", choices={"full": "all", "lora": "LoRA"},
+        help="All of the network, or a small addition to it.",
+    )  # fmt: skip
+    layers: str = setting(
+        "composite", EMBEDDINGS, FINETUNE, advanced=True, label="Stage 2 · learns from",
+        choices={"composite": "layered picture", "overlay": "layered, nothing inpainted",
+                 "separate": "separate pictures"},
+        help="One layered picture; one whose reference keeps its own subject, left out of the loss; or each by itself.",
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        for name, entry in setting_table(type(self)).items():
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, entry.check(value))
+
+    def resolve(self: _Self, defaults: Settings | None = None) -> _Self:
+        """These settings, every gap filled: first from `defaults` (the model's own), then by the paper's."""
+        filled = {}
+        for name, entry in setting_table(type(self)).items():
+            candidates = getattr(self, name), getattr(defaults, name, None), entry.default
+            filled[name] = next(value for value in candidates if value is not None)
+        return type(self)(**filled)
+
+    def of(self: _Self, *stages: str) -> _Self:
+        """These settings with only those set that one of `stages` reads: what a stage's key has to depend on."""
+        unread = {
+            name: None for name, entry in setting_table(type(self)).items() if not set(stages) & set(entry.stages)
+        }
+        return replace(self, **unread)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields that are set, as JSON holds them."""
+        values = {name: getattr(self, name) for name in setting_table(type(self))}
+        return {name: list(value) if name == "seeds" else value for name, value in values.items() if value is not None}
+
+    @classmethod
+    def from_dict(cls: type[_Self], data: Any) -> _Self:
+        """The settings that `to_dict` wrote; raises `RecipeError` for a field there is not."""
+        return cls(**known_fields(data, tuple(setting_table(cls)), "settings"))
+
+
+@cache
+def setting_table(settings: type[Settings] = Settings) -> dict[str, Setting]:
+    """Name → entry of every field of `settings`, in the order in which people read them."""
+    return {
+        one.name: replace(one.metadata["setting"], name=one.name)
+        for one in fields(settings)
+        if "setting" in one.metadata
+    }
+
+
+def check_number(name: str, value: Any, limit: Limit) -> float | int:
+    """The value as a plain number inside the limit; raises a `SettingsError` that names it and what is allowed."""
+    if isinstance(value, np.ndarray | np.generic) and value.ndim == 0:
+        value = value.item()
+    kind = "a whole number" if limit.whole else "a number"
+    refusal = SettingsError(f"{name} must be {kind} from {limit}, not {shortened(value)}.")
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise refusal
+    number = float(value)
+    if not math.isfinite(number) or (limit.whole and number != math.floor(number)):
+        raise refusal
+    if not limit.low <= number <= limit.high:
+        raise refusal
+    return int(value) if limit.whole else number
+
+
+def check_choice(name: str, value: Any, allowed: tuple[str, ...]) -> str:
+    """The value, one of the words allowed; raises a `SettingsError` that names them."""
+    if not isinstance(value, str) or value not in allowed:
+        raise SettingsError(f"{name} is {shortened(value)}: it must be {', '.join(allowed[:-1])} or {allowed[-1]}.")
+    return value
+
+
+def known_fields(data: Any, known: Iterable[str], where: str) -> dict[str, Any]:
+    """`data` as a dict that has only `known` names; raises a `RecipeError` that names the part of the recipe."""
+    if not isinstance(data, Mapping):
+        raise RecipeError(f'The recipe\'s "{where}" is {shortened(data)}: it must be a JSON object.')
+    extra = sorted(str(name) for name in set(data) - set(known))
+    if extra:
+        raise RecipeError(
+            f'The recipe\'s {where} has an unknown field "{extra[0]}"; remove it or correct its spelling.'
+        )
+    return dict(data)
+
+
+def shortened(value: Any) -> str:
+    """The value as an error shows it."""
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _seeds(value: Any) -> tuple[int, ...]:
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable | numbers.Number):
+        raise SettingsError(f"seeds is {shortened(value)}: it must be a list of whole numbers.")
+    values = list(value) if isinstance(value, Iterable) and getattr(value, "ndim", 1) else [value]
+    if not 1 <= len(values) <= MAX_SEEDS:
+        raise SettingsError(f"seeds has {len(values)} numbers: it must have 1 to {MAX_SEEDS}, one for each picture.")
+    seeds = tuple(int(check_number("seeds", seed, SEED)) for seed in values)
+    twice = [seed for index, seed in enumerate(seeds) if seed in seeds[:index]]
+    if twice:
+        raise SettingsError(f"seeds has {twice[0]} twice, which would make the same picture twice; name it once.")
+    return seeds
+
+
+PAPER = Settings().resolve()  # the paper's own, Stable Diffusion v1.4 at 512 × 512
