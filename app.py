@@ -2,10 +2,12 @@
 
 import sys
 
+from layerdiffusion.threads import share_cores
 from layerdiffusion.ui.options import parse_options
 
 
 def main() -> None:
+    share_cores()
     options = parse_options()
     if options.offline:  # before any library looks
         import os

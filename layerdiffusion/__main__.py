@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from typing import NoReturn
 
 from layerdiffusion.errors import EditError
+from layerdiffusion.threads import share_cores
 
 COMMANDS = {
     "edit": "edit a photo, from flags or from a recipe",
@@ -71,4 +72,5 @@ def _refuse(sentence: str, status: int, argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    share_cores()  # before a command imports torch
     sys.exit(main())

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import one_thread  # noqa: F401 - before torch
+
+# isort: split
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +15,22 @@ from tiny import noise_picture, save_tiny_model
 
 from layerdiffusion.edit import Edit
 from layerdiffusion.models.load import Models, load_models
+from layerdiffusion.threads import available_cores
+
+HERE = Path(__file__).parent
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """A worker a core for the whole suite; a part of it is often done before a second worker has started."""
+    return available_cores() if config.args_source is pytest.Config.ArgsSource.TESTPATHS else 0
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A worker gets the tests of a whole file, for its fixtures; those in the browser share a served page."""
+    for item in items:
+        group = item.path.relative_to(HERE)
+        group = group.parent if group.parts[0] == "browser" else group
+        item.add_marker(pytest.mark.xdist_group(str(group)))
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from layerdiffusion.errors import EditError
 from layerdiffusion.settings import Settings
+from layerdiffusion.threads import available_cores, thread_variables
 
 if TYPE_CHECKING:
     from layerdiffusion.evaluation.runner import Failed, Finished, Job, Worker
@@ -164,11 +165,15 @@ def _cluster(address: str, workers: int | None) -> Iterator[tuple[Any, int, int]
         raise EditError("--ray needs Ray, which is not installed; run pip install ray.") from error
     if ray.is_initialized():
         raise EditError("This process is connected to a Ray cluster already; disconnect from it first.")
-    environment: dict[str, Any] = {"env_vars": {"OMP_NUM_THREADS": "1"}}
+    environment: dict[str, Any] = {"env_vars": thread_variables(1)}
     options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "ERROR"}
     _reach(address)
     if address == LOCAL:
-        options |= {"num_cpus": workers or _cpus(), "include_dashboard": False, "object_store_memory": OBJECT_STORE}
+        options |= {
+            "num_cpus": workers or available_cores(),
+            "include_dashboard": False,
+            "object_store_memory": OBJECT_STORE,
+        }
         environment["env_vars"]["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
     else:
         environment |= {"working_dir": str(ROOT), "excludes": LEFT_BEHIND}
@@ -200,8 +205,3 @@ def _reach(address: str) -> None:
 def _nothing_at(address: str, error: BaseException) -> EditError:
     reason = str(error).strip().partition("\n")[0].rstrip(".")
     return EditError(f"There is no Ray cluster at {address} ({reason}); give another --ray ADDRESS.")
-
-
-def _cpus() -> int:
-    """The CPUs this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

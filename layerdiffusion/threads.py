@@ -1,0 +1,95 @@
+"""Torch's threads: as many as there are cores to use, and none that spins while it waits for the others.
+
+The OpenMP library reads its environment once, when torch is imported: `share_cores` has to come before that, so this
+module imports nothing heavy. What the user has set in the environment wins.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Mapping, MutableMapping
+from pathlib import Path
+
+COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_THREAD_LIMIT")
+WAITS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+_chosen: dict[str, str] = {}  # what `share_cores` has set, which is not the user's
+
+
+def share_cores(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Set the number of threads and how they wait, for this process and those that it starts."""
+    chosen = thread_variables(available_cores(), environment)
+    environment.update(chosen)
+    _chosen.update(chosen)
+
+
+def thread_variables(threads: int, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The environment of a process with this many threads: the user's own variables, and ours where there are none.
+
+    A thread that waits at the end of a parallel loop sleeps (`OMP_WAIT_POLICY=PASSIVE`). The default spins, which is
+    a little faster on an idle machine, and takes several times as long beside one other busy process.
+    """
+    own = {name: value for name, value in environment.items() if _chosen.get(name) != value}
+    found = {name: own[name] for name in COUNTS + WAITS if name in own}
+    if not any(name in own for name in COUNTS):
+        found["OMP_NUM_THREADS"] = str(threads)
+    if not any(name in own for name in WAITS):
+        found["OMP_WAIT_POLICY"] = "PASSIVE"
+    return found
+
+
+def available_cores(root: Path = Path("/")) -> int:
+    """The cores that this process may use: the physical ones of its affinity, up to the quota of its control group.
+
+    `root`: where `proc` and `sys` are mounted. Systems without affinity count what the machine has. At least 1.
+    """
+    cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    return max(1, math.floor(min(_physical(cpus, root), cpu_quota(root))))
+
+
+def cpu_quota(root: Path = Path("/")) -> float:
+    """The cores' worth of time that the control groups of this process allow, inf where there is no limit."""
+    return min(_quotas(root), default=math.inf)
+
+
+def _quotas(root: Path) -> Iterable[float]:
+    """The limits of the group and of those around it, for version 2 and version 1 of control groups."""
+    groups = root / "sys/fs/cgroup"
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        _, controllers, name = (line.split(":", 2) + ["", ""])[:3]
+        if not controllers:
+            for folder in _with_parents(groups, name):
+                quota, _, period = _read(folder / "cpu.max").partition(" ")
+                yield from _share(quota, period)
+        elif "cpu" in controllers.split(","):
+            for base in (groups / controllers, groups / "cpu"):
+                for folder in _with_parents(base, name):
+                    yield from _share(_read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us"))
+
+
+def _with_parents(base: Path, name: str) -> list[Path]:
+    """The group's folder and those around it, up to the mount, which in a container is the group itself."""
+    folder = base / name.strip("/")
+    return [folder, *(parent for parent in folder.parents if parent == base or base in parent.parents)]
+
+
+def _share(quota: str, period: str) -> Iterable[float]:
+    try:
+        if int(quota) > 0 and int(period) > 0:
+            yield int(quota) / int(period)
+    except ValueError:  # "max", or no such file
+        return
+
+
+def _physical(cpus: Iterable[int], root: Path) -> int:
+    """How many cores these logical CPUs belong to: two threads of one core have one set of arithmetic units."""
+    folder = root / "sys/devices/system/cpu"
+    siblings = (_read(folder / f"cpu{cpu}/topology/thread_siblings_list") or f"{cpu}" for cpu in cpus)
+    return len(set(siblings))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""

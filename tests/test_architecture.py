@@ -1,0 +1,344 @@
+"""The package's own order: who may import whom, what is imported late, how long things are, and what they are called.
+
+Each rule has a list of those that do not yet follow it. A list may only shrink: an entry that follows its rule now has
+to be taken out, and the test that fails then names it.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = "layerdiffusion"
+
+# What each part may import: those named, and what these may import in turn. The miniature is made of models and
+# pictures alone, so that it can be trained without the method; those who judge or show toybox pictures import it.
+BELOW = {
+    "__main__": ("commands", "threads"),
+    "commands": ("evaluation", "editor", "miniature"),
+    "ui": ("evaluation", "editor", "miniature"),
+    "evaluation": ("editor", "miniature", "threads"),
+    "editor": ("methods",),
+    "methods": ("runtime", "method", "result"),
+    "miniature": ("models", "images", "progress"),
+    "runtime": ("models", "images", "progress"),
+    "method": ("models", "images"),
+    "result": ("images", "recipe", "progress"),
+    "models": ("edit", "settings"),
+    "images": ("edit", "settings"),
+    "recipe": ("edit", "images"),
+    "edit": ("settings", "prompts"),
+    "settings": ("errors",),
+    "prompts": ("errors",),
+    "progress": ("errors",),
+    "threads": (),
+    "errors": (),
+}
+# Libraries that take long to import, or that not every system has: these may be imported where they are used.
+LATE = {
+    *("torch", "torchvision", "diffusers", "transformers", "tokenizers", "huggingface_hub", "segment_anything"),
+    *("peft", "bitsandbytes", "accelerate", "gradio", "gradio_client", "spaces", "ray", "matplotlib", "scipy"),
+    *("torchmetrics", "tqdm", "fcntl"),
+}
+# Which package on the index a library comes in, where it is called otherwise; those that come with another one; and
+# those without which everything but one thing works, which says in a sentence what to install.
+PACKAGES = {"PIL": "pillow", "cv2": "opencv-python-headless"}
+COMES_WITH = {"packaging": "gradio", "tokenizers": "transformers", "gradio_client": "gradio", "jinja2": "gradio"}
+OPTIONAL = {"ray", "bitsandbytes", "spaces"}
+MOST_LINES_OF_A_FILE, MOST_LINES_OF_A_FUNCTION, MOST_LINES = 400, 60, 13_000
+WORDS = {
+    *("fate", "told", "tells", "says", "said", "strange", "strangeness", "familiarity", "familiar", "mend", "mended"),
+    *("astray", "rival", "rivals", "reading", "readings", "painted", "kept"),
+}
+
+
+def _pairs(listed: dict[str, str]) -> set[tuple[str, str]]:
+    return {(module, word) for module, words in listed.items() for word in words.split()}
+
+
+# Those that do not follow yet: lists that may only shrink.
+AGAINST_THE_DIRECTION = _pairs(
+    {
+        "edit": "images.io images.masks",
+        "methods.run": "editor",
+        "miniature.card": "evaluation.miniature",
+        "progress": "method",
+    }
+)
+IN_CIRCLES = {
+    "evaluation.ray_backend",
+    "evaluation.runner",
+    "miniature.card",
+    "miniature.train",
+}
+IMPORTED_LATE = _pairs(
+    {
+        "commands.benchmark": "PIL copy evaluation.datasets.toyedits numpy settings",
+        "commands.compare": "methods result",
+        "evaluation.bench": "evaluation.claims evaluation.datasets.toybench evaluation.edits evaluation.records "
+        "evaluation.report.write evaluation.runner evaluation.variants",
+        "evaluation.claims": "methods.options",
+        "evaluation.datasets.tedbench": "edit evaluation.datasets.toybench evaluation.runner",
+        "evaluation.edits": "PIL evaluation.datasets.toyedits images.masks",
+        "evaluation.metrics": "images.layers images.masks",
+        "evaluation.miniature": "miniature.data miniature.world models._torchvision models.profile",
+        "evaluation.ray_backend": "evaluation.runner",
+        "evaluation.runner": "evaluation.metrics evaluation.ray_backend images.geometry images.io methods",
+        "evaluation.search": "evaluation.datasets.toybench evaluation.records evaluation.runner",
+        "miniature.clip": "copy",
+        "miniature.segmenter": "copy",
+        "miniature.train": "miniature.card miniature.world models._torchvision os",
+        "miniature.world": "PIL",
+        "models.clip": "models.load",
+        "ui.backend": "methods ui.examples",
+        "ui.examples": "miniature.world",
+        "ui.handlers.layers": "miniature.world",
+        "ui.options": "evaluation.study",
+        "ui.page": "evaluation.study packaging.requirements ui.study",
+        "ui.study": "evaluation.claims evaluation.report.markup evaluation.report.plots",
+    }
+)
+LONG_FILES = {
+    "editor.py",
+    "miniature/world.py",
+}
+LONG_FUNCTIONS = {
+    "evaluation.ray_backend.spread",
+    "methods.run._imagic",
+    "miniature.training.fit",
+    "ui.api.editing",
+}
+DIALECT = _pairs(
+    {
+        "commands.compare": "_told",
+        "editor": "fate kept mend painted",
+        "evaluation.claims": "KEPT readings says told",
+        "evaluation.datasets.toybench": "kept",
+        "evaluation.edits": "told",
+        "evaluation.miniature": "kept told",
+        "evaluation.report.markup": "told",
+        "evaluation.report.page": "_readings said told",
+        "evaluation.report.plots": "told",
+        "evaluation.report.rows": "reading_rows said told",
+        "evaluation.search": "kept told",
+        "evaluation.variants": "READINGS _READING_SAYS says",
+        "images.inpainting": "painted",
+        "methods.pnp": "kept",
+        "methods.run": "_fate kept painted",
+        "miniature.card": "painted said",
+        "miniature.clip": "kept said",
+        "miniature.data": "kept",
+        "miniature.diffusion": "kept",
+        "miniature.out_of_distribution": "kept strangeness usual_strangeness",
+        "miniature.world": "_painted kept",
+        "result": "fate",
+        "ui.backend": "_strange strange",
+        "ui.bundle": "PAINTED painted",
+        "ui.examples": "painted",
+        "ui.handlers.layers": "fate kept painted painted_prompt strange",
+        "ui.handlers.results": "painted painted_prompt",
+        "ui.handlers.run": "kept",
+        "ui.session": "painted painted_prompt",
+        "ui.study": "_told",
+    }
+)
+LINES_TODAY = 15_600
+
+
+class Import(NamedTuple):
+    module: str  # what is imported: one of our modules, or a library
+    late: bool  # inside a function
+
+
+@cache
+def sources() -> dict[str, ast.Module]:
+    """The parsed modules of the package by name; a package's own name is that of its `__init__`."""
+    found = {}
+    for path in sorted((ROOT / PACKAGE).rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = ast.parse(path.read_text("utf-8"))
+    return found
+
+
+@cache
+def imports(name: str) -> frozenset[Import]:
+    """What the module imports, but for what only type checkers see."""
+    return frozenset(_imports(sources()[name], late=False))
+
+
+def _imports(node: ast.AST, late: bool) -> Iterator[Import]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            for other in child.orelse:
+                yield from _imports(other, late)
+        elif isinstance(child, ast.Import):
+            yield from (Import(alias.name, late) for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            inner = (f"{child.module}.{alias.name}" for alias in child.names)
+            yield from (Import(each if each in sources() else child.module or "", late) for each in inner)
+        else:
+            yield from _imports(child, late or isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef))
+
+
+def ours(name: str) -> Iterable[str]:
+    return {each.module for each in imports(name) if each.module in sources()}
+
+
+def part(module: str) -> str:
+    return (module.split(".") + [""])[1]
+
+
+def short(module: str) -> str:
+    return module.removeprefix(f"{PACKAGE}.")
+
+
+@cache
+def allowed(of: str) -> frozenset[str]:
+    return frozenset({of}.union(*(allowed(below) for below in BELOW[of]), {"errors"}))
+
+
+@cache
+def libraries(name: str) -> frozenset[str]:
+    """The late libraries that importing the module imports, by way of whatever it imports."""
+    seen, todo, found = set(), [name], set()
+    while todo:
+        module = todo.pop()
+        seen.add(module)
+        packages = (module.rsplit(".", n)[0] for n in range(1, module.count(".") + 1))
+        now = {each.module for each in imports(module) if not each.late}
+        found |= {each.split(".")[0] for each in now} & LATE
+        todo += [each for each in {*now, *packages} if each in sources() and each not in seen]
+    return frozenset(found)
+
+
+def circles() -> set[str]:
+    """The modules that import themselves by way of others."""
+    reach: dict[str, set[str]] = {}
+    for name in sources():
+        seen: set[str] = set()
+        todo = list(ours(name))
+        while todo:
+            module = todo.pop()
+            if module not in seen:
+                seen.add(module)
+                todo += ours(module)
+        reach[name] = seen
+    return {short(name) for name, seen in reach.items() if name in seen}
+
+
+def against_the_direction() -> set[tuple[str, str]]:
+    pairs = ((name, target) for name in sources() if part(name) for target in ours(name))
+    return {(short(a), short(b)) for a, b in pairs if part(b) and part(b) not in allowed(part(a))}
+
+
+def imported_late() -> set[tuple[str, str]]:
+    """Imports inside functions that spare nobody a wait: of light libraries, and of modules that bring nothing new."""
+    found = set()
+    for name in sources():
+        for module in (each.module for each in imports(name) if each.late):
+            heavy = libraries(module) - libraries(name) if module in sources() else {module.split(".")[0]} & LATE
+            if not heavy:
+                found.add((short(name), short(module)))
+    return found
+
+
+def long_files() -> set[str]:
+    lines = {path: path.read_text("utf-8").count("\n") for path in (ROOT / PACKAGE).rglob("*.py")}
+    return {path.relative_to(ROOT / PACKAGE).as_posix() for path, n in lines.items() if n > MOST_LINES_OF_A_FILE}
+
+
+def long_functions() -> set[str]:
+    found = set()
+    for name, tree in sources().items():
+        for node in ast.walk(tree):
+            function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            if function and node.end_lineno - node.lineno >= MOST_LINES_OF_A_FUNCTION:
+                found.add(f"{short(name)}.{node.name}")
+    return found
+
+
+def named(tree: ast.Module) -> Iterator[str]:
+    """The names that the module itself gives: to functions, classes, arguments, variables and attributes."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.arg):
+            yield node.arg
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.attr
+
+
+def dialect() -> set[tuple[str, str]]:
+    found = set()
+    for name, tree in sources().items():
+        for word in named(tree):
+            parts = re.findall(r"[A-Z]?[a-z]+|[A-Z]+", word)
+            if WORDS & {each.lower() for each in parts}:
+                found.add((short(name), word))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("rule", "found", "listed"),
+    [
+        ("imports against the direction", against_the_direction, AGAINST_THE_DIRECTION),
+        ("imports in a circle", circles, IN_CIRCLES),
+        ("imports inside a function for nothing", imported_late, IMPORTED_LATE),
+        (f"has over {MOST_LINES_OF_A_FILE} lines", long_files, LONG_FILES),
+        (f"has over {MOST_LINES_OF_A_FUNCTION} lines", long_functions, LONG_FUNCTIONS),
+        ("is named in a dialect of our own", dialect, DIALECT),
+    ],
+    ids=lambda value: value.replace(" ", "-") if isinstance(value, str) else "",
+)
+def test_nobody_new_breaks_a_rule_and_the_lists_shrink(rule, found, listed):
+    offenders = found()
+    assert not offenders - listed, f"{rule}: {sorted(offenders - listed)}"
+    assert not listed - offenders, f"take out of the list, no longer {rule}: {sorted(listed - offenders)}"
+
+
+def test_every_part_of_the_package_has_its_place():
+    assert {part(name) for name in sources()} - {""} <= BELOW.keys()
+
+
+def test_the_package_stays_small():
+    lines = sum(path.read_text("utf-8").count("\n") for path in (ROOT / PACKAGE).rglob("*.py"))
+    assert lines <= max(MOST_LINES, LINES_TODAY)
+
+
+def required(path: Path) -> set[str]:
+    lines = (line.partition("#")[0].strip() for line in path.read_text("utf-8").splitlines())
+    return {canonicalize_name(Requirement(line).name) for line in lines if line}
+
+
+def test_the_requirements_name_every_library_that_is_imported_and_no_other():
+    known = required(ROOT / "requirements.txt")
+    used = {each.module.split(".")[0] for name in sources() for each in imports(name)}
+    used -= {PACKAGE, *OPTIONAL, *sys.stdlib_module_names}
+    dists = {canonicalize_name(PACKAGES.get(name, COMES_WITH.get(name, name))) for name in used}
+    assert dists <= known
+    # torch's loaders and diffusers use these three where they are installed
+    assert known - dists <= {"accelerate", "torchvision", "peft"}
+
+
+def test_the_tests_requirements_hold_no_version_that_is_not_installed():
+    lines = (ROOT / "tests/requirements.txt").read_text("utf-8").splitlines()
+    for requirement in (Requirement(line) for line in lines if line and not line.startswith("#")):
+        assert metadata.version(requirement.name) in requirement.specifier
+
+
+if __name__ == "__main__":
+    for found in (against_the_direction, circles, imported_late, long_files, long_functions, dialect):
+        sys.stdout.write(f"{found.__name__}: {sorted(found())}\n")
