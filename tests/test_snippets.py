@@ -86,7 +86,7 @@ def test_what_is_to_be_installed_is_in_this_project_or_pinned_as_here(command):
     files = [words[n + 1] for n, word in enumerate(words) if word == "-r"]
     assert all((ROOT / file).is_file() for file in files)
     packages = [word for word in words if word != "-r" and word not in files]
-    pinned = (ROOT / "requirements.txt").read_text("utf-8").split()
+    pinned = [line for name in ("", "tests/") for line in (ROOT / f"{name}requirements.txt").read_text("utf-8").split()]
     assert all(re.sub(r"\[\w+\]", "", package) in pinned for package in packages)
 
 
