@@ -18,6 +18,7 @@ from layerdiffusion.models.load import Models, load_models
 from layerdiffusion.threads import available_cores
 
 HERE = Path(__file__).parent
+LONGEST = ("browser", "miniature", "evaluation")  # what takes long comes first: no worker is left with it at the end
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -27,10 +28,10 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A worker gets the tests of a whole file, for its fixtures; those in the browser share a served page."""
-    for item in items:
-        group = item.path.relative_to(HERE)
-        group = group.parent if group.parts[0] == "browser" else group
-        item.add_marker(pytest.mark.xdist_group(str(group)))
+    parts = {item: item.path.relative_to(HERE).parts for item in items}
+    for item, (top, *inner) in parts.items():
+        item.add_marker(pytest.mark.xdist_group("browser" if top == "browser" else "/".join((top, *inner))))
+    items.sort(key=lambda item: LONGEST.index(parts[item][0]) if parts[item][0] in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(scope="session")

@@ -198,8 +198,9 @@ def test_what_a_training_took_is_written_down(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", ["judge", "sam", "clip"])
-def test_a_part_trains_from_the_command_line_and_goes_on(part, tmp_path):
+@pytest.mark.parametrize(("part", "module"), [("judge", judge), ("sam", segmenter), ("clip", clip)])
+def test_a_part_trains_from_the_command_line_and_goes_on(part, module, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "BATCH", 4)
     command = ["train-miniature", part, "--out", str(tmp_path), "--minutes", "0.03", "--scenes", "64"]
     assert main(command) == 0
     first = json.loads((tmp_path / "miniature" / part / "training.json").read_text())["steps"]
