@@ -6,6 +6,7 @@ Pixel coordinates are (x, y); pixel centres are at whole numbers.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from layerdiffusion.errors import MaskError
+from layerdiffusion.images.io import REDUCED_FROM
 from layerdiffusion.images.masks import resize_mask
 
 if TYPE_CHECKING:
@@ -88,6 +90,21 @@ def fit_square(size: tuple[int, int], native: int, mask: np.ndarray | None = Non
             start = (first + last - side) // 2 if last - first > side else min(max(start, last - side), first)
         starts.append(min(max(start, 0), length - side))
     return Fit(starts[0], starts[1], side, native)
+
+
+def points_in_opened(points: Iterable[Sequence[float]], image: Image.Image) -> list[tuple[float, ...]]:
+    """Points (x, y), or boxes (x0, y0, x1, y1), of a file's upright picture in the pixels of the opened `image`.
+
+    The same ones unless `open_image` reduced it. Pixel centres are at whole numbers; what is no number stays as it is.
+    """
+    before = image.info.get(REDUCED_FROM, image.size)
+
+    def scaled(value: float, axis: int) -> float:
+        if before == image.size or not isinstance(value, int | float):
+            return value
+        return (value + 0.5) * image.size[axis] / before[axis] - 0.5
+
+    return [tuple(scaled(value, index % 2) for index, value in enumerate(point)) for point in points]
 
 
 def place(image: Image.Image, mask: np.ndarray, placement: Placement) -> tuple[Image.Image, np.ndarray]:

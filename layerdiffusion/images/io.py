@@ -1,48 +1,119 @@
 """Pictures: decoded and checked, turned upright, converted to 8-bit sRGB; and PNG bytes.
 
-Pictures are RGB `PIL.Image`.
+Pictures are RGB `PIL.Image`. Memory is bounded: a picture of more than `WORKING_PIXELS` is reduced by a whole factor
+as it is opened, a JPEG while it is decoded.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import importlib.util
 import io
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, JpegImagePlugin
 
 from layerdiffusion.errors import ImageError
+from layerdiffusion.images import depth
 
 ImageSource = Image.Image | np.ndarray | bytes | str | os.PathLike
 
 MIN_SIDE = 16  # below this a picture is a few latent pixels at best
-MAX_PIXELS = 32_000_000  # a 24-megapixel camera's picture passes
-MAX_BYTES = 64 * 2**20
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")  # none that runs a program
+MAX_PIXELS = 100_000_000
+MAX_JPEG_PIXELS = 200_000_000  # decoded at a reduced scale, so that more of them fit
+WORKING_PIXELS = 32_000_000  # what an opened picture has at most
+MAX_BYTES = 256 * 2**20
+MAX_DECODED = 800_000_000  # bytes of a deep picture's samples
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "HEIF")  # none that runs a program
+FIRST_PICTURE = ("MPO", "HEIF")  # what a phone stores beside its first picture are depth maps, brackets and previews
+REDUCED_FROM = "reduced_from"  # in an opened picture's `info`: the size (W, H) before it was reduced
+
+
+_KEPT_INFO = ("icc_profile", "transparency")
+_ORIENTATION_TAG = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_TURNED = (5, 6, 7, 8)  # width and height change places
 
 
 def open_image(source: ImageSource, name: str = "the picture") -> Image.Image:
     """Decode a picture to 8-bit sRGB, upright, transparent parts over white.
 
     `source` is a path, the file's bytes, a PIL image or a uint8 array (H, W), (H, W, 3) or (H, W, 4). The
-    file's content decides its format, whatever its name says. Raises `ImageError`, which calls the picture
-    `name`, for files that are missing, damaged, animated or no pictures, and for sizes outside `MIN_SIDE` and
-    `MAX_PIXELS`.
+    file's content decides its format, whatever its name says. Pictures have up to `MAX_PIXELS`, JPEGs
+    `MAX_JPEG_PIXELS`; one of more than `WORKING_PIXELS` is reduced by the least whole factor that fits (a JPEG's is a
+    power of two) and its `info` says from what size under `REDUCED_FROM`. More than 8 bits a sample are scaled as
+    `layerdiffusion.images.depth` says.
+
+    Raises `ImageError`, which calls the picture `name`, for files that are missing, damaged, animated or no pictures,
+    and for sizes outside the limits.
     """
-    image = decode(source, name)
+    image = decode(source, name, reduce=True)
     try:
-        return to_rgb(image)
+        opened = to_rgb(image)
     except (OSError, ValueError) as error:
         raise ImageError(
             f"{name} can't be converted from {image.mode} to RGB ({error}); save it as an ordinary PNG or JPEG."
         ) from error
+    opened.info = {REDUCED_FROM: image.info[REDUCED_FROM]} if REDUCED_FROM in image.info else {}
+    return opened
+
+
+def decode(source: ImageSource, name: str, reduce: bool = False) -> Image.Image:
+    """The picture upright, 8 bits a sample, in its own mode; with `reduce`, of at most `WORKING_PIXELS`.
+
+    A copy, whose `info` holds its colour profile, its transparent colour and `REDUCED_FROM` alone. A JPEG of more than
+    `WORKING_PIXELS` is always reduced. Raises `ImageError` as `open_image` does.
+    """
+    if isinstance(source, str | os.PathLike):
+        source, name = _read(Path(source), name)
+    if isinstance(source, bytes):
+        if not source:
+            raise ImageError(f"{name} is an empty file; choose a picture.")
+        if len(source) > MAX_BYTES:
+            raise ImageError(f"{name} is larger than {MAX_BYTES // 2**20} MB; save it smaller.")
+    elif not isinstance(source, Image.Image | np.ndarray):
+        raise ImageError(f"{name} is a {type(source).__name__}: it must be a picture, a file name or a file's bytes.")
+    with _one_sentence(name):
+        image, size, orientation = _load(source, name)
+        image = _reduced(image) if reduce else image
+        reduced = image.size != size
+        info = {key: image.info[key] for key in _KEPT_INFO if key in image.info}
+        if orientation in _UPRIGHT:
+            image = image.transpose(_UPRIGHT[orientation])
+            size = size[::-1] if orientation in _TURNED else size
+        else:
+            image = image.copy()
+        image.info = {**info, REDUCED_FROM: size} if reduced else info
+        return image
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """A copy in RGB, transparent parts over white, its colour profile turned into sRGB.
+
+    Raises `OSError` or `ValueError` for a mode that has no way to RGB.
+    """
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        alpha, image = image.getchannel("A"), _to_srgb(image.convert("RGB"), image.info.get("icc_profile"))
+        return Image.composite(image, Image.new("RGB", image.size, "white"), alpha)
+    return _to_srgb(image, image.info.get("icc_profile"))
 
 
 def png_bytes(picture: Image.Image | np.ndarray) -> bytes:
-    """A picture, or a bool mask as black and white, as the bytes of a PNG file."""
+    """A picture, or a bool mask (H, W) as black and white, as the bytes of a PNG file."""
     if isinstance(picture, np.ndarray):
         picture = Image.fromarray(np.where(picture, 255, 0).astype(np.uint8))
     buffer = io.BytesIO()
@@ -50,49 +121,132 @@ def png_bytes(picture: Image.Image | np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def decode(source: ImageSource, name: str) -> Image.Image:
-    if isinstance(source, np.ndarray):
-        return _image_from_array(source, name)
-    if isinstance(source, str | os.PathLike):
-        source, name = _read(Path(source), name)
-    if isinstance(source, bytes):
-        if not source:
-            raise ImageError(f"{name} is an empty file; choose a picture.")
-        if len(source) > MAX_BYTES:
-            raise ImageError(_too_heavy(name))
-        source = io.BytesIO(source)
-    elif not isinstance(source, Image.Image):
-        raise ImageError(f"{name} is a {type(source).__name__}: it must be a picture, a file name or a file's bytes.")
+@contextlib.contextmanager
+def _one_sentence(name: str) -> Iterator[None]:
+    """Whatever a decoder raises becomes an `ImageError`."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of what the checks below refuse
-            image = source if isinstance(source, Image.Image) else Image.open(source, formats=_formats())
-            _check_size(image, name)
-            frames = getattr(image, "n_frames", 1)
-            # A phone's JPEG may carry a second picture (MPO); a multi-page or moving file has no one picture.
-            if frames > 1 and image.format != "MPO":
-                raise ImageError(f"{name} is animated or has several pages ({frames}); save one of them as a picture.")
-            image.load()
-            image = _upright(image)
-            _check_size(image, name)
+            warnings.simplefilter("ignore")  # Pillow warns of what the checks refuse
+            yield
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
-        raise ImageError(_too_large(name)) from error
+        raise ImageError(_too_large(name, MAX_PIXELS)) from error
     except Image.UnidentifiedImageError as error:
         raise ImageError(
             f"{name} is no picture that can be read, whatever its name says; use a PNG, JPEG or WebP file."
         ) from error
     except Exception as error:  # given damaged bytes, decoders raise nearly anything
         raise ImageError(f"{name} is damaged or cut short and can't be read; save or download it again.") from error
-    return image
+
+
+def _load(source: Image.Image | np.ndarray | bytes, name: str) -> tuple[Image.Image, tuple[int, int], int]:
+    """The picture as stored, in 8 bits a sample, a large JPEG reduced; its size in the file; its EXIF orientation."""
+    if isinstance(source, np.ndarray):
+        image = _image_from_array(source, name)
+        return image, image.size, 1
+    if isinstance(source, Image.Image):
+        image, data = source, b""
+    else:
+        data = source
+        try:
+            image = _identify(data)
+        except Image.UnidentifiedImageError:
+            image = _unidentified_tiff(data, name)
+            return image, image.size, 1
+    _check_picture(image, name)
+    stored = image.size
+    drafted = bool(data) and image.format in ("JPEG", "MPO") and _draft(image)
+    if data and depth.hides_depth(image):
+        samples = depth.read_deep(data)
+        if samples is None:
+            raise ImageError(f"{name} is damaged or cut short and can't be read; save or download it again.")
+        deep = Image.fromarray(_eight_bits(samples, name))
+        deep.info = dict(image.info)
+        return deep, deep.size, 1 if image.format == "TIFF" else _orientation(image)
+    image.load()
+    orientation = _orientation(image)
+    if image.mode in depth.MODES:
+        info, image = image.info, Image.fromarray(_eight_bits(np.asarray(image), name))
+        image.info = dict(info)
+    return image, stored if drafted else image.size, orientation
+
+
+def _identify(data: bytes) -> Image.Image:
+    """The file's picture, not decoded yet."""
+    if data.startswith(b"\xff\xd8\xff"):  # not by `Image.open`, whose own limit is below ours for JPEGs
+        return JpegImagePlugin.jpeg_factory(io.BytesIO(data))
+    return Image.open(io.BytesIO(data), formats=_formats())
 
 
 @functools.cache
 def _formats() -> list[str]:
-    """Those of `FORMATS` that this build of Pillow has a decoder for."""
+    """Those of `FORMATS` that there is a decoder for here."""
     Image.init()
+    if importlib.util.find_spec("pillow_heif"):
+        import pillow_heif  # HEIC alone needs it, and not every platform has a wheel
+
+        pillow_heif.register_heif_opener()
     return [name for name in FORMATS if name in Image.OPEN]
+
+
+def _unidentified_tiff(data: bytes, name: str) -> Image.Image:
+    """A TIFF of a kind that Pillow doesn't know: floats of several channels."""
+    header = depth.tiff_header(data)
+    if header is None:
+        raise Image.UnidentifiedImageError
+    if header.more_pages:
+        raise ImageError(_several(name, "several"))
+    _check_size((header.width, header.height), name, MAX_PIXELS)
+    if header.width * header.height * header.samples * header.bits > 8 * MAX_DECODED:
+        raise ImageError(_too_large(name, MAX_DECODED * 8 // (header.samples * header.bits)))
+    samples = depth.read_deep(data)
+    if samples is None:
+        raise Image.UnidentifiedImageError
+    return Image.fromarray(_eight_bits(samples, name))
+
+
+def _eight_bits(samples: np.ndarray, name: str) -> np.ndarray:
+    try:
+        return depth.to_eight_bits(samples)
+    except ValueError as error:
+        raise ImageError(f"{name} can't be shown: {error}; save it as an ordinary PNG or JPEG.") from error
+
+
+def _draft(image: Image.Image) -> bool:
+    """Have a large JPEG decoded at a half, a quarter or an eighth of its size; whether it will be."""
+    factor = _factor(image.size)
+    if factor == 1:
+        return False
+    scale = next(scale for scale in (2, 4, 8) if scale >= factor)
+    image.draft(None, (image.width // scale, image.height // scale))
+    return True
+
+
+def _reduced(image: Image.Image) -> Image.Image:
+    factor = _factor(image.size)
+    if factor == 1:
+        return image
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+    elif image.mode in ("1", "P"):  # averages of palette numbers mean nothing
+        image = image.convert("L" if image.mode == "1" else "RGB")
+    return image.reduce(factor)
+
+
+def _factor(size: tuple[int, int]) -> int:
+    """The least whole number to divide the sides by so that at most `WORKING_PIXELS` are left."""
+    factor = 1
+    while -(-size[0] // factor) * -(-size[1] // factor) > WORKING_PIXELS:
+        factor += 1
+    return factor
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(_ORIENTATION_TAG, 1)
+    except Exception:  # a picture with broken EXIF is still a picture
+        return 1
 
 
 def _read(path: Path, name: str) -> tuple[bytes, str]:
@@ -104,47 +258,32 @@ def _read(path: Path, name: str) -> tuple[bytes, str]:
         raise ImageError(f"There is no picture at {path}; check the path.") from error
     except (OSError, ValueError) as error:
         raise ImageError(f"{path} can't be read as a file; give the path of a picture.") from error
-    raise ImageError(_too_heavy(name))
+    raise ImageError(f"{name} is larger than {MAX_BYTES // 2**20} MB; save it smaller.")
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # a picture with broken EXIF is still a picture
-        return image
+def _check_picture(image: Image.Image, name: str) -> None:
+    _check_size(image.size, name, MAX_JPEG_PIXELS if image.format in ("JPEG", "MPO") else MAX_PIXELS)
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format not in FIRST_PICTURE:
+        raise ImageError(_several(name, str(frames)))
 
 
-def _check_size(image: Image.Image, name: str) -> None:
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise ImageError(_too_large(name, f" ({width} × {height})"))
+def _check_size(size: tuple[int, int], name: str, most: int) -> None:
+    width, height = size
+    if width * height > most:
+        raise ImageError(_too_large(name, most, f" ({width} × {height})"))
     if min(width, height) < MIN_SIDE:
         raise ImageError(
             f"{name} is {width} × {height} pixels, too small to edit; use one of at least {MIN_SIDE} × {MIN_SIDE}."
         )
 
 
-def _too_large(name: str, size: str = "") -> str:
-    return f"{name} has more than {MAX_PIXELS // 10**6} million pixels{size}; make it smaller first."
+def _several(name: str, count: str) -> str:
+    return f"{name} is animated or has several pages ({count}); save one of them as a picture."
 
 
-def _too_heavy(name: str) -> str:
-    return f"{name} is larger than {MAX_BYTES // 2**20} MB; save it smaller."
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in ("I", "I;16", "I;16L", "I;16B", "I;16N"):
-        levels = np.asarray(image).astype(np.int64)
-        if levels.min() < 0 or levels.max() > 65535:
-            raise ValueError("its values lie outside 16 bits")
-        return Image.fromarray((levels // 257).astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        alpha, image = image.getchannel("A"), _to_srgb(image.convert("RGB"), image.info.get("icc_profile"))
-        return Image.composite(image, Image.new("RGB", image.size, "white"), alpha)
-    return _to_srgb(image, image.info.get("icc_profile"))
+def _too_large(name: str, most: int, size: str = "") -> str:
+    return f"{name} has more than {most // 10**6} million pixels{size}; make it smaller first."
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
@@ -169,6 +308,5 @@ def _image_from_array(array: np.ndarray, name: str) -> Image.Image:
     height, width = array.shape[:2]
     if not height or not width:
         raise ImageError(f"{name} has no pixels; choose another picture.")
-    image = Image.fromarray(array)
-    _check_size(image, name)
-    return image
+    _check_size((width, height), name, MAX_PIXELS)
+    return Image.fromarray(array)

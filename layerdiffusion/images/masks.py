@@ -13,40 +13,78 @@ import numpy as np
 from PIL import Image
 
 from layerdiffusion.errors import MaskError
-from layerdiffusion.images.io import decode, to_rgb
+from layerdiffusion.images.io import decode
+
+SAME_COLOUR = 24  # of 255: how far a channel may be off the shade of one colour, as JPEG leaves it
 
 
 def open_mask(source: Any, size: tuple[int, int], name: str = "the mask") -> np.ndarray:
-    """A read-only bool array (H, W) from a mask picture (light is True) or array; `size` is its picture's (W,
-    H).
+    """A read-only bool array (H, W), True on the subject, of the picture of `size` (W, H): the one reader of masks.
 
-    Arrays are bool, or numbers from 0 to 1, or integers from 0 to 255, cut at one half. Raises `MaskError`.
+    `source` is a picture as `open_image` takes it, or an array (H, W): bool, numbers from 0 to 1, or integers to 255.
+    What it marks is decided by the first of these that applies:
+
+    - transparency that is not the same everywhere is the mask: what is opaque is True;
+    - of a picture of exactly two values, the lighter is True (zeros and ones, red on black, two palette entries);
+    - what is at least half as light as white is True; of one colour on black, such as red, at least half of it.
+
+    A mask of the picture's shape but another size, up to a pixel, is scaled to it by the nearest pixel. Raises
+    `MaskError` for another shape, for a picture or numbers that mark nothing, and for what is dark but not black
+    everywhere; a bool array may be empty. Raises `ImageError` for files that are no pictures.
     """
-    if isinstance(source, np.ndarray):
-        mask = _mask_from_array(source, name)
-    elif isinstance(source, Image.Image | bytes | str | os.PathLike):
-        image = decode(source, name)
-        if image.has_transparency_data:
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image.convert("RGBA"))
-        mask = np.asarray(to_rgb(image).convert("L")) >= 128
+    if isinstance(source, np.ndarray) and not (source.ndim == 3 and source.dtype == np.uint8 and source.shape[2] > 2):
+        mask = _from_numbers(_scaled(_checked_numbers(source, name), size, name), name)
+    elif isinstance(source, np.ndarray | Image.Image | bytes | str | os.PathLike):
+        mask = _from_picture(decode(source, name), size, name)
     else:
         raise MaskError(f"{name} is a {type(source).__name__}: it must be a bool array or a black and white picture.")
-    if mask.shape != (size[1], size[0]):
-        raise MaskError(
-            f"{name} is {mask.shape[1]} × {mask.shape[0]} pixels but its picture is {size[0]} × {size[1]}; "
-            "make the mask on this picture."
-        )
     mask.flags.writeable = False
     return mask
 
 
-def _mask_from_array(array: np.ndarray, name: str) -> np.ndarray:
+def _from_picture(image: Image.Image, size: tuple[int, int], name: str) -> np.ndarray:
+    _check_shape(image.size, size, name)
+    if image.size != size:
+        image = image.resize(size, Image.Resampling.NEAREST)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        alpha = np.asarray(image.getchannel("A"))
+        if alpha.min() != alpha.max():
+            return _from_numbers(alpha, name)
+    try:
+        pixels = np.asarray(image.convert("RGB"))
+        lightness = np.asarray(image.convert("RGB").convert("L"))
+    except (OSError, ValueError) as error:
+        raise MaskError(f"{name} can't be converted from {image.mode} to grey; save it as an ordinary PNG.") from error
+    red, green, blue = (pixels[..., channel].astype(np.uint32) for channel in range(3))
+    first, other = _two_values(red << 16 | green << 8 | blue)
+    if other is None:
+        return _from_numbers(_strength(pixels, lightness), name)
+    light = red * 299 + green * 587 + blue * 114
+    if (light == light.flat[0]).all():
+        raise MaskError(f"{name} has two colours, equally light: neither marks the subject; make it white on black.")
+    return light == light.max()
+
+
+def _strength(pixels: np.ndarray, lightness: np.ndarray) -> np.ndarray:
+    """The lightness (H, W), but of shades of one colour on black how strong that colour is; uint8."""
+    strength = pixels.max(axis=2)
+    peak = pixels.reshape(-1, 3).max(axis=0) / max(int(strength.max()), 1)
+    for channel in range(3):
+        expected = strength * np.float32(peak[channel])
+        if (np.abs(pixels[..., channel] - expected) > SAME_COLOUR).any():
+            return lightness
+    return strength
+
+
+def _checked_numbers(array: np.ndarray, name: str) -> np.ndarray:
+    """The array as (H, W), checked for its type and range."""
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
     if array.ndim != 2:
         raise MaskError(f"{name} has shape {array.shape}: it must be (height, width).")
-    if array.dtype == bool:
-        return array.copy()
+    if array.dtype == bool and array.size:
+        return array
     if not np.issubdtype(array.dtype, np.number) or np.issubdtype(array.dtype, np.complexfloating) or not array.size:
         raise MaskError(f"{name} is an array of {array.dtype}: it must be bool, or numbers from 0 to 1 or 255.")
     low, high = float(array.min()), float(array.max())
@@ -54,7 +92,54 @@ def _mask_from_array(array: np.ndarray, name: str) -> np.ndarray:
         raise MaskError(
             f"{name} has values from {low:g} to {high:g}: it must be bool, numbers from 0 to 1 or integers to 255."
         )
-    return array >= (0.5 if high <= 1 else 128)
+    return array
+
+
+def _from_numbers(values: np.ndarray, name: str) -> np.ndarray:
+    """Bool (H, W) from bool, numbers from 0 to 1 or integers to 255; of exactly two values the larger is True."""
+    if values.dtype == bool:
+        return values.copy()
+    first, other = _two_values(values)
+    if other is not None:
+        return values == max(first, other)
+    high = values.max()
+    mask = values >= (0.5 if high <= 1 else 128)
+    if not high:
+        raise MaskError(f"{name} is empty: it marks nothing; mark the subject in white.")
+    if not mask.any():
+        raise MaskError(
+            f"{name} marks nothing: its largest value is {high:g}, less than half of white; make the subject white."
+        )
+    return mask
+
+
+def _two_values(values: np.ndarray) -> tuple[Any, Any]:
+    """The two values of an array that has exactly two; else its first one, and None."""
+    first = values.flat[0]
+    differs = values != first
+    other = values.flat[int(differs.argmax())]
+    return (first, other) if other != first and (values[differs] == other).all() else (first, None)
+
+
+def _scaled(values: np.ndarray, size: tuple[int, int], name: str) -> np.ndarray:
+    """The array (h, w) at `size` (W, H), each pixel the nearest one's value."""
+    height, width = values.shape
+    _check_shape((width, height), size, name)
+    if (width, height) == size:
+        return values
+    columns = ((np.arange(size[0]) + 0.5) * width / size[0]).astype(int)
+    rows = ((np.arange(size[1]) + 0.5) * height / size[1]).astype(int)
+    return values[rows[:, None], columns]
+
+
+def _check_shape(given: tuple[int, int], size: tuple[int, int], name: str) -> None:
+    (width, height), (wide, high) = given, size
+    pixel_off = abs(width - wide) <= 1 and abs(height - high) <= 1
+    if not pixel_off and abs(width * high - height * wide) > max(*given, *size):
+        raise MaskError(
+            f"{name} is {width} × {height} pixels but its picture is {wide} × {high}, of another shape; "
+            "make the mask on this picture."
+        )
 
 
 def grow(mask: np.ndarray, pixels: int) -> np.ndarray:

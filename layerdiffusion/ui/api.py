@@ -12,6 +12,7 @@ import numpy as np
 
 from layerdiffusion.edit import Edit, Placement
 from layerdiffusion.errors import EditError, SegmentError, SettingsError
+from layerdiffusion.images.geometry import points_in_opened
 from layerdiffusion.images.io import open_image, png_bytes
 from layerdiffusion.images.masks import open_mask
 from layerdiffusion.prompts import split_prompt as parts_of
@@ -78,8 +79,9 @@ def segmenter(device: Device):
     def segment(image: bytes, points: Any, labels: Any = None, box: Any = None) -> Iterator[str]:
         """Mark a subject: a black and white PNG, white on it.
 
-        image: the picture, upright pixels. points: [[x, y], …] in its pixels. labels: 1 for each point on the
-        subject, 0 for each off it; null means all are on it. box: [left, top, right, bottom] or null.
+        image: the picture, upright pixels; the mask of a very large one is smaller than it. points: [[x, y], …] in
+        its pixels. labels: 1 for each point on the subject, 0 for each off it; null means all are on it. box:
+        [left, top, right, bottom] or null.
         """
         picture = _picture(image, "image")
         points = [] if points is None else points
@@ -91,7 +93,8 @@ def segmenter(device: Device):
             raise SegmentError("labels must be a list with a 1 or a 0 for each point, or null.")
         if box is not None and not isinstance(box, list):
             raise SegmentError("box must be [left, top, right, bottom], or null.")
-        found = device.candidates(np.asarray(picture), points, labels, box)
+        box = box if box is None else points_in_opened([box], picture)[0]
+        found = device.candidates(np.asarray(picture), points_in_opened(points, picture), labels, box)
         best = max(found, key=lambda candidate: candidate.iou)
         with tempfile.TemporaryDirectory() as folder:  # Gradio copies what is yielded before it asks again
             path = Path(folder) / "mask.png"
@@ -134,12 +137,13 @@ def editing(device: Device):
         if reference is not None:
             values["background_image"] = _picture(reference, "reference")
             if reference_mask is not None:
-                values["background_mask"] = open_mask(
-                    _picture(reference_mask, "reference_mask"), values["background_image"].size, "reference_mask"
-                )
+                values["background_mask"] = open_mask(reference_mask, values["background_image"].size, "reference_mask")
+        photo = _picture(image, "image")
+        if not mask:
+            raise EditError("mask is missing; send a picture file.")
         wanted = Edit(
-            object_image=_picture(image, "image"),
-            object_mask=_picture(mask, "mask"),
+            object_image=photo,
+            object_mask=open_mask(mask, photo.size, "mask"),
             prompt=prompt or None,
             object_prompt=object_prompt or None,
             background_prompt=background_prompt or None,

@@ -14,7 +14,6 @@ from PIL import Image
 from layerdiffusion.edit import Edit, Placement
 from layerdiffusion.errors import EditError, MaskError, SegmentError
 from layerdiffusion.images.geometry import reduce
-from layerdiffusion.images.io import open_image
 from layerdiffusion.images.layers import Layers
 from layerdiffusion.images.masks import grow, open_mask
 from layerdiffusion.ui.widgets.drawing import cutout_url, mask_url, picture_url
@@ -130,14 +129,7 @@ class MarkedPicture:
 
     def load_mask(self, source: bytes | np.ndarray) -> None:
         """A mask from a file, or bool (H, W), instead of clicks; of the picture's shape, at any size."""
-        size = self._image().size
-        if isinstance(source, bytes):
-            source = open_image(source, "the mask")
-        else:
-            source = Image.fromarray(np.where(source, 255, 0).astype(np.uint8))
-        if source.size != size and abs(source.width * size[1] - source.height * size[0]) <= max(*size, *source.size):
-            source = source.resize(size, Image.Resampling.BOX)  # of the picture before the page made it smaller
-        mask = open_mask(source, size, "the mask")
+        mask = open_mask(source, self._image().size, "the mask")
         self.change(points=(), candidates=(), pick=None, given=mask, painted=None, growth=0)
 
     def board(self, description: str, hint: str = "Click on the subject.") -> str:

@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 import pytest
-from pictures import noise, smooth, subject
+from pictures import centre, encoded, noise, smooth, subject
 from PIL import Image
 
 from layerdiffusion.errors import MaskError
@@ -50,9 +50,124 @@ def test_a_brush_stroke_on_nothing_is_a_mask_of_the_stroke():
     assert mask.sum() == 5 * 15 and mask[4:9, 5:20].all()
 
 
-def test_a_mask_of_another_size_is_refused_with_both_sizes():
-    with pytest.raises(MaskError, match="5 × 4 pixels but its picture is 40 × 32"):
-        open_mask(np.zeros((4, 5), bool), (40, 32))
+@pytest.mark.parametrize("size", [(96, 64), (24, 16), (33, 22), (49, 32), (47, 31), (480, 321)])
+def test_a_mask_of_the_same_shape_is_scaled_to_its_picture(size):
+    mask = ellipse(*size)
+    for source in (mask, mask.astype(np.uint8), mask.astype(float), png_bytes(mask), Image.fromarray(mask)):
+        scaled = open_mask(source, (48, 32))
+        assert scaled.shape == (32, 48)
+        assert iou(scaled, ellipse(48, 32)) > 0.85
+        assert np.abs(centre(scaled) - centre(ellipse(48, 32))).max() < 1
+
+
+@pytest.mark.parametrize("size", [(32, 48), (48, 48), (96, 68), (48, 35)])
+def test_a_mask_of_another_shape_is_refused_with_both_sizes(size):
+    for source in (ellipse(*size), png_bytes(ellipse(*size))):
+        with pytest.raises(MaskError, match=f"{size[0]} × {size[1]} pixels but its picture is 48 × 32, of another"):
+            open_mask(source, (48, 32))
+
+
+def ellipse(width: int = 48, height: int = 32) -> np.ndarray:
+    """A subject right of the middle; the same at every size."""
+    y, x = np.mgrid[:height, :width]
+    return ((x + 0.5) / width - 0.6) ** 2 / 0.3**2 + ((y + 0.5) / height - 0.45) ** 2 / 0.35**2 <= 1
+
+
+def iou(first: np.ndarray, second: np.ndarray) -> float:
+    return (first & second).sum() / (first | second).sum()
+
+
+def two_colours(off: tuple[int, int, int], on: tuple[int, int, int]) -> Image.Image:
+    return Image.fromarray(np.where(ellipse()[..., None], on, off).astype(np.uint8))
+
+
+def palette(off: tuple[int, int, int], on: tuple[int, int, int], **options) -> bytes:
+    image = Image.fromarray(ellipse().astype(np.uint8) + 5, "P")
+    image.putpalette([9, 9, 9] * 5 + [*off, *on])
+    return encoded(image, **options)
+
+
+HARD = {
+    "zeros and ones": encoded(Image.fromarray(ellipse().astype(np.uint8))),
+    "zeros and ones of 16 bits": encoded(Image.fromarray(ellipse().astype(np.uint16))),
+    "12 bits of 16": encoded(Image.fromarray(ellipse().astype(np.uint16) * 4095)),
+    "zeros and ones, floats": encoded(Image.fromarray(ellipse().astype(np.float32)), "TIFF"),
+    "1 bit": encoded(Image.fromarray(ellipse())),
+    "1-bit TIFF": encoded(Image.fromarray(ellipse()), "TIFF"),
+    "red on black": encoded(two_colours((0, 0, 0), (255, 0, 0))),
+    "dark blue on black": encoded(two_colours((0, 0, 0), (0, 0, 90))),
+    "grey on grey": encoded(two_colours((60, 60, 60), (70, 70, 70))),
+    "yellow on blue": encoded(two_colours((0, 0, 255), (255, 255, 0))),
+    "palette": palette((0, 0, 0), (128, 0, 0)),
+    "palette with a transparent colour": palette((200, 200, 200), (10, 10, 10), transparency=5),
+    "black on transparent": encoded(
+        Image.merge("LA", (Image.new("L", (48, 32)), Image.fromarray(ellipse()).convert("L")))
+    ),
+    "wholly opaque": encoded(two_colours((0, 0, 0), (255, 255, 255)).convert("RGBA")),
+    "equally transparent all over": encoded(
+        Image.merge("RGBA", (*two_colours((0, 0, 0), (0, 255, 0)).split(), Image.new("L", (48, 32), 90)))
+    ),
+    "an array of bytes": np.where(ellipse(), 100, 0).astype(np.uint8),
+    "an array of colours": np.asarray(two_colours((0, 0, 0), (255, 0, 0))),
+}
+
+
+@pytest.mark.parametrize("kind", HARD)
+def test_two_values_split_between_them_and_transparency_that_varies_is_the_mask(kind):
+    assert iou(open_mask(HARD[kind], (48, 32)), ellipse()) == 1
+
+
+@pytest.mark.parametrize("colour", [(255, 255, 255), (255, 0, 0), (0, 60, 255), (200, 120, 10)])
+@pytest.mark.parametrize("format", ["PNG", "JPEG"])
+def test_soft_shades_of_one_colour_on_black_are_cut_at_half_of_white(colour, format):
+    shade = cv2.GaussianBlur(ellipse(480, 320).astype(np.float32), (0, 0), 6)
+    file = encoded(Image.fromarray(np.rint(shade[..., None] * colour).astype(np.uint8)), format, quality=95)
+    expected = shade * max(colour) >= 127.5
+    assert iou(open_mask(file, (480, 320)), expected) > (0.999 if format == "PNG" else 0.98)
+
+
+def test_soft_shades_of_several_colours_are_cut_by_their_lightness():
+    shade = cv2.GaussianBlur(ellipse(480, 320).astype(np.float32), (0, 0), 6)[..., None]
+    pixels = np.rint(shade * (255, 255, 0) + (1 - shade) * (0, 0, 255)).astype(np.uint8)
+    assert iou(open_mask(encoded(Image.fromarray(pixels)), (480, 320)), ellipse(480, 320)) > 0.97
+
+
+def test_soft_transparency_is_cut_at_half():
+    layer = np.zeros((32, 48, 4), np.uint8)
+    layer[..., 3] = np.arange(48) * 5
+    assert (open_mask(encoded(Image.fromarray(layer)), (48, 32)) == (layer[..., 3] >= 128)).all()
+
+
+DIM = np.where(ellipse(), np.arange(48)[None] + 50, 0).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [DIM, encoded(Image.fromarray(DIM)), np.full((32, 48), 90, np.uint8), DIM / 255,
+     encoded(Image.fromarray(np.dstack([DIM * 0, DIM * 0, DIM * 0, DIM]))),
+     encoded(Image.new("RGB", (48, 32), (120, 0, 0)))],
+    ids=["array", "picture", "one value", "floats", "transparency", "one colour"],
+)  # fmt: skip
+def test_what_is_dark_but_not_black_is_refused_and_asked_to_be_white(source):
+    with pytest.raises(MaskError, match="white") as error:
+        open_mask(source, (48, 32))
+    assert str(error.value).endswith(".")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [np.zeros((32, 48), np.uint8), np.zeros((32, 48)), encoded(Image.new("L", (48, 32))),
+     encoded(Image.new("1", (48, 32))), encoded(Image.new("RGBA", (48, 32)))],
+    ids=["bytes", "floats", "black", "1 bit", "nothing"],
+)  # fmt: skip
+def test_a_picture_that_marks_nothing_is_refused(source):
+    with pytest.raises(MaskError, match="empty: it marks nothing"):
+        open_mask(source, (48, 32))
+
+
+def test_two_colours_that_cannot_be_told_apart_are_refused():
+    with pytest.raises(MaskError, match="equally light"):
+        open_mask(encoded(two_colours((15, 0, 7), (0, 9, 0))), (48, 32))
 
 
 def test_a_latent_pixel_is_masked_when_half_its_area_is():
