@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from layerdiffusion.commands.terminal import Bars, add_setting, interruptible, number, seeds, writable
 from layerdiffusion.edit import BACKGROUNDS, PLACEMENT, Edit, Placement, check_prompts
 from layerdiffusion.errors import EditError, MaskError
+from layerdiffusion.images.geometry import points_in_opened
 from layerdiffusion.images.io import open_image
 from layerdiffusion.images.masks import open_mask
 from layerdiffusion.recipe import Recipe, load_recipe
@@ -161,7 +162,8 @@ def _mask(given: dict[str, Any], prefix: str, image: Image.Image, segmenter: _Se
         return open_mask(file, image.size, f"the {prefix.replace('_', ' ')}mask")
     if not (on or off or box):
         return None
-    return segmenter.mask(image, on + off, [1] * len(on) + [0] * len(off), box)
+    box = box if box is None else points_in_opened([box], image)[0]
+    return segmenter.mask(image, points_in_opened(on + off, image), [1] * len(on) + [0] * len(off), box)
 
 
 def _check_sources(given: dict[str, Any]) -> None:

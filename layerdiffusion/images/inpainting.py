@@ -11,7 +11,7 @@ from layerdiffusion.images.masks import grow
 
 
 def inpaint(image: Image.Image, mask: np.ndarray, halo: int | None = None) -> Image.Image:
-    """The picture with what is True in `mask` painted over from its surroundings.
+    """The picture with what is True in `mask` filled from its surroundings.
 
     What lies beside the hole at the same height is copied in where it continues the hole's rim: inpainting alone
     smears the rim inwards and leaves a ghost in the subject's outline. OpenCV's inpainting (Telea) does the rest. The
@@ -25,15 +25,15 @@ def inpaint(image: Image.Image, mask: np.ndarray, halo: int | None = None) -> Im
     if hole.all():
         hole = mask
     if hole.all():
-        raise MaskError("The mask covers the whole picture, so there is nothing to paint the hole from; mark less.")
-    painted = np.asarray(image).copy()
+        raise MaskError("The mask covers the whole picture, so there is nothing left to fill it from; mark less.")
+    filled = np.asarray(image).copy()
     known = ~hole
     rest = hole.copy()
-    for offset in _sideways_offsets(painted, hole):
+    for offset in _sideways_offsets(filled, hole):
         patch = rest & _sideways(known, offset)
-        painted[patch] = _sideways(np.asarray(image), offset)[patch]
+        filled[patch] = _sideways(np.asarray(image), offset)[patch]
         rest &= ~patch
-    return Image.fromarray(cv2.inpaint(painted, rest.astype(np.uint8), 3, cv2.INPAINT_TELEA))
+    return Image.fromarray(cv2.inpaint(filled, rest.astype(np.uint8), 3, cv2.INPAINT_TELEA))
 
 
 def _sideways_offsets(pixels: np.ndarray, hole: np.ndarray, most: int = 4) -> list[int]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.util
 import io
 import os
 import warnings
@@ -16,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pillow_heif
 from PIL import Image, ImageCms, JpegImagePlugin
 
 from layerdiffusion.errors import ImageError
@@ -34,7 +34,7 @@ FIRST_PICTURE = ("MPO", "HEIF")  # what a phone stores beside its first picture 
 REDUCED_FROM = "reduced_from"  # in an opened picture's `info`: the size (W, H) before it was reduced
 
 
-_KEPT_INFO = ("icc_profile", "transparency")
+_COPIED_INFO = ("icc_profile", "transparency")
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -90,7 +90,7 @@ def decode(source: ImageSource, name: str, reduce: bool = False) -> Image.Image:
         image, size, orientation = _load(source, name)
         image = _reduced(image) if reduce else image
         reduced = image.size != size
-        info = {key: image.info[key] for key in _KEPT_INFO if key in image.info}
+        info = {key: image.info[key] for key in _COPIED_INFO if key in image.info}
         if orientation in _UPRIGHT:
             image = image.transpose(_UPRIGHT[orientation])
             size = size[::-1] if orientation in _TURNED else size
@@ -183,10 +183,7 @@ def _identify(data: bytes) -> Image.Image:
 def _formats() -> list[str]:
     """Those of `FORMATS` that there is a decoder for here."""
     Image.init()
-    if importlib.util.find_spec("pillow_heif"):
-        import pillow_heif  # HEIC alone needs it, and not every platform has a wheel
-
-        pillow_heif.register_heif_opener()
+    pillow_heif.register_heif_opener()
     return [name for name in FORMATS if name in Image.OPEN]
 
 

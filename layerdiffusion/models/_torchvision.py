@@ -4,48 +4,54 @@
 diffusers and segment-anything with it, though nothing here needs torchvision's compiled operators.
 """
 
+from __future__ import annotations
+
 import importlib.machinery
 import importlib.util
 import sys
+from pathlib import Path
+from typing import Any
 
-_SCHEMAS = (
-    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-)
-_library = None  # the definitions live as long as this object
+_SCHEMAS = {
+    "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms": "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+}
+_library: Any = None  # the definitions live as long as this object
 
 
 def ensure_torchvision() -> None:
     """Make `import torchvision` safe; call before the first import of anything that imports it.
 
-    Does nothing where torchvision is missing, already imported, or where its compiled extension loads.
+    Does nothing where torchvision is missing, already imported, or where its compiled operators load. An operator
+    must not be defined twice, which ends the process: what is registered already is left alone.
     """
     global _library
     if _library is not None or "torchvision" in sys.modules:
         return
     found = importlib.util.find_spec("torchvision")
-    if found is None or found.submodule_search_locations is None:
+    if found is None or not found.submodule_search_locations:
+        return
+    if _operators_load(Path(found.submodule_search_locations[0])):
         return
     import torch
 
-    if _extension_loads(found.submodule_search_locations[0]):
-        return
-    _library = torch.library.Library("torchvision", "DEF")
-    for schema in _SCHEMAS:
-        _library.define(schema)
+    missing = [schema for name, schema in _SCHEMAS.items() if not hasattr(torch.ops.torchvision, name)]
+    if missing:
+        _library = torch.library.Library("torchvision", "FRAGMENT")
+        for schema in missing:
+            _library.define(schema)
 
 
-def _extension_loads(folder: str) -> bool:
+def _operators_load(folder: Path) -> bool:
+    """Whether the compiled operators load, by whichever name a release has them: `_C`, since 0.29 `_C_stable`."""
     import torch
 
-    finder = importlib.machinery.FileFinder(
-        folder, (importlib.machinery.ExtensionFileLoader, importlib.machinery.EXTENSION_SUFFIXES)
-    )
-    extension = finder.find_spec("_C")
-    if extension is None:
-        return False
-    try:
-        torch.ops.load_library(extension.origin)
-    except OSError:
-        return False
-    return True
+    suffixes = tuple(importlib.machinery.EXTENSION_SUFFIXES)
+    for path in sorted(folder.glob("_C*")):
+        if path.name.endswith(suffixes):
+            try:
+                torch.ops.load_library(str(path))
+                return True
+            except OSError:  # built for another torch
+                continue
+    return False

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
 from torch import Tensor
+
+from layerdiffusion.errors import ModelError
+from layerdiffusion.models.hub import HUB_CLIP, download_clip
+from layerdiffusion.models.parts import quiet, reason
 
 if TYPE_CHECKING:
     from layerdiffusion.models.load import Models
@@ -31,9 +36,28 @@ def clipscore(cosine: float) -> float:
 
 def clip_name(models: Models) -> str:
     """Which CLIP the scores of these models are of; scores of two CLIPs can't be compared."""
-    from layerdiffusion.models.load import HUB_CLIP
-
     return f"{models.name}/clip" if (models.folder / "clip").is_dir() else HUB_CLIP
+
+
+def load_clip(folder: Path, device: torch.device) -> tuple[Any, Any]:
+    """The `CLIPModel` (float32, frozen) and `CLIPProcessor` in `folder` if it exists, else ViT-B/32 from the hub.
+
+    Weights come from safetensors, or from a .bin of which nothing but tensors is unpickled. Raises `ModelError`.
+    """
+    from transformers import CLIPModel, CLIPProcessor
+
+    source, safetensors = (folder, True) if folder.is_dir() else download_clip()
+    try:
+        with quiet():
+            model = CLIPModel.from_pretrained(
+                source, use_safetensors=safetensors, weights_only=True, local_files_only=True, dtype=torch.float32
+            )
+            processor = CLIPProcessor.from_pretrained(source, local_files_only=True)
+    except Exception as error:  # damaged files raise nearly anything
+        raise ModelError(
+            f"The CLIP model in {source} can't be opened ({reason(error)}); download or save it again."
+        ) from error
+    return model.to(device).requires_grad_(False).eval(), processor
 
 
 @torch.no_grad()

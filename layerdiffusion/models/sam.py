@@ -113,7 +113,9 @@ def build_sam(config: SamConfig | Mapping[str, Any]) -> Sam:
             pixel_std=list(config.pixel_std),
         )
     except (TypeError, ValueError, AssertionError, RuntimeError, ZeroDivisionError) as error:
-        raise ModelError(f"The SAM config describes no model that can be built ({error}); mend config.json.") from error
+        raise ModelError(
+            f"The SAM config describes no model that can be built ({error}); correct config.json."
+        ) from error
     return sam.eval()
 
 
@@ -259,7 +261,7 @@ def _config_from(data: Any) -> SamConfig:
     names = {field.name for field in fields(SamConfig)}
     if not isinstance(data, Mapping) or set(data) - names:
         wrong = sorted(set(data) - names)[0] if isinstance(data, Mapping) else type(data).__name__
-        raise ModelError(f"The SAM config has {wrong!r}, which is no field of it; mend config.json.")
+        raise ModelError(f"The SAM config has {wrong!r}, which is no field of it; correct config.json.")
     return SamConfig(**{name: tuple(value) if isinstance(value, list) else value for name, value in data.items()})
 
 
@@ -290,7 +292,9 @@ _MLP = re.compile(r"^(mask_decoder\.(?:output_hypernetworks_mlps\.\d+|iou_predic
 def _from_transformers(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """transformers' `SamModel` weights under Meta's names."""
     renamed = {}
-    positions = weights.get("shared_image_embedding.positional_embedding")
+    # One tensor that both encoders share; older files hold it under either of its names, or both.
+    shared = ("shared_image_embedding.positional_embedding", "prompt_encoder.shared_embedding.positional_embedding")
+    positions = next((weights[name] for name in shared if name in weights), None)
     if positions is not None:
         renamed["prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"] = positions
     depths: dict[str, int] = {}  # transformers counts the inner layers of an MLP alone

@@ -6,10 +6,13 @@ import sys
 import threading
 import time
 from dataclasses import asdict
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from layerdiffusion.errors import EditError, ModelError, SegmentError
 from layerdiffusion.models._torchvision import ensure_torchvision
@@ -266,7 +269,11 @@ def test_a_bare_checkpoint_is_recognised_by_its_weights(tmp_path, window):
     assert mine.candidates([(5, 5)], image=picture())[0].iou == theirs.candidates([(5, 5)], image=picture())[0].iou
 
 
-def test_a_transformers_sam_gives_the_same_masks(tmp_path, random_weights):
+SHARED = ("shared_image_embedding.positional_embedding", "prompt_encoder.shared_embedding.positional_embedding")
+
+
+@pytest.mark.parametrize("names", [SHARED[:1], SHARED[1:], SHARED], ids=["image", "prompts", "both"])
+def test_a_transformers_sam_gives_the_same_masks(tmp_path, random_weights, names):
     from transformers import SamConfig as TheirConfig
     from transformers import SamMaskDecoderConfig, SamModel, SamPromptEncoderConfig, SamVisionConfig
 
@@ -287,6 +294,10 @@ def test_a_transformers_sam_gives_the_same_masks(tmp_path, random_weights):
     for parameter in theirs.parameters():
         torch.nn.init.normal_(parameter, std=0.15)
     theirs.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    shared = {name: weights.pop(name) for name in SHARED if name in weights}
+    weights |= {name: next(iter(shared.values())).clone() for name in names}
+    save_file(weights, tmp_path / "model.safetensors")
     ours = load_sam(tmp_path)
 
     pixels = torch.from_numpy(picture(64, 64)).permute(2, 0, 1)[None].float()
@@ -398,6 +409,27 @@ def test_importing_the_segmenter_first_survives_a_torchvision_that_does_not_fit_
     code = "from layerdiffusion.models.segmenter import Segmenter; import torchvision, transformers; print('alive')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "alive", done.stderr
+
+
+@pytest.mark.parametrize("name", ["_C", "_C_stable"])
+@pytest.mark.parametrize("loads", [True, False])
+def test_operators_are_defined_only_where_those_of_torchvision_do_not_load(tmp_path, name, loads):
+    """Defining one that torchvision's own library registers later ends the process."""
+    import _ctypes  # a library that loads into any process
+
+    package = tmp_path / "torchvision"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    suffix = EXTENSION_SUFFIXES[-1]
+    (package / f"{name}{suffix}").write_bytes(Path(_ctypes.__file__).read_bytes() if loads else b"built for another")
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "from layerdiffusion.models._torchvision import ensure_torchvision\n"
+        "ensure_torchvision()\n"
+        "import torch; print(hasattr(torch.ops.torchvision, 'nms'), hasattr(torch.ops.torchvision, 'qnms'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.stdout.strip() == ("False False" if loads else "True True"), done.stderr
 
 
 def test_the_torchvision_guard_can_be_called_again_and_again():

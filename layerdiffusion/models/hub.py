@@ -1,0 +1,101 @@
+"""Files from the hub, downloaded into its cache; or one sentence that says why they can't be had."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from layerdiffusion.errors import ModelError
+
+HUB_DEFAULT = "CompVis/stable-diffusion-v1-4"
+HUB_CLIP = "openai/clip-vit-base-patch32"  # what CLIPScore is defined with
+CLIP_SAFETENSORS = "refs/pr/15"  # the revision of HUB_CLIP that has them, where its main branch does not
+
+PARTS = ("unet", "vae", "text_encoder")
+CONFIG_FILES = ("model_index.json", "settings.json", "scheduler/*.json", "tokenizer/*") + tuple(
+    f"{part}/config.json" for part in PARTS
+)
+WEIGHTS = ("model", "diffusion_pytorch_model")  # transformers' name of a weight file, and diffusers'
+
+
+def weight_files(variant: str = "") -> tuple[str, ...]:
+    """The patterns of the parts' safetensors; `variant` is the middle of their names, as ".fp16"."""
+    return tuple(f"{part}/{stem}{variant}.safetensors" for part in PARTS for stem in WEIGHTS)
+
+
+def download_model(repository: str) -> Path:
+    """The folder of a diffusers model from the hub: configs, tokenizer, and full or else fp16 safetensors.
+
+    Raises `ModelError`.
+    """
+    folder = download(repository, (*CONFIG_FILES, *weight_files()))
+    if not any((folder / "unet" / f"{stem}.safetensors").is_file() for stem in WEIGHTS):
+        folder = download(repository, (*CONFIG_FILES, *weight_files(".fp16")))
+    return folder
+
+
+def download_clip() -> tuple[Path, bool]:
+    """The folder of `HUB_CLIP`, and whether its weights are safetensors; else they are a .bin of tensors.
+
+    Raises `ModelError`.
+    """
+    configs = ("*.json", "*.txt")
+    folder = download(HUB_CLIP, (*configs, "model.safetensors"))
+    if (folder / "model.safetensors").is_file():
+        return folder, True
+    try:
+        folder = download(HUB_CLIP, (*configs, "model.safetensors"), CLIP_SAFETENSORS)
+        if (folder / "model.safetensors").is_file():
+            return folder, True
+    except ModelError:
+        pass  # the revision may be gone: the .bin is always there
+    return download(HUB_CLIP, (*configs, "pytorch_model.bin")), False
+
+
+def download(repository: str, patterns: Sequence[str], revision: str | None = None) -> Path:
+    """The local folder of a snapshot with the files that match; what is in the cache is not fetched again.
+
+    Raises `ModelError`: a gated or unknown repository, a full disk, a cache that can't be written, no network.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+
+    options = {} if revision is None else {"revision": revision}
+    try:
+        return Path(snapshot_download(repository, allow_patterns=list(patterns), **options))
+    except GatedRepoError as error:
+        raise ModelError(f"{repository} asks for a login: accept its terms on the hub, and log in.") from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise ModelError(f"There is no folder and no model on the hub called {repository}.") from error
+    except OSError as error:  # the hub's and the network's errors, a full disk, a cache that can't be written
+        raise ModelError(_unavailable(repository, error)) from error
+
+
+def _unavailable(repository: str, error: OSError) -> str:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    numbers = {each.errno for each in _chain(error) if isinstance(each, OSError)}
+    if errno.ENOSPC in numbers:
+        return f"The disk is full: {repository} can't be downloaded; free some space."
+    if numbers & {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR} or not _writable(Path(HF_HUB_CACHE)):
+        return (
+            f"{repository} can't be saved: the hub's cache folder {HF_HUB_CACHE} can't be written; "
+            "allow it, or set HF_HOME to a folder that can."
+        )
+    return (
+        f"{repository} is no folder here, not in the hub's cache, and the hub can't be reached; "
+        "check the network, or give a model's folder."
+    )
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _writable(folder: Path) -> bool:
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    return existing.is_dir() and os.access(existing, os.W_OK)

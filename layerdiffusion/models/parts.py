@@ -1,0 +1,204 @@
+"""The parts of a Stable Diffusion 1.x: from a diffusers folder or a single checkpoint file, checked to fit together."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from layerdiffusion.errors import ModelError
+from layerdiffusion.models import hub
+
+
+class Parts(NamedTuple):
+    """A model's networks, float32 on the CPU, frozen, in eval mode; and what goes with them."""
+
+    unet: nn.Module
+    vae: nn.Module
+    text_encoder: nn.Module
+    tokenizer: Any
+    scheduler: Any  # a DDIMScheduler with the model's own noise schedule
+
+
+def open_folder(folder: Path) -> Parts:
+    """The parts in a diffusers folder, from safetensors alone (`*.fp16.safetensors` where there are no others).
+
+    Raises `ModelError` for another kind of model and for damaged or missing files.
+    """
+    from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+    from transformers import CLIPTextModel
+
+    classes: dict[str, dict[str, Any]] = {
+        "unet": {"UNet2DConditionModel": UNet2DConditionModel},
+        "vae": {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny},
+        "text_encoder": {"CLIPTextModel": CLIPTextModel},
+    }
+    configs = {part: _config(folder, part) for part in hub.PARTS}
+    opened = {}
+    for part, config in configs.items():
+        kind = config.get("_class_name") or next(iter(config.get("architectures") or ()), None)
+        if kind not in classes[part]:
+            raise _wrong_type(folder, f"its {part} is a {kind}")
+        opened[part] = _open_part(folder, part, classes[part][kind])
+    _check_fit(folder, **opened)
+    return Parts(**opened, tokenizer=_tokenizer(folder), scheduler=_scheduler(folder))
+
+
+def open_file(path: Path) -> tuple[Parts, Path]:
+    """The parts in a single .safetensors checkpoint of a Stable Diffusion 1.x, and the folder of its configs.
+
+    Such a file has no configs and no tokenizer: they are the ones beside it, if its folder is a diffusers folder, else
+    those of `hub.HUB_DEFAULT`, from the hub's cache or fetched. Raises `ModelError`.
+    """
+    from diffusers import StableDiffusionPipeline
+
+    if path.suffix != ".safetensors":
+        raise ModelError(f"{path} is no .safetensors file; give one, or a model's folder.")
+    folder = path.parent
+    if not (folder / "model_index.json").is_file():
+        try:
+            folder = hub.download(hub.HUB_DEFAULT, hub.CONFIG_FILES)
+        except ModelError as error:
+            raise ModelError(
+                f"{path} is a single checkpoint file, which opens with the configs of {hub.HUB_DEFAULT}, and these are "
+                "not on this machine and can't be fetched; connect once, or give a model's folder."
+            ) from error
+    try:
+        pipeline = StableDiffusionPipeline.from_single_file(
+            str(path),
+            config=str(folder),
+            local_files_only=True,
+            torch_dtype=torch.float32,
+            safety_checker=None,
+            feature_extractor=None,
+        )
+    except Exception as error:  # whatever the file holds instead
+        raise ModelError(
+            f"{path} can't be opened as a single Stable Diffusion 1.x checkpoint ({reason(error)}); "
+            "it may be of another kind, or half written."
+        ) from error
+    networks = {part: getattr(pipeline, part).float().requires_grad_(False).eval() for part in hub.PARTS}
+    _check_fit(path, **networks)
+    return Parts(**networks, tokenizer=pipeline.tokenizer, scheduler=_scheduler(folder)), folder
+
+
+def vae_factor(vae: nn.Module) -> int:
+    """How many pixels a latent cell is wide."""
+    return 2 ** (len(vae.config.block_out_channels) - 1)
+
+
+def native_size(unet: nn.Module, vae: nn.Module) -> int:
+    """The side, in pixels, of the pictures that the network was trained on."""
+    side = unet.config.sample_size
+    return (side if isinstance(side, int) else min(side)) * vae_factor(vae)
+
+
+def reason(error: Exception | str) -> str:
+    """The first line of an error's text, short enough for a sentence."""
+    text = str(error).strip().splitlines() or [type(error).__name__]
+    return text[0].rstrip(" .") if len(text[0]) <= 160 else text[0][:157] + "..."
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """No bars and no advice from the libraries while they load; what matters is raised as an error."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    libraries = (diffusers_logging, transformers_logging)
+    before = [(library.get_verbosity(), library.is_progress_bar_enabled()) for library in libraries]
+    for library in libraries:
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library, (verbosity, bars) in zip(libraries, before, strict=True):
+            library.set_verbosity(verbosity)
+            if bars:
+                library.enable_progress_bar()
+
+
+def _open_part(folder: Path, part: str, cls: Any) -> nn.Module:
+    options: dict[str, Any] = {"dtype" if part == "text_encoder" else "torch_dtype": torch.float32}
+    whole = any((folder / part / f"{stem}.safetensors").is_file() for stem in hub.WEIGHTS)
+    if not whole and any((folder / part).glob("*.fp16.safetensors")):
+        options["variant"] = "fp16"
+    try:
+        model, info = cls.from_pretrained(
+            folder / part, use_safetensors=True, output_loading_info=True, local_files_only=True, **options
+        )
+    except Exception as error:  # damaged files raise nearly anything
+        raise _damaged(folder, part, error) from error
+    missing = [*info["missing_keys"], *info["mismatched_keys"]]
+    if missing:
+        raise _damaged(folder, part, f"{len(missing)} of its weights are missing or of another size")
+    return model.requires_grad_(False).eval()
+
+
+def _check_fit(source: Path, unet: nn.Module, vae: nn.Module, text_encoder: nn.Module) -> None:
+    """Refuse what has the same classes but another shape: XL, inpainting and upscaling models."""
+    width, words = unet.config.cross_attention_dim, text_encoder.config.hidden_size
+    if unet.config.addition_embed_type or unet.config.class_embed_type or width != words:
+        raise _wrong_type(source, f"its network asks for more than the {words} numbers a token that it is given")
+    channels = {unet.config.in_channels, unet.config.out_channels, vae.config.latent_channels}
+    if len(channels) > 1:
+        raise _wrong_type(
+            source,
+            f"its network takes {unet.config.in_channels} channels, its latents have {vae.config.latent_channels}",
+        )
+
+
+def _tokenizer(folder: Path) -> Any:
+    from transformers import CLIPTokenizer
+
+    try:
+        return CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+    except Exception as error:  # its files are JSON and text, each parsed by another library
+        raise _damaged(folder, "tokenizer", error) from error
+
+
+def _scheduler(folder: Path) -> Any:
+    """DDIM with the folder's noise schedule, whichever scheduler it was written for."""
+    from diffusers import DDIMScheduler
+
+    config = _config(folder, "scheduler", "scheduler_config.json")
+    # Latents have no bounds to clip to, though other schedulers' configs don't say so. StableDiffusionPipeline sets
+    # the same.
+    config = {"steps_offset": 1, "set_alpha_to_one": False, **config, "clip_sample": False}
+    try:
+        scheduler = DDIMScheduler.from_config(config)
+    except (NotImplementedError, TypeError, ValueError) as error:
+        raise _damaged(folder, "scheduler", error) from error
+    if scheduler.config.prediction_type not in ("epsilon", "v_prediction", "sample"):
+        raise _wrong_type(folder, f"its prediction_type is {scheduler.config.prediction_type}")
+    return scheduler
+
+
+def _config(folder: Path, part: str, file: str = "config.json") -> dict[str, Any]:
+    path = folder / part / file
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise _wrong_type(folder, f"it has no {part}/{file}") from error
+    except (OSError, ValueError) as error:
+        raise _damaged(folder, part, error) from error
+    if not isinstance(config, dict):
+        raise _damaged(folder, part, f"{file} is no JSON object")
+    return config
+
+
+def _wrong_type(source: Path, why: str) -> ModelError:
+    return ModelError(f"{source} is not a Stable Diffusion 1.x model: {why}; choose one that is.")
+
+
+def _damaged(folder: Path, part: str, error: Exception | str) -> ModelError:
+    return ModelError(
+        f"The model's {part} in {folder} can't be opened ({reason(error)}); it may be half written: "
+        "download or save it again, as safetensors."
+    )
