@@ -1,10 +1,10 @@
-"""What a user can mend: every error says in one plain sentence what is wrong, why, and what to do."""
+"""What a user can put right: every error says in one plain sentence what is wrong, why, and what to do."""
 
 from pathlib import Path
 
 
 class EditError(ValueError):
-    """Something about the edit that the person asking for it can mend."""
+    """Something about the edit that the person asking for it can put right."""
 
 
 class ImageError(EditError):

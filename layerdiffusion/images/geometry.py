@@ -118,8 +118,9 @@ def place(image: Image.Image, mask: np.ndarray, placement: Placement) -> tuple[I
         return image, mask
     matrix = placement_matrix(mask, placement)
     shrink = 1 / placement.scale
-    colours, weight = np.asarray(image, np.float32), mask.astype(np.float32)
-    subject = colours * weight[..., None]
+    colours: np.ndarray = np.asarray(image, np.float32)
+    weight: np.ndarray = mask.astype(np.float32)
+    subject: np.ndarray = colours * weight[..., None]
     if shrink > 1:  # an affine warp picks single pixels: average first what one of them will stand for
         kernel = (0, 0), 0.4 * shrink
         colours, weight = cv2.GaussianBlur(colours, *kernel), cv2.GaussianBlur(weight, *kernel)

@@ -54,7 +54,7 @@ def _sideways_offsets(pixels: np.ndarray, hole: np.ndarray, most: int = 4) -> li
         seen = rim & covered
         if (rest & covered).sum() >= 0.05 * whole and seen.sum() >= 0.25 * rim.sum():
             found.append((np.abs(small - _sideways(small, offset))[seen].mean(), offset, covered))
-    offsets = []
+    offsets: list[int] = []
     while rest.any() and len(offsets) < most:
         usable = [
             (cost, offset, covered, (rest & covered).sum() / whole) for cost, offset, covered in found if cost <= 16

@@ -13,10 +13,11 @@ import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pillow_heif
-from PIL import Image, ImageCms, JpegImagePlugin
+from PIL import Image, ImageCms, JpegImagePlugin, UnidentifiedImageError
 
 from layerdiffusion.errors import ImageError
 from layerdiffusion.images import depth
@@ -90,13 +91,13 @@ def decode(source: ImageSource, name: str, reduce: bool = False) -> Image.Image:
         image, size, orientation = _load(source, name)
         image = _reduced(image) if reduce else image
         reduced = image.size != size
-        info = {key: image.info[key] for key in _COPIED_INFO if key in image.info}
+        info: dict[Any, Any] = {key: image.info[key] for key in _COPIED_INFO if key in image.info}
         if orientation in _UPRIGHT:
             image = image.transpose(_UPRIGHT[orientation])
             size = size[::-1] if orientation in _TURNED else size
         else:
             image = image.copy()
-        image.info = {**info, REDUCED_FROM: size} if reduced else info
+        image.info = {**info, **({REDUCED_FROM: size} if reduced else {})}
         return image
 
 
@@ -132,7 +133,7 @@ def _one_sentence(name: str) -> Iterator[None]:
         raise
     except Image.DecompressionBombError as error:
         raise ImageError(_too_large(name, MAX_PIXELS)) from error
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise ImageError(
             f"{name} is no picture that can be read, whatever its name says; use a PNG, JPEG or WebP file."
         ) from error
@@ -151,7 +152,7 @@ def _load(source: Image.Image | np.ndarray | bytes, name: str) -> tuple[Image.Im
         data = source
         try:
             image = _identify(data)
-        except Image.UnidentifiedImageError:
+        except UnidentifiedImageError:
             image = _unidentified_tiff(data, name)
             return image, image.size, 1
     _check_picture(image, name)
@@ -191,7 +192,7 @@ def _unidentified_tiff(data: bytes, name: str) -> Image.Image:
     """A TIFF of a kind that Pillow doesn't know: floats of several channels."""
     header = depth.tiff_header(data)
     if header is None:
-        raise Image.UnidentifiedImageError
+        raise UnidentifiedImageError
     if header.more_pages:
         raise ImageError(_several(name, "several"))
     _check_size((header.width, header.height), name, MAX_PIXELS)
@@ -199,7 +200,7 @@ def _unidentified_tiff(data: bytes, name: str) -> Image.Image:
         raise ImageError(_too_large(name, MAX_DECODED * 8 // (header.samples * header.bits)))
     samples = depth.read_deep(data)
     if samples is None:
-        raise Image.UnidentifiedImageError
+        raise UnidentifiedImageError
     return Image.fromarray(_eight_bits(samples, name))
 
 
@@ -287,9 +288,10 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     if profile and image.mode in ("RGB", "CMYK", "L"):
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-            converted.info.pop("icc_profile", None)
-            return converted
+            managed = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+            if managed is not None:
+                managed.info.pop("icc_profile", None)
+                return managed
         except (ImageCms.PyCMSError, OSError, ValueError):
             pass  # a profile that doesn't fit its picture: the plain conversion is closer than no picture
     converted = image.convert("RGB")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from layerdiffusion.errors import ModelError
 from layerdiffusion.models.hub import HUB_CLIP, download_clip
-from layerdiffusion.models.parts import quiet, reason
+from layerdiffusion.models.parts import Network, quiet, reason
 
 if TYPE_CHECKING:
     from layerdiffusion.models.load import Models
@@ -39,7 +39,7 @@ def clip_name(models: Models) -> str:
     return f"{models.name}/clip" if (models.folder / "clip").is_dir() else HUB_CLIP
 
 
-def load_clip(folder: Path, device: torch.device) -> tuple[Any, Any]:
+def load_clip(folder: Path, device: torch.device) -> tuple[Network, Any]:
     """The `CLIPModel` (float32, frozen) and `CLIPProcessor` in `folder` if it exists, else ViT-B/32 from the hub.
 
     Weights come from safetensors, or from a .bin of which nothing but tensors is unpickled. Raises `ModelError`.

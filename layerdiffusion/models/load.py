@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from layerdiffusion.errors import ModelError
 from layerdiffusion.models import hub
 from layerdiffusion.models._torchvision import ensure_torchvision
 from layerdiffusion.models.clip import load_clip
-from layerdiffusion.models.parts import native_size, open_file, open_folder, quiet, reason, vae_factor
+from layerdiffusion.models.parts import Network, native_size, open_file, open_folder, quiet, reason, vae_factor
 from layerdiffusion.models.profile import Profile, device_profile
 from layerdiffusion.prompts import truncation_warning
 from layerdiffusion.settings import PAPER, Settings
@@ -44,10 +44,10 @@ class Models:
 
     name: str
     folder: Path
-    vae: nn.Module
-    unet: nn.Module
-    master: nn.Module
-    text_encoder: nn.Module
+    vae: Network
+    unet: Network
+    master: Network
+    text_encoder: Network
     tokenizer: Any
     scheduler: Any  # a DDIMScheduler with the model's own noise schedule; not to be stepped
     profile: Profile
@@ -119,7 +119,7 @@ class Models:
 
         return self._once("segmenter", load)
 
-    def clip(self) -> tuple[nn.Module, Any]:
+    def clip(self) -> tuple[Network, Any]:
         """The `CLIPModel` (float32) and `CLIPProcessor` of the score, loaded at the first call.
 
         From the model's `clip` folder, else ViT-B/32 from the hub. Raises `ModelError`.
@@ -213,7 +213,7 @@ def _assemble(name: str, source: Path, profile: Profile, size: int | None, notic
     )
 
 
-def _place(unet: nn.Module, profile: Profile) -> dict[str, nn.Module]:
+def _place(unet: Network, profile: Profile) -> dict[str, Network]:
     if profile.channels_last:
         unet = unet.to(memory_format=torch.channels_last)
     if profile.attention_slicing:

@@ -9,18 +9,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
 
 from layerdiffusion.errors import ModelError
 from layerdiffusion.models import hub
+
+Network = Any  # an `nn.Module` with a `config`, for which neither diffusers nor transformers has a type
 
 
 class Parts(NamedTuple):
     """A model's networks, float32 on the CPU, frozen, in eval mode; and what goes with them."""
 
-    unet: nn.Module
-    vae: nn.Module
-    text_encoder: nn.Module
+    unet: Network
+    vae: Network
+    text_encoder: Network
     tokenizer: Any
     scheduler: Any  # a DDIMScheduler with the model's own noise schedule
 
@@ -87,12 +88,12 @@ def open_file(path: Path) -> tuple[Parts, Path]:
     return Parts(**networks, tokenizer=pipeline.tokenizer, scheduler=_scheduler(folder)), folder
 
 
-def vae_factor(vae: nn.Module) -> int:
+def vae_factor(vae: Network) -> int:
     """How many pixels a latent cell is wide."""
     return 2 ** (len(vae.config.block_out_channels) - 1)
 
 
-def native_size(unet: nn.Module, vae: nn.Module) -> int:
+def native_size(unet: Network, vae: Network) -> int:
     """The side, in pixels, of the pictures that the network was trained on."""
     side = unet.config.sample_size
     return (side if isinstance(side, int) else min(side)) * vae_factor(vae)
@@ -124,7 +125,7 @@ def quiet() -> Iterator[None]:
                 library.enable_progress_bar()
 
 
-def _open_part(folder: Path, part: str, cls: Any) -> nn.Module:
+def _open_part(folder: Path, part: str, cls: Any) -> Network:
     options: dict[str, Any] = {"dtype" if part == "text_encoder" else "torch_dtype": torch.float32}
     whole = any((folder / part / f"{stem}.safetensors").is_file() for stem in hub.WEIGHTS)
     if not whole and any((folder / part).glob("*.fp16.safetensors")):
@@ -141,7 +142,7 @@ def _open_part(folder: Path, part: str, cls: Any) -> nn.Module:
     return model.requires_grad_(False).eval()
 
 
-def _check_fit(source: Path, unet: nn.Module, vae: nn.Module, text_encoder: nn.Module) -> None:
+def _check_fit(source: Path, unet: Network, vae: Network, text_encoder: Network) -> None:
     """Refuse what has the same classes but another shape: XL, inpainting and upscaling models."""
     width, words = unet.config.cross_attention_dim, text_encoder.config.hidden_size
     if unet.config.addition_embed_type or unet.config.class_embed_type or width != words:

@@ -22,7 +22,7 @@ class Profile:
     device: torch.device
     precision: torch.dtype  # autocast of stage 3
     training_precision: torch.dtype  # autocast of stages 1 and 2; their parameters are float32 all the same
-    weights: torch.dtype  # in which frozen and tuned networks are kept on the device
+    weights: torch.dtype  # of frozen and tuned networks on the device
     channels_last: bool = True
     checkpointing: bool = False  # stage 2 computes activations again instead of keeping them
     attention_slicing: bool = False
@@ -115,11 +115,12 @@ def _device(device: str | torch.device | None) -> torch.device:
 
 
 def _precision(dtype: str | torch.dtype | None) -> torch.dtype | None:
-    if dtype is None or dtype in PRECISIONS.values():
-        return dtype
-    if dtype not in PRECISIONS:
+    if dtype is None:
+        return None
+    chosen = PRECISIONS.get(dtype) if isinstance(dtype, str) else dtype
+    if chosen not in PRECISIONS.values():
         raise ModelError(f"There is no dtype {dtype} here; use {', '.join(PRECISIONS)}.")
-    return PRECISIONS[dtype]
+    return chosen
 
 
 def _cpu_has_bfloat16() -> bool:

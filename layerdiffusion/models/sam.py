@@ -21,6 +21,7 @@ from torch import nn
 
 from layerdiffusion.errors import ModelError
 from layerdiffusion.models._torchvision import ensure_torchvision
+from layerdiffusion.models.hub import download
 
 ensure_torchvision()
 
@@ -148,7 +149,8 @@ def load_sam(name: str | Path = "auto", device: str | torch.device = "cpu") -> S
     elif name == "miniature":
         raise ModelError("The miniature's SAM is missing from assets/miniature/sam; check the installation out again.")
     elif name in HUB_NAMES or re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
-        sam = _from_hub(HUB_NAMES.get(str(name), str(name)))
+        repository = HUB_NAMES.get(str(name), str(name))
+        sam = _from_folder(download(repository, ("config.json", "model.safetensors")))
     else:
         raise ModelError(
             f"There is no SAM at {name}; give a folder, a checkpoint file, a hub id, or one of "
@@ -172,21 +174,6 @@ def _from_folder(folder: Path) -> Sam:
     else:
         config = _config_from(data)
     return _with_weights(config, weights, folder)
-
-
-def _from_hub(repo: str) -> Sam:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
-
-    try:
-        folder = snapshot_download(repo, allow_patterns=["config.json", "model.safetensors"])
-    except RepositoryNotFoundError as error:
-        raise ModelError(f"The hub has no SAM called {repo}; check its name, or give a file or folder.") from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise ModelError(
-            f"The SAM {repo} is not on this machine and the hub can't be reached; connect, or use --sam miniature."
-        ) from error
-    return _from_folder(Path(folder))
 
 
 def _read_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -262,7 +249,8 @@ def _config_from(data: Any) -> SamConfig:
     if not isinstance(data, Mapping) or set(data) - names:
         wrong = sorted(set(data) - names)[0] if isinstance(data, Mapping) else type(data).__name__
         raise ModelError(f"The SAM config has {wrong!r}, which is no field of it; correct config.json.")
-    return SamConfig(**{name: tuple(value) if isinstance(value, list) else value for name, value in data.items()})
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
+    return SamConfig(**values)
 
 
 _FROM_TRANSFORMERS = [

@@ -30,7 +30,7 @@ class Candidate(NamedTuple):
 class Segmenter:
     """Masks from clicks, by one `Sam` that several people may share.
 
-    The slow image encoder runs once for each picture; the last `cache_size` embeddings are kept by content.
+    The slow image encoder runs once for each picture; the last `cache_size` embeddings are cached by content.
     With more than one person at work, hand `image` to each call of `mask`, so that nobody clicks on another's
     picture.
     """
@@ -99,15 +99,18 @@ class Segmenter:
         if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
             raise SegmentError(f"The picture is {pixels.dtype} {pixels.shape}: it must be 8-bit RGB; open it first.")
         pixels = np.ascontiguousarray(pixels)
-        key = hashlib.blake2b(pixels, digest_size=16, salt=repr(pixels.shape).encode()[:16]).hexdigest()
+        key = hashlib.blake2b(pixels.data, digest_size=16, salt=repr(pixels.shape).encode()[:16]).hexdigest()
         if key not in self._embeddings:
             predictor = self._predictor
             predictor.set_image(pixels)
             while len(self._embeddings) >= self._cache_size:
                 # The picture being clicked on stays, whatever others set meanwhile.
-                oldest = next((name for name in self._embeddings if name != self._current), self._current)
-                del self._embeddings[oldest]
-                self._current = None if oldest == self._current else self._current
+                oldest = next((name for name in self._embeddings if name != self._current), None)
+                if oldest is None:
+                    self._embeddings.clear()
+                    self._current = None
+                else:
+                    del self._embeddings[oldest]
             self._embeddings[key] = predictor.features, predictor.original_size, predictor.input_size
         self._embeddings.move_to_end(key)
         return key

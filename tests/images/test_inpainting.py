@@ -16,10 +16,10 @@ def test_painting_out_removes_the_subject_and_its_rim_and_leaves_the_rest():
     rim = grow(mask, 1)
     pixels = smooth()
     pixels[rim] = (255, 0, 255)  # a soft edge reaches one pixel beyond the mask
-    painted = np.asarray(inpaint(Image.fromarray(pixels), mask, halo=3), int)
-    assert np.abs(painted[rim] - smooth()[rim].astype(int)).mean() < 15  # magenta would be 130 off
+    filled = np.asarray(inpaint(Image.fromarray(pixels), mask, halo=3), int)
+    assert np.abs(filled[rim] - smooth()[rim].astype(int)).mean() < 15  # magenta would be 130 off
     far = ~grow(mask, 6)
-    assert (painted[far] == smooth()[far]).all()
+    assert (filled[far] == smooth()[far]).all()
 
 
 def test_painting_out_comes_closer_to_the_true_background_than_inpainting_alone():
@@ -31,8 +31,8 @@ def test_painting_out_comes_closer_to_the_true_background_than_inpainting_alone(
         inpainted = cv2.inpaint(
             np.asarray(scene.image), grow(scene.object_mask, 1).astype(np.uint8), 3, cv2.INPAINT_TELEA
         )
-        for errors, painted in ((ours, inpaint(scene.image, scene.object_mask)), (plain, inpainted)):
-            difference = np.asarray(painted, float) - np.asarray(scene.background)
+        for errors, filled in ((ours, inpaint(scene.image, scene.object_mask)), (plain, inpainted)):
+            difference = np.asarray(filled, float) - np.asarray(scene.background)
             errors.append(np.square(difference[scene.object_mask]).mean())
     decibels = np.mean(10 * np.log10((np.array(plain) + 1) / (np.array(ours) + 1)))
     assert decibels > 1.5
@@ -51,8 +51,8 @@ def test_a_hole_from_side_to_side_is_still_filled():
     band[20:40] = True
     spoilt = smooth()
     spoilt[band] = (255, 0, 255)
-    painted = np.asarray(inpaint(Image.fromarray(spoilt), band), int)
-    assert np.abs(painted[band] - smooth()[band]).mean() < 30
+    filled = np.asarray(inpaint(Image.fromarray(spoilt), band), int)
+    assert np.abs(filled[band] - smooth()[band]).mean() < 30
 
 
 def test_painting_out_nothing_changes_nothing_and_everything_is_refused():

@@ -252,10 +252,10 @@ def test_the_largest_piece_is_kept_and_diagonal_neighbours_are_one_piece():
     assert not keep_largest(np.zeros((4, 4), bool)).any()
 
 
-def test_mending_leaves_the_mask_it_was_given_alone():
+def test_changing_a_mask_leaves_the_one_it_was_given_alone():
     mask = np.zeros((20, 20), bool)
     mask[5:9, 5:9] = True
     mask[6, 6] = False
     before = mask.copy()
-    for mend in (lambda m: grow(m, 2), lambda m: shrink(m, 1), fill_holes, keep_largest):
-        assert not np.shares_memory(mend(mask), mask) and (mask == before).all()
+    for change in (lambda m: grow(m, 2), lambda m: shrink(m, 1), fill_holes, keep_largest):
+        assert not np.shares_memory(change(mask), mask) and (mask == before).all()
