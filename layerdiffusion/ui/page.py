@@ -9,6 +9,7 @@ from typing import Any
 
 import gradio as gr
 
+from layerdiffusion.images.io import MAX_BYTES
 from layerdiffusion.ui import api
 from layerdiffusion.ui.backend import Device
 from layerdiffusion.ui.errors import friendly
@@ -26,7 +27,6 @@ from layerdiffusion.ui.widgets.drawing import escape
 
 TITLE = "LayerDiffusion"
 CLEAN_EVERY, KEEP_FILES = 600, 7200  # seconds: how often Gradio's copies are looked through, and how long they last
-MAX_UPLOAD = "64mb"
 log = logging.getLogger(__name__)
 
 
@@ -117,7 +117,7 @@ def launch_arguments(options: Options) -> dict[str, Any]:
         "theme": theme(),
         "css": static_text("page.css"),
         "head": f"<script>{static_text('page.js')}</script>",
-        "max_file_size": MAX_UPLOAD,
+        "max_file_size": MAX_BYTES,
         "footer_links": ["api"],
         "show_error": False,
         "ssr_mode": False,
