@@ -142,7 +142,7 @@ DIALECT = _pairs(
         "result": "fate",
     }
 )
-LINES_TODAY = 16500
+LINES_TODAY = 16_500
 
 
 class Import(NamedTuple):
