@@ -75,10 +75,11 @@ class Edit:
     object_mask: np.ndarray  # True on the subject that is kept
     background_image: Image.Image | None = None
     background_mask: np.ndarray | None = None  # True on the reference's own subject; None: all of it is background
-    prompt: str | None = None
-    object_prompt: str | None = None
-    background_prompt: str | None = None
-    background: str | None = None
+    # Left out, these follow from the others, as said above.
+    prompt: str = None  # type: ignore[assignment]
+    object_prompt: str = None  # type: ignore[assignment]
+    background_prompt: str = None  # type: ignore[assignment]
+    background: str = None  # type: ignore[assignment]
     background_seed: int = 0
     placement: Placement = Placement()
 
@@ -137,7 +138,7 @@ class Edit:
 
     def swapped(self) -> Edit:
         """The mirror case: the reference gives the subject and the photo the background."""
-        if self.background != "reference":
+        if self.background_image is None:
             raise EditError("The roles can't be swapped without a reference picture; choose one first.")
         if self.background_mask is None:
             raise MaskError("No subject is marked on the reference, so it can't give the subject; click on it first.")
@@ -172,24 +173,23 @@ def check_prompts(
     prompt: str | None, object_prompt: str | None = None, background_prompt: str | None = None
 ) -> dict[str, str]:
     """The three prompts of an edit, missing parts split off the whole; raises `PromptError`."""
-    words = {"prompt": prompt, "object_prompt": object_prompt, "background_prompt": background_prompt}
-    words = {name: _prompt(name, text) for name, text in words.items()}
-    if words["prompt"] is None:
-        words["prompt"] = " ".join(part for part in (words["object_prompt"], words["background_prompt"]) if part)
-    if not words["prompt"]:
+    whole, subject, place = (
+        _prompt("prompt", prompt),
+        _prompt("object_prompt", object_prompt),
+        _prompt("background_prompt", background_prompt),
+    )
+    if whole is None:
+        whole = " ".join(part for part in (subject, place) if part)
+    if not whole:
         raise PromptError("The prompt is empty; say what the picture should show, as in “a dog jumping on the beach”.")
-    object_part, background_part = split_prompt(words["prompt"])
-    if words["object_prompt"] is None:
-        words["object_prompt"] = object_part
-    if words["background_prompt"] is None:
-        # With the object's words given, what the prompt says beyond them is what the splitter calls
-        # background.
-        words["background_prompt"] = background_part
-    if not words["object_prompt"]:
+    # With the subject's words given, what the prompt says beyond them is what the splitter calls background.
+    parts = split_prompt(whole)
+    subject, place = (part if own is None else own for own, part in zip((subject, place), parts, strict=True))
+    if not subject:
         raise PromptError(
             "object_prompt is empty: nothing says what the subject should do; name it, as in “a dog jumping”."
         )
-    return words
+    return {"prompt": whole, "object_prompt": subject, "background_prompt": place}
 
 
 def _prompt(name: str, text: Any) -> str | None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from PIL import Image
 from torch import Tensor
 
 from layerdiffusion.errors import EditError
-from layerdiffusion.method import Step
+
+if TYPE_CHECKING:
+    from layerdiffusion.method.objective import Step
 
 STAGES = ("background", "inversion", "embeddings", "finetune", "sampling")  # "inversion" is Plug-and-Play's
 PREVIEWS = 6  # how many previews stage 3 gives
@@ -38,19 +41,24 @@ OnProgress = Callable[[Progress], None]
 
 
 class Reporter:
-    """Turns a stage's steps into `Progress`, guesses the time left, and raises `Cancelled`."""
+    """Turns a stage's steps into `Progress`, guesses the time left, and raises `Cancelled`.
+
+    `work` is each stage's steps and the cost of a step, in forward passes of one picture; several stages of one name
+    share one count. `seconds_per_pass` are the speeds seen so far, by stage; the ones seen now are put in.
+    """
 
     def __init__(
         self,
-        seconds_per_unit: dict[str, float],
+        seconds_per_pass: dict[str, float],
         work: dict[str, tuple[int, float]],
         on_progress: OnProgress | None,
         cancel: threading.Event | None,
     ) -> None:
-        self._seconds_per_unit, self._work = seconds_per_unit, work
+        self._seconds_per_pass, self._work = seconds_per_pass, work
         self._on_progress, self._cancel = on_progress, cancel
         self.stage = ""
         self.losses: list[float] = []
+        self._before = 0  # steps of stages of this name that are finished
 
     def check(self) -> None:
         if self._cancel is not None and self._cancel.is_set():
@@ -62,16 +70,21 @@ class Reporter:
 
     def begin(self, stage: str) -> None:
         if stage != self.stage:
-            self.stage, self.losses, self._began = stage, [], time.perf_counter()
+            self.stage, self.losses, self._before, self._began = stage, [], 0, time.perf_counter()
 
     def step(self, step: Step, preview: Callable[[], Image.Image] | None = None) -> None:
         self.check()
         if step.loss is not None:
             self.losses.append(step.loss)
-        left = self._seconds_left(step.index, step.steps)
+        done, steps = self._before + step.index, self._work.get(self.stage, (step.steps, 1.0))[0]
+        left = self._seconds_left(done, steps)
         if self._on_progress:
             picture = preview() if preview else None
-            self._on_progress(Progress(self.stage, step.index, step.steps, step.loss, left, picture))
+            self._on_progress(Progress(self.stage, done, steps, step.loss, left, picture))
+
+    def finish(self, steps: int) -> None:
+        """A stage of so many steps is done; the next of the same name counts on from there."""
+        self._before += steps
 
     def part(
         self, index: int, parts: int, decode: Callable[[Tensor], list[Image.Image]] | None = None
@@ -80,18 +93,19 @@ class Reporter:
 
         def on_step(step: Step) -> None:
             every = max(1, step.steps // PREVIEWS)
-            shown = decode and index == 0 and step.index % every == 0 and step.index < step.steps
-            whole = Step(index * step.steps + step.index, step.steps * parts)
-            self.step(whole, (lambda: decode(step.x0[:1])[0]) if shown else None)
+            shown = index == 0 and step.index % every == 0 and step.index < step.steps
+            latents = step.x0[:1] if shown and step.x0 is not None else None
+            whole = replace(step, index=index * step.steps + step.index, steps=step.steps * parts)
+            self.step(whole, (lambda: decode(latents)[0]) if decode and latents is not None else None)
 
         return on_step
 
     def _seconds_left(self, done: int, steps: int) -> float:
         per_step = (time.perf_counter() - self._began) / done
         cost = self._work.get(self.stage, (steps, 1))[1]
-        self._seconds_per_unit[self.stage] = per_step / cost
+        self._seconds_per_pass[self.stage] = per_step / cost
         left = per_step * (steps - done)
         for stage in STAGES[STAGES.index(self.stage) + 1 :]:
             later_steps, later_cost = self._work.get(stage, (0, 0))
-            left += later_steps * later_cost * self._seconds_per_unit.get(stage, per_step / cost)
+            left += later_steps * later_cost * self._seconds_per_pass.get(stage, per_step / cost)
         return left

@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -86,7 +86,7 @@ def recipe_from_dict(data: Any, folder: Path | None = None, settings: type[Setti
     model = data.get("model")
     if model is not None and not isinstance(model, str):
         raise RecipeError(f"The recipe's model is {shortened(model)}: it must be a name in quotes.")
-    values = known_fields(data.get("edit"), _names(Edit), "edit")
+    values: dict[str, Any] = known_fields(data.get("edit"), _names(Edit), "edit")
     for name in ("object_image", "object_mask"):
         if values.get(name) is None:
             raise RecipeError(f"The recipe's edit lacks \"{name}\"; add the picture's file name.")
@@ -94,7 +94,9 @@ def recipe_from_dict(data: Any, folder: Path | None = None, settings: type[Setti
         if values.get(name) is not None:
             values[name] = _picture_source(name, values[name], folder)
     if values.get("placement") is not None:
-        values["placement"] = Placement(**known_fields(values["placement"], _names(Placement), "placement"))
+        values["placement"] = Placement(
+            **cast("dict[str, Any]", known_fields(values["placement"], _names(Placement), "placement"))
+        )
     values = {name: value for name, value in values.items() if value is not None}
     if version == 1 and {"background_image", "background_mask"} <= values.keys():
         _turn_over(values)
@@ -173,7 +175,7 @@ def _names(cls: type) -> tuple[str, ...]:
 def carried_recipe(edit: Edit, settings: Settings, model: str | None = None) -> dict[str, Any]:
     """The recipe that a result's PNG carries: its pictures inside, no larger than the page works on them."""
     photo, mask = reduce(edit.object_image, edit.object_mask)
-    small = {"object_image": photo, "object_mask": mask}
+    small: dict[str, Any] = {"object_image": photo, "object_mask": mask}
     if edit.background_image is not None:
         picture, mask = reduce(edit.background_image, edit.background_mask)
         small |= {"background_image": picture, "background_mask": mask}

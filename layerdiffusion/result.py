@@ -81,8 +81,8 @@ class Result:
                 save_picture(image, seed, recipe, folder / f"seed-{seed}.png")
             self.contact_sheet().save(folder / "contact.png")
             for path in folder.glob("seed-*.png"):
-                seed = re.fullmatch(r"seed-(\d+)\.png", path.name)
-                if seed and int(seed[1]) not in self.seeds and _is_ours(path):
+                named = re.fullmatch(r"seed-(\d+)\.png", path.name)
+                if named and int(named[1]) not in self.seeds and _is_ours(path):
                     path.unlink()
         except OSError as error:
             raise EditError(

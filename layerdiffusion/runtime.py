@@ -1,53 +1,226 @@
-"""Finished stages by the hash of what they depend on, in a bounded amount of memory."""
+"""What runs an edit, whatever its method: stages keyed by their inputs, a cache for them, and turns on the device."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import threading
+import time
+import traceback
 from collections import OrderedDict
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
+from layerdiffusion.errors import EditError
+from layerdiffusion.models.profile import GIB
+from layerdiffusion.progress import STAGES, Cancelled, OnProgress, Reporter
+
+if TYPE_CHECKING:
+    from layerdiffusion.models.load import Models
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+RUN, REUSE, SKIP = "run", "reuse", "skip"  # what there is to do for a stage: all of it, nothing (cached), no steps
+_MISSING = object()
+
+
+class OutOfMemory(EditError):
+    """The device's memory doesn't hold the edit."""
+
+
+@dataclass(frozen=True, eq=False)
+class Stage(Generic[T_co]):  # type: ignore[explicit-any]
+    """A part of a method that is cached by itself.
+
+    `run(models, report, **inputs)` gets `inputs` and nothing else, so that what it depends on is in its key. An
+    input may be an earlier `Stage`: `run` then gets that stage's value, and the key depends on that stage's key.
+    """
+
+    name: str  # one of progress.STAGES
+    inputs: Mapping[str, object] | None  # None: not known before the stages ahead have run
+    steps: int  # 0: there is nothing to optimize, and `run` does it at once
+    cost: float  # of a step, in forward passes of one picture through the network
+    run: Callable[..., T_co]  # type: ignore[explicit-any]  # the inputs are its keyword arguments
+    remedy: str = "lower guidance_scale, embedding_lr or finetune_lr"  # where its numbers are no longer finite
+
+    @cached_property
+    def key(self) -> str | None:
+        """The hash of the inputs and of the function they go to; None while they are not known."""
+        if self.inputs is None:
+            return None
+        parts = [(name, value.key if isinstance(value, Stage) else value) for name, value in self.inputs.items()]
+        return digest(self.run.__module__, self.run.__qualname__, *(part for pair in parts for part in pair))
+
+
+class Finished:
+    """What stages came to, by `finished[stage]`, and the seconds that each took in this run."""
+
+    def __init__(self) -> None:
+        self._values: dict[Stage[object], object] = {}
+        self.seconds: dict[str, float] = {}
+
+    def __getitem__(self, stage: Stage[T]) -> T:
+        return cast(T, self._values[stage])
+
+    def add(self, stage: Stage[T], value: T, seconds: float) -> None:
+        self._values[stage] = value
+        self.seconds[stage.name] = self.seconds.get(stage.name, 0.0) + seconds
+
+
+class Runtime:
+    """One set of models on its device, and the finished stages of all edits; safe to share between threads.
+
+    Whoever touches the models takes a `turn`. `plan` and `estimate` only look at the cache, beside a running edit.
+    `cache_limit` bounds the finished stages that are kept, in bytes of main memory; by default one GiB, or room for
+    two tuned networks if that is more.
+    """
+
+    def __init__(self, models: Models, cache_limit: int | None = None) -> None:
+        self.models = models
+        if cache_limit is None:
+            parameters = sum(parameter.numel() for parameter in models.master.parameters())
+            cache_limit = max(GIB, int(2.5 * parameters * models.profile.weights.itemsize))
+        # Apart, so that one large tuned network does not push out the small results it was made from.
+        shares = dict.fromkeys(("background", "inversion"), 1 / 64)
+        shares |= {"embeddings": 1 / 16, "finetune": 27 / 32, "sampling": 1 / 16}
+        self._caches = {stage: StageCache(int(cache_limit * share)) for stage, share in shares.items()}
+        self._device = threading.Lock()
+        self.seconds_per_pass: dict[str, float] = {}  # seen so far, by stage
+
+    @contextlib.contextmanager
+    def turn(self, cancel: threading.Event | None = None) -> Iterator[None]:
+        """The device for one piece of work at a time; whoever waits can still cancel, which raises `Cancelled`."""
+        while not self._device.acquire(timeout=0.1):
+            if cancel is not None and cancel.is_set():
+                raise Cancelled("The edit was cancelled while it waited for its turn.")
+        try:
+            with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+                yield
+        finally:
+            self._device.release()
+
+    def status(self, stage: Stage[T]) -> str:
+        """What there is to do for the stage now: `RUN`, `REUSE` or `SKIP`."""
+        if not stage.steps:
+            return SKIP
+        return REUSE if stage.key is not None and stage.key in self._caches[stage.name] else RUN
+
+    def plan(self, stages: Sequence[Stage[object]]) -> dict[str, str]:
+        """The `status` of each stage, by name."""
+        return {stage.name: self.status(stage) for stage in stages}
+
+    def cached(self, stage: Stage[T]) -> T | None:
+        """The stage's value where it is finished, else None."""
+        return cast("T | None", self._caches[stage.name].get(stage.key))
+
+    def estimate(self, stages: Sequence[Stage[object]]) -> float | None:
+        """Seconds that the stages would take now, by the speeds seen so far; None before any was."""
+        speeds = dict(self.seconds_per_pass)
+        if not speeds:
+            return None
+        usual = sum(speeds.values()) / len(speeds)
+        left = [stage for stage in stages if self.status(stage) == RUN]
+        return sum(stage.steps * stage.cost * speeds.get(stage.name, usual) for stage in left)
+
+    def assume(self, seconds: float) -> None:
+        """Go by so many seconds for one forward pass of one picture, until a run has shown better."""
+        self.seconds_per_pass = dict.fromkeys(STAGES, seconds)
+
+    def reporter(
+        self, stages: Sequence[Stage[object]], on_progress: OnProgress | None, cancel: threading.Event | None
+    ) -> Reporter:
+        """A `Reporter` for these stages that knows the speeds seen so far, and adds to them."""
+        work: dict[str, tuple[int, float]] = {}
+        for stage in stages:
+            if self.status(stage) == RUN:
+                work[stage.name] = work.get(stage.name, (0, 0.0))[0] + stage.steps, stage.cost
+        return Reporter(self.seconds_per_pass, work, on_progress, cancel)
+
+    def run_stages(self, stages: Sequence[Stage[object]], report: Reporter) -> Finished:
+        """The stages one after the other, each from the cache where it is finished; to be called in a `turn`.
+
+        Raises an `EditError`; whatever is raised, finished stages stay in the cache.
+        """
+        finished = Finished()
+        for stage in stages:
+            started = time.perf_counter()
+            cache, reusable = self._caches[stage.name], self.status(stage) == REUSE
+            value = cache.get(stage.key, _MISSING)
+            if value is _MISSING:
+                report.check()
+                inputs = {
+                    name: finished[given] if isinstance(given, Stage) else given
+                    for name, given in (stage.inputs or {}).items()
+                }
+                with _in_words(stage):
+                    value = stage.run(self.models, report, **inputs)
+                report.finish(stage.steps)
+                cache.put(stage.key, value)
+            elif reusable:
+                report.reused(stage.name)
+            finished.add(stage, value, time.perf_counter() - started)
+        return finished
+
+    def clear_cache(self) -> None:
+        """Forget every finished stage."""
+        for cache in self._caches.values():
+            cache.clear()
+
+    @property
+    def cache_size(self) -> int:
+        """Bytes held by the finished stages."""
+        return sum(cache.size for cache in self._caches.values())
+
 
 class StageCache:
-    """Values by key, the longest unused dropped when they outgrow `limit` bytes."""
+    """Values by key, the longest unused dropped when they outgrow `limit` bytes; safe to share between threads."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.size = 0
-        self._entries: OrderedDict[str, tuple[Any, int]] = OrderedDict()
+        self._entries: OrderedDict[str, tuple[object, int]] = OrderedDict()
+        self._lock = threading.Lock()
 
-    def __contains__(self, key: str) -> bool:
-        return key in self._entries
+    def __contains__(self, key: object) -> bool:
+        with self._lock:
+            return key in self._entries
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def get(self, key: str) -> Any:
-        """The value, now the last to be dropped; None if there is none."""
-        if key not in self._entries:
-            return None
-        self._entries.move_to_end(key)
-        return self._entries[key][0]
+    def get(self, key: str | None, default: object = None) -> object:
+        """The value, now the last to be dropped; `default` if there is none."""
+        with self._lock:
+            if key is None or key not in self._entries:
+                return default
+            self._entries.move_to_end(key)
+            return self._entries[key][0]
 
-    def put(self, key: str, value: Any) -> None:
+    def put(self, key: str | None, value: object) -> None:
         """Keep the value, unless it alone is over the limit."""
         size = _size(value)
-        if size > self.limit or key in self._entries:
-            return
-        self._entries[key] = value, size
-        self.size += size
-        while self.size > self.limit:
-            self.size -= self._entries.popitem(last=False)[1][1]
+        with self._lock:
+            if key is None or size > self.limit or key in self._entries:
+                return
+            self._entries[key] = value, size
+            self.size += size
+            while self.size > self.limit:
+                self.size -= self._entries.popitem(last=False)[1][1]
 
     def clear(self) -> None:
-        self._entries.clear()
-        self.size = 0
+        with self._lock:
+            self._entries.clear()
+            self.size = 0
 
 
-def digest(*parts: Any) -> str:
+def digest(*parts: object) -> str:
     """A hash of pictures, arrays and whatever else is the same when it prints the same."""
     whole = hashlib.sha256()
     for part in parts:
@@ -59,7 +232,54 @@ def digest(*parts: Any) -> str:
     return whole.hexdigest()
 
 
-def _size(value: Any) -> int:
+def finite(values: Tensor) -> Tensor:
+    """The `values`, of any shape. Raises `FloatingPointError` where one of them is not finite."""
+    if not values.isfinite().all():
+        raise FloatingPointError
+    return values
+
+
+def training_generator(stage: str, seed: int) -> torch.Generator:
+    """Each stage's own noise: no stage trains on the very noise that another starts from."""
+    return torch.Generator().manual_seed(int(digest(stage, seed)[:14], 16))
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether the error says that a device's or the machine's memory is used up."""
+    words = str(error).lower()
+    return (
+        isinstance(error, MemoryError | torch.OutOfMemoryError)
+        or "out of memory" in words
+        or "can't allocate memory" in words
+        or "not enough memory" in words
+    )
+
+
+@contextlib.contextmanager
+def _in_words(stage: Stage[T]) -> Iterator[None]:
+    """What can go wrong in a stage, as one sentence to the user."""
+    try:
+        yield
+    except Cancelled as error:
+        traceback.clear_frames(error.__traceback__)  # the copy in training goes now, not with the exception
+        raise
+    except FloatingPointError as error:
+        raise EditError(
+            f"The {stage.name} stage diverged: its numbers are no longer finite; {stage.remedy}."
+        ) from error
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        traceback.clear_frames(error.__traceback__)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        raise OutOfMemory(
+            f"The {stage.name} stage needs more memory than there is; choose fewer seeds, tune “lora” or a smaller "
+            "model."
+        ) from error
+
+
+def _size(value: object) -> int:
     """Bytes of a cached value."""
     if isinstance(value, Tensor):
         return value.nbytes

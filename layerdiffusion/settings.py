@@ -10,8 +10,7 @@ import math
 import numbers
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from functools import cache
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar, cast
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from layerdiffusion.errors import RecipeError, SettingsError
 MAX_SEEDS = 16
 EMBEDDINGS, FINETUNE, SAMPLING = "embeddings", "finetune", "sampling"  # the stages, in their order
 _Self = TypeVar("_Self", bound="Settings")
+T = TypeVar("T")
 
 
 class Limit(NamedTuple):
@@ -41,7 +41,7 @@ SEED = Limit(0, 2**32 - 1, 1, whole=True)
 class Setting:
     """One entry of the table."""
 
-    default: Any  # the paper's, for Stable Diffusion v1.4 at 512 × 512
+    default: object  # the paper's, for Stable Diffusion v1.4 at 512 × 512
     stages: tuple[str, ...]  # those that read it, the first one first: a new value keeps what came before that
     label: str
     help: str  # one line: what it does to the picture
@@ -51,7 +51,7 @@ class Setting:
     slider_high: float | None = None  # a slider's end, where the limit's would make it too coarse
     name: str = ""  # the field's, put in by `setting_table`
 
-    def check(self, value: Any) -> Any:
+    def check(self, value: object) -> object:
         """The value as the field keeps it; raises a `SettingsError` that names the field and what is allowed."""
         if self.name == "seeds":
             return _seeds(value)
@@ -60,7 +60,7 @@ class Setting:
         assert self.limit is not None
         return check_number(self.name, value, self.limit)
 
-    def parse(self, text: str) -> Any:
+    def parse(self, text: str) -> object:
         """The value written as `text`, as a command line has it; raises a `SettingsError`."""
         if self.choices is not None:
             return self.check(text)
@@ -71,9 +71,19 @@ class Setting:
         return self.check(parts if self.name == "seeds" else parts[0])
 
 
-def setting(default: Any, *stages: str, label: str, help: str, **entry: Any) -> Any:
+def setting(
+    default: T,
+    *stages: str,
+    label: str,
+    help: str,
+    limit: Limit | None = None,
+    choices: Mapping[str, str] | None = None,
+    advanced: bool = False,
+    slider_high: float | None = None,
+) -> T:
     """A field of `Settings` that is None until it is set, with its `Setting`."""
-    return field(default=None, metadata={"setting": Setting(default, stages, label, help, **entry)})
+    entry = Setting(default, stages, label, help, limit, choices, advanced, slider_high)
+    return cast(T, field(default=None, metadata={"setting": entry}))
 
 
 @dataclass(frozen=True)
@@ -164,37 +174,47 @@ class Settings:
         for name, entry in setting_table(type(self)).items():
             candidates = getattr(self, name), getattr(defaults, name, None), entry.default
             filled[name] = next(value for value in candidates if value is not None)
-        return type(self)(**filled)
+        return type(self)(**filled)  # type: ignore[arg-type]  # checked one by one, by the class
 
     def of(self: _Self, *stages: str) -> _Self:
         """These settings with only those set that one of `stages` reads: what a stage's key has to depend on."""
-        unread = {
-            name: None for name, entry in setting_table(type(self)).items() if not set(stages) & set(entry.stages)
+        read = {
+            name: getattr(self, name)
+            for name, entry in setting_table(type(self)).items()
+            if set(stages) & set(entry.stages)
         }
-        return replace(self, **unread)
+        return type(self)(**read)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The fields that are set, as JSON holds them."""
         values = {name: getattr(self, name) for name in setting_table(type(self))}
-        return {name: list(value) if name == "seeds" else value for name, value in values.items() if value is not None}
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in values.items()
+            if value is not None
+        }
 
     @classmethod
-    def from_dict(cls: type[_Self], data: Any) -> _Self:
+    def from_dict(cls: type[_Self], data: object) -> _Self:
         """The settings that `to_dict` wrote; raises `RecipeError` for a field there is not."""
-        return cls(**known_fields(data, tuple(setting_table(cls)), "settings"))
+        return cls(**known_fields(data, setting_table(cls), "settings"))  # type: ignore[arg-type]
 
 
-@cache
+_TABLES: dict[type[Settings], dict[str, Setting]] = {}
+
+
 def setting_table(settings: type[Settings] = Settings) -> dict[str, Setting]:
     """Name → entry of every field of `settings`, in the order in which people read them."""
-    return {
-        one.name: replace(one.metadata["setting"], name=one.name)
-        for one in fields(settings)
-        if "setting" in one.metadata
-    }
+    if settings not in _TABLES:
+        _TABLES[settings] = {
+            one.name: replace(one.metadata["setting"], name=one.name)
+            for one in fields(settings)
+            if "setting" in one.metadata
+        }
+    return _TABLES[settings]
 
 
-def check_number(name: str, value: Any, limit: Limit) -> float | int:
+def check_number(name: str, value: object, limit: Limit) -> float | int:
     """The value as a plain number inside the limit; raises a `SettingsError` that names it and what is allowed."""
     if isinstance(value, np.ndarray | np.generic) and value.ndim == 0:
         value = value.item()
@@ -207,17 +227,17 @@ def check_number(name: str, value: Any, limit: Limit) -> float | int:
         raise refusal
     if not limit.low <= number <= limit.high:
         raise refusal
-    return int(value) if limit.whole else number
+    return int(number) if limit.whole else number
 
 
-def check_choice(name: str, value: Any, allowed: tuple[str, ...]) -> str:
+def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> str:
     """The value, one of the words allowed; raises a `SettingsError` that names them."""
     if not isinstance(value, str) or value not in allowed:
         raise SettingsError(f"{name} is {shortened(value)}: it must be {', '.join(allowed[:-1])} or {allowed[-1]}.")
     return value
 
 
-def known_fields(data: Any, known: Iterable[str], where: str) -> dict[str, Any]:
+def known_fields(data: object, known: Iterable[str], where: str) -> dict[str, object]:
     """`data` as a dict that has only `known` names; raises a `RecipeError` that names the part of the recipe."""
     if not isinstance(data, Mapping):
         raise RecipeError(f'The recipe\'s "{where}" is {shortened(data)}: it must be a JSON object.')
@@ -229,16 +249,16 @@ def known_fields(data: Any, known: Iterable[str], where: str) -> dict[str, Any]:
     return dict(data)
 
 
-def shortened(value: Any) -> str:
+def shortened(value: object) -> str:
     """The value as an error shows it."""
     text = repr(value)
     return text if len(text) <= 40 else text[:37] + "..."
 
 
-def _seeds(value: Any) -> tuple[int, ...]:
+def _seeds(value: object) -> tuple[int, ...]:
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable | numbers.Number):
         raise SettingsError(f"seeds is {shortened(value)}: it must be a list of whole numbers.")
-    values = list(value) if isinstance(value, Iterable) and getattr(value, "ndim", 1) else [value]
+    values = list(value) if isinstance(value, Iterable) and getattr(value, "ndim", True) else [value]
     if not 1 <= len(values) <= MAX_SEEDS:
         raise SettingsError(f"seeds has {len(values)} numbers: it must have 1 to {MAX_SEEDS}, one for each picture.")
     seeds = tuple(int(check_number("seeds", seed, SEED)) for seed in values)

@@ -15,12 +15,14 @@ from tiny import QUICK, noise_picture
 
 from layerdiffusion import method
 from layerdiffusion.edit import Edit, Placement
-from layerdiffusion.editor import Cancelled, Editor, OutOfMemory, _embedding_picture
+from layerdiffusion.editor import Editor
 from layerdiffusion.errors import EditError, MaskError, SavedElsewhere
 from layerdiffusion.images.layers import lay_out
+from layerdiffusion.methods.layerdiffusion import embedding_view
 from layerdiffusion.models.load import load_models
+from layerdiffusion.progress import Cancelled
 from layerdiffusion.recipe import load_recipe, recipe_from_dict
-from layerdiffusion.runtime import StageCache
+from layerdiffusion.runtime import OutOfMemory, StageCache, training_generator
 from layerdiffusion.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("global_random_state_is_left_alone")
@@ -89,13 +91,11 @@ def test_an_edit_is_the_papers_three_stages_one_after_the_other(either_models, e
         np.asarray(Image.fromarray(mask.astype(np.float32)).resize((8, 8), Image.Resampling.BOX)) >= 0.5
     ).float()[None, None]
 
-    from layerdiffusion.editor import training_generator
-
-    embeddings = method.optimise_embeddings(
+    embeddings = method.optimize_embeddings(
         models.unet,
         models.scheduler,
         models.encode(layers.inpainted_background),
-        small(layers.background_mask),
+        small(~layers.background_mask),
         models.embed(["a dog jumps", "on ice"]),
         steps=4,
         lr=1e-2,
@@ -112,7 +112,7 @@ def test_an_edit_is_the_papers_three_stages_one_after_the_other(either_models, e
         steps=3,
         lr=1e-3,
         generator=training_generator("finetune", 0),
-        optimiser=models.profile.optimiser(),
+        optimizer=models.profile.optimizer(),
     )
     latents = method.sample(
         method.with_weights(models.unet, weights),
@@ -248,10 +248,10 @@ def test_what_an_edit_says_decides_what_is_run_again(fast_editor, edit):
     assert fast_editor.plan(edit.swapped(), quick()) == EVERYTHING
 
 
-def test_what_stage_1_sees_and_where_it_looks_in_each_reading(edit):
+def test_what_stage_1_sees_and_where_it_looks_in_each_variant(edit):
     layers = lay_out(edit, 64)
-    subject, place = layers.object_mask, layers.background_mask
-    for reading, embedding_mask, picture, mask in (
+    subject, place = layers.object_mask, ~layers.background_mask
+    for variant, embedding_mask, picture, mask in (
         ("composite", "background", layers.inpainted_background, place),
         ("composite", "everything", layers.inpainted_background, subject | ~subject),
         ("composite", "around", layers.composite, ~subject),
@@ -263,9 +263,11 @@ def test_what_stage_1_sees_and_where_it_looks_in_each_reading(edit):
         ("separate", "around", layers.background_image, place & ~subject),
         ("separate", "object", layers.object_image, subject),
     ):
-        seen, looked_at = _embedding_picture(Settings(layers=reading, embedding_mask=embedding_mask), layers)
-        assert np.array_equal(np.asarray(seen), np.asarray(picture)), (reading, embedding_mask)
-        assert np.array_equal(looked_at, mask), (reading, embedding_mask)
+        settings = Settings(layers=variant, embedding_mask=embedding_mask)
+        seen, marked, fits_mask = embedding_view(settings, layers)
+        looked_at = marked if fits_mask else ~marked
+        assert np.array_equal(np.asarray(seen), np.asarray(picture)), (variant, embedding_mask)
+        assert np.array_equal(looked_at, mask), (variant, embedding_mask)
 
 
 def test_another_mask_on_the_same_picture_is_tuned_again(fast_editor, edit):
@@ -495,7 +497,7 @@ def test_whoever_waits_for_a_turn_can_cancel(fast_editor, edit):
 def test_the_photo_keeps_its_own_background_where_no_other_is_given(fast_editor, edit):
     keep = Edit(edit.object_image, edit.object_mask, prompt="a dog jumping")
     layers = fast_editor.layers(keep)
-    assert np.array_equal(layers.background_mask, ~layers.object_mask)
+    assert np.array_equal(layers.background_mask, layers.object_mask)
     assert np.array_equal(np.asarray(layers.composite), np.asarray(layers.object_image))
     moved = fast_editor.layers(dataclasses.replace(keep, placement=Placement(dx=0.25)))
     assert np.array_equal(moved.background_mask, layers.background_mask)  # what is missing is where the subject was
@@ -506,9 +508,9 @@ def test_the_photo_keeps_its_own_background_where_no_other_is_given(fast_editor,
 def test_swapped_roles_are_the_same_code_with_the_pictures_swapped(fast_editor, edit):
     by_hand = Edit(
         edit.background_image,
-        ~edit.background_mask,
+        edit.background_mask,
         edit.object_image,
-        ~edit.object_mask,
+        edit.object_mask,
         prompt=edit.prompt,
         object_prompt=edit.object_prompt,
         background_prompt=edit.background_prompt,
@@ -530,10 +532,10 @@ def test_a_larger_subject_is_one_affine_map_of_picture_and_mask(edit):
 
 def test_the_references_own_subject_is_painted_out_of_the_composite(edit):
     layers = lay_out(edit, 64)
-    own = ~layers.background_mask
+    own = layers.background_mask
     painted, original = np.asarray(layers.inpainted_background), np.asarray(layers.background_image)
     assert not np.array_equal(painted[own], original[own])
-    far = layers.background_mask.copy()
+    far = ~layers.background_mask
     far[:40, :40] = False
     assert np.array_equal(painted[far], original[far])
 
@@ -653,7 +655,7 @@ def test_a_background_too_small_to_see_names_the_mask_that_leaves_it(fast_editor
     subject = np.ones((64, 64), bool)
     subject[:3, :3] = False  # less than half of an 8 × 8 cell
     if background == "reference":
-        tight = dataclasses.replace(edit, background_image=noise_picture(1, 64, 64), background_mask=~subject)
+        tight = dataclasses.replace(edit, background_image=noise_picture(1, 64, 64), background_mask=subject)
         words = "what background_mask leaves of the reference is too small .* mark less of it as its own subject"
     else:
         tight = Edit(noise_picture(0, 64, 64), subject, object_prompt="a dog", background_prompt="on ice")

@@ -19,7 +19,7 @@ from tiny import QUICK, noise_picture, save_tiny_model
 
 from layerdiffusion.edit import Edit, Placement
 from layerdiffusion.editor import Editor
-from layerdiffusion.methods import options_for, run_method
+from layerdiffusion.methods.options import OWN, options_for
 from layerdiffusion.models.load import load_models
 
 FILE = Path(__file__).with_name("same_pixels.npz")
@@ -29,15 +29,15 @@ FEW_STEPS = {
 }
 # Name of the run: the kind of prediction, the method, changes of `QUICK`, changes of the edit.
 RUNS = {
-    "composite": ("epsilon", "ours", {}, {}),
-    "composite, v-prediction, noise offset": ("v_prediction", "ours", {"noise_offset": 0.3}, {}),
-    "overlay": ("epsilon", "ours", {"layers": "overlay"}, {}),
-    "separate": ("epsilon", "ours", {"layers": "separate"}, {}),
-    "around, object schedule": ("epsilon", "ours", {"embedding_mask": "around", "schedule": "object"}, {}),
-    "LoRA": ("epsilon", "ours", {"tune": "lora"}, {}),
-    "placed": ("v_prediction", "ours", {}, {"placement": Placement(0.8, 0.1, 0.05, 20.0, True)}),
-    "keep": ("epsilon", "ours", {}, {"background": "keep"}),
-    "generate": ("v_prediction", "ours", {}, {"background": "generate"}),
+    "composite": ("epsilon", OWN, {}, {}),
+    "composite, v-prediction, noise offset": ("v_prediction", OWN, {"noise_offset": 0.3}, {}),
+    "overlay": ("epsilon", OWN, {"layers": "overlay"}, {}),
+    "separate": ("epsilon", OWN, {"layers": "separate"}, {}),
+    "around, object schedule": ("epsilon", OWN, {"embedding_mask": "around", "schedule": "object"}, {}),
+    "LoRA": ("epsilon", OWN, {"tune": "lora"}, {}),
+    "placed": ("v_prediction", OWN, {}, {"placement": Placement(0.8, 0.1, 0.05, 20.0, True)}),
+    "keep": ("epsilon", OWN, {}, {"background": "keep"}),
+    "generate": ("v_prediction", OWN, {}, {"background": "generate"}),
     "SDEdit": ("epsilon", "sdedit", {}, {}),
     "Imagic": ("epsilon", "imagic", {}, {}),
     "Plug-and-Play": ("v_prediction", "pnp", {}, {}),
@@ -63,7 +63,7 @@ def run(name: str, folders: dict[str, Path]) -> np.ndarray:
         models = load_models(folders[kind], "cpu", "float32")
         settings = dataclasses.replace(QUICK, **changes)
         options = options_for(method, models, **FEW_STEPS[method]) if method in FEW_STEPS else None
-        result = run_method(Editor(models), method, picture_edit(**pictures), settings, options)
+        result = Editor(models).run(picture_edit(**pictures), settings, method=method, options=options)
     finally:
         torch.set_num_threads(threads)
     return np.stack([np.asarray(image) for image in result.images])

@@ -8,6 +8,7 @@ and device, in one run, in turns.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import platform
 import time
@@ -126,7 +127,7 @@ def _few(steps: int) -> dict[str, int]:
 
 class PlainImagic:
     """Imagic (Kawar et al. 2023, https://arxiv.org/abs/2210.09276) as diffusers' pipeline steps: one embedding,
-    one picture, one seed. Only its stepping is of interest here; what it paints is not kept.
+    one picture, one seed. Only its stepping is of interest here; its pictures are thrown away.
     """
 
     def __init__(self, models: Models, edit: Edit, settings: Settings):
@@ -165,22 +166,25 @@ class PlainImagic:
 
         embedding = self.embedding.clone().requires_grad_(True)
         optimizer = torch.optim.Adam([embedding], lr=1e-3)
+        unet = self._network()
         for _ in range(self.settings.embedding_steps):
-            self._loss(self.models.master.to(self.latents.device), embedding).backward()
+            self._loss(unet, embedding).backward()
             optimizer.step()
             optimizer.zero_grad()
 
     def _finetune(self) -> None:
-        import copy
-
         import torch
 
-        unet = copy.deepcopy(self.models.master).to(self.latents.device).requires_grad_(True).train()
+        unet = self._network().requires_grad_(True).train()
         optimizer = torch.optim.Adam(unet.parameters(), lr=self.settings.finetune_lr)
         for _ in range(self.settings.finetune_steps):
             self._loss(unet, self.embedding).backward()
             optimizer.step()
             optimizer.zero_grad()
+
+    def _network(self) -> Any:
+        """A float32 copy on the device: `to` would move the one that every edit starts from."""
+        return copy.deepcopy(self.models.master).to(self.latents.device)
 
     def _sample(self) -> None:
         import torch

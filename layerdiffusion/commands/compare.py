@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from layerdiffusion.commands.terminal import Bars, interruptible, number, seeds, writable
 from layerdiffusion.errors import EditError, SettingsError
+from layerdiffusion.methods.options import LABELS, METHODS, OWN, options_for
 from layerdiffusion.recipe import load_recipe
 from layerdiffusion.settings import Settings
 
@@ -31,7 +32,7 @@ STAGE_NAMES = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the `compare` command."""
     parser.add_argument("recipe", help="an edit.json, or the folder of one")
-    parser.add_argument("--methods", default="ours,sdedit,imagic,pnp", metavar="M,M", help="which, and in which order")
+    parser.add_argument("--methods", default=",".join(METHODS), metavar="M,M", help="which, and in which order")
     parser.add_argument("--out", required=True, metavar="DIR", help="a folder: one for each method in it, and a sheet")
     parser.add_argument("--seeds", type=seeds, nargs="+", metavar="N", help="one picture for each; else the recipe's")
     parser.add_argument(
@@ -39,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="METHOD.NAME=VALUE",
-        help="an option of one method, as in sdedit.strength=0.7, or with ours. a setting; may be repeated",
+        help="an option of one method, as in sdedit.strength=0.7, or with layerdiffusion. a setting; may be repeated",
     )
     parser.add_argument("--model", help="miniature, a diffusers folder, a hub id, or auto; else the recipe's")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps; else the best there is")
@@ -48,9 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the methods one after the other, save each one's result and the sheet of all, and say where."""
-    from layerdiffusion.methods import LABELS, METHODS, options_for, run_method
-
-    names, changes = _methods(args.methods, METHODS), _changes(args.set)
+    names, changes = _methods(args.methods), _changes(args.set)
     idle = next((name for name in changes if name not in names), None)
     if idle is not None:
         raise EditError(f"--set speaks of {idle}, which is not among --methods {','.join(names)}; name it there too.")
@@ -58,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     settings = recipe.settings
     if args.seeds:
         settings = replace(settings, seeds=[seed for part in args.seeds for seed in part])
-    own_settings = _own(settings, changes.get("ours", {}))
+    own_settings = _own(settings, changes.get(OWN, {}))
     out = writable(Path(args.out))
 
     from layerdiffusion.editor import Editor
@@ -66,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     from layerdiffusion.progress import Cancelled
 
     models = load_models(args.model or recipe.model or "auto", args.device)
-    options = {name: options_for(name, models, **({} if name == "ours" else changes.get(name, {}))) for name in names}
+    options = {name: options_for(name, models, **({} if name == OWN else changes.get(name, {}))) for name in names}
     editor, results = Editor(models), {}
     try:
         with interruptible() as cancel:
@@ -74,8 +73,8 @@ def run(args: argparse.Namespace) -> int:
                 if not args.json:
                     print(LABELS[name], file=sys.stderr)
                 with Bars(args.json, STAGE_NAMES) as bars:
-                    used = own_settings if name == "ours" else settings
-                    results[name] = run_method(editor, name, recipe.edit, used, options[name], bars, cancel)
+                    used = own_settings if name == OWN else settings
+                    results[name] = editor.run(recipe.edit, used, bars, cancel, method=name, options=options[name])
                 results[name].save(out / name)
     except Cancelled:
         raise KeyboardInterrupt from None
@@ -85,7 +84,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _save_all(out: Path, results: dict[str, Result], options: dict[str, Any]) -> dict[str, Any]:
     """Write the sheet and `compare.json`, and return what is in the latter."""
-    from layerdiffusion.methods import LABELS
     from layerdiffusion.result import captioned
 
     first = next(iter(results.values()))
@@ -96,7 +94,7 @@ def _save_all(out: Path, results: dict[str, Result], options: dict[str, Any]) ->
         "model": first.model,
         "prompt": first.edit.prompt,
         "seeds": list(first.seeds),
-        "methods": {name: _told(result, options[name], out / name) for name, result in results.items()},
+        "methods": {name: _description(result, options[name], out / name) for name, result in results.items()},
     }
     try:
         sheet.save(out / "compare.png")
@@ -106,11 +104,11 @@ def _save_all(out: Path, results: dict[str, Result], options: dict[str, Any]) ->
     return report
 
 
-def _methods(text: str, known: tuple[str, ...]) -> list[str]:
+def _methods(text: str) -> list[str]:
     names = [name.strip() for name in text.split(",") if name.strip()]
-    wrong = next((name for name in names if name not in known), None)
+    wrong = next((name for name in names if name not in METHODS), None)
     if wrong is not None or not names:
-        raise EditError(f"--methods is {text!r}: it must be some of {', '.join(known)}, with commas.")
+        raise EditError(f"--methods is {text!r}: it must be some of {', '.join(METHODS)}, with commas.")
     return list(dict.fromkeys(names))
 
 
@@ -133,7 +131,7 @@ def _own(settings: Settings, changes: dict[str, Any]) -> Settings:
     known = [field.name for field in fields(Settings) if field.name != "seeds"]  # which are the same for all
     unknown = next((name for name in changes if name not in known), None)
     if unknown is not None:
-        raise SettingsError(f"ours has no setting {unknown}; it has {', '.join(known)}.")
+        raise SettingsError(f"{OWN} has no setting {unknown}; it has {', '.join(known)}.")
     return replace(settings, **changes)
 
 
@@ -146,7 +144,7 @@ def _row(label: str, result: Result) -> list[tuple[str, Image.Image]]:
     return [(f"{label}, seed {seed}", image) for seed, image in zip(result.seeds, result.images, strict=True)]
 
 
-def _told(result: Result, options: Any, folder: Path) -> dict[str, Any]:
+def _description(result: Result, options: Any, folder: Path) -> dict[str, Any]:
     return {
         "images": [str(folder / f"seed-{seed}.png") for seed in result.seeds],
         "options": {} if options is None else asdict(options),

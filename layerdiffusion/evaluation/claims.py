@@ -276,7 +276,7 @@ def label(column: str) -> str:
     if column in TABLE_1:
         return f"({column})"
     if column in METHODS:
-        name = LABELS[METHODS[column].method]
+        name = "Ours" if METHODS[column].method == OURS else LABELS[METHODS[column].method]
         return f"{name}, layered" if column != METHODS[column].method else name
     return column
 

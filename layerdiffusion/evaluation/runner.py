@@ -128,10 +128,10 @@ class Worker:
 
         Raises an `EditError` for an option of a column that can't be.
         """
-        from layerdiffusion.methods import options_for
+        from layerdiffusion.methods.options import options_for
 
         for column in columns:
-            options_for(column.method, self.models, **column.options)
+            options_for(column.engine, self.models, **column.options)
         models = self.models
         return {
             "name": models.name,
@@ -143,11 +143,11 @@ class Worker:
     def paint(self, bench_edit: BenchEdit, column: Column, settings: Settings) -> Finished:
         """The edit in this column. Raises an `EditError` for an edit, a setting or an option that can't be."""
         from layerdiffusion.images.io import png_bytes
-        from layerdiffusion.methods import options_for, run_method
+        from layerdiffusion.methods.options import options_for
 
         settings = Settings.from_dict({**settings.to_dict(), **column.settings})
-        options = options_for(column.method, self.models, **column.options)
-        result = run_method(self.editor, column.method, bench_edit.edit, settings, options)
+        options = options_for(column.engine, self.models, **column.options)
+        result = self.editor.run(bench_edit.edit, settings, method=column.engine, options=options)
         record = {
             "edit": bench_edit.id,
             "kind": bench_edit.kind,

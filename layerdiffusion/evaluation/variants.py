@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from layerdiffusion.errors import EditError
+from layerdiffusion.methods.options import OWN
 from layerdiffusion.settings import setting_table
 
 
@@ -26,6 +27,11 @@ class Column:
     settings: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     says: str = ""  # one line for a table's reader
+
+    @property
+    def engine(self) -> str:
+        """The method's name in `layerdiffusion.methods`; records have always called our own "ours"."""
+        return OWN if self.method == "ours" else self.method
 
 
 _WHOLE = "the photo and the whole prompt"

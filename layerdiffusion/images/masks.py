@@ -10,12 +10,16 @@ from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from layerdiffusion.errors import MaskError
 from layerdiffusion.images.io import decode
 
 SAME_COLOUR = 24  # of 255: how far a channel may be off the shade of one colour, as JPEG leaves it
+
+Mask = NDArray[np.bool_]  # (H, W), True on the subject
+LatentMask = NDArray[np.float32]  # (h, w), 0 or 1
 
 
 def open_mask(source: Any, size: tuple[int, int], name: str = "the mask") -> np.ndarray:
@@ -186,21 +190,26 @@ def mask_to_latents(
     size: tuple[int, int],
     name: str | None = None,
     advice: str = "mark more, or choose a closer picture",
-) -> np.ndarray:
-    """A pixel mask on the latent grid `size` (w, h): float32 (h, w), 1 where at least half the cell's area is
-    True.
+    half: bool = True,
+) -> LatentMask:
+    """A pixel mask on the latent grid `size` (w, h): float32 (h, w), 1 where at least half the cell's area is True.
 
-    With `name`, a mask that marks something but covers no cell by half raises a `MaskError` that calls it so and
-    ends with what to do about it, `advice`.
+    Without `half`, more than half of it: a cell that two masks share equally is then only the other's. With `name`,
+    a mask that marks something but no cell raises a `MaskError` that calls it so and ends with what to do, `advice`.
     """
     share = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA)
-    latent_mask = (share >= 0.5 - 1e-6).astype(np.float32)
+    latent_mask = (share >= 0.5 - 1e-6 if half else share > 0.5 + 1e-6).astype(np.float32)
     if name is not None and mask.any() and not latent_mask.any():
-        raise MaskError(
-            f"{name} is too small for the model to see: it fills no cell of its {size[0]} × {size[1]} grid "
-            f"by half; {advice}."
-        )
+        raise too_small(name, size, advice)
     return latent_mask
+
+
+def too_small(name: str, size: tuple[int, int], advice: str) -> MaskError:
+    """The error of a mask, called `name`, that covers no cell of the latent grid `size` (w, h)."""
+    return MaskError(
+        f"{name} is too small for the model to see: it fills no cell of its {size[0]} × {size[1]} grid by half; "
+        f"{advice}."
+    )
 
 
 def lay_over(object_image: Image.Image, object_mask: np.ndarray, background: Image.Image) -> Image.Image:

@@ -4,9 +4,9 @@ Functions of tensors and an explicit generator, which change nothing they are gi
 caches or devices beyond the tensors' own.
 """
 
-from layerdiffusion.method.embeddings import edit_embedding, optimise_embeddings
+from layerdiffusion.method.embeddings import edit_embedding, optimize_embeddings
 from layerdiffusion.method.finetune import (
-    Layers,
+    TrainingLayers,
     composite_layers,
     finetune,
     overlay_layers,
@@ -14,16 +14,17 @@ from layerdiffusion.method.finetune import (
     with_weights,
 )
 from layerdiffusion.method.objective import Step
-from layerdiffusion.method.sampling import initial_latents, sample
+from layerdiffusion.method.sampling import denoise, initial_latents, sample
 
 __all__ = [
-    "Layers",
     "Step",
+    "TrainingLayers",
     "composite_layers",
+    "denoise",
     "edit_embedding",
     "finetune",
     "initial_latents",
-    "optimise_embeddings",
+    "optimize_embeddings",
     "overlay_layers",
     "sample",
     "separate_layers",

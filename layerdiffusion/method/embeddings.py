@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from layerdiffusion.method.objective import (
-    Descent,
     OnStep,
+    OptimizerStep,
     Step,
     draw_noise_and_timestep,
     frozen,
@@ -17,11 +15,12 @@ from layerdiffusion.method.objective import (
     predict,
     prediction_target,
 )
+from layerdiffusion.method.types import NoiseScheduler
 
 
 def embedding_loss(
     unet: nn.Module,
-    scheduler: Any,
+    scheduler: NoiseScheduler,
     latents: Tensor,
     mask: Tensor,
     embeddings: Tensor,
@@ -32,7 +31,7 @@ def embedding_loss(
     """Eq. 1 as stage 1 minimises it, for each embedding: ‖M · (ε − f(x_t, t, e))‖², shape (B,).
 
     `latents` (1, C, h, w), `noise` (1, C, h, w) and `timestep` (1,) are shared by all `embeddings` (B, L, D);
-    `mask` (1, 1, h, w) is 1 on what they are fitted to.
+    `mask` (1, 1, h, w) is 1 on what they are fitted to, the paper's M.
     """
     noisy = scheduler.add_noise(latents, noise, timestep)
     target = prediction_target(scheduler, latents, noise, timestep)
@@ -41,9 +40,9 @@ def embedding_loss(
     return masked_loss(prediction, target, mask)
 
 
-def optimise_embeddings(
+def optimize_embeddings(
     unet: nn.Module,
-    scheduler: Any,
+    scheduler: NoiseScheduler,
     latents: Tensor,
     mask: Tensor,
     embeddings: Tensor,
@@ -65,13 +64,13 @@ def optimise_embeddings(
     if not steps:
         return embeddings
     embeddings.requires_grad_(True)
-    descent = Descent([embeddings], lr, precision)
+    optimizer_step = OptimizerStep([embeddings], lr, precision)
     with frozen(unet):
         for index in range(1, steps + 1):
             noise, timestep = draw_noise_and_timestep(latents.shape, scheduler, generator, noise_offset)
             noise, timestep = noise.to(latents), timestep.to(latents.device)
             losses = embedding_loss(unet, scheduler, latents, mask, embeddings, noise, timestep, precision)
-            loss = descent.step(losses.sum()) / len(embeddings)
+            loss = optimizer_step(losses.sum()) / len(embeddings)
             if on_step:
                 on_step(Step(index, steps, loss=loss))
     return embeddings.detach()

@@ -6,21 +6,23 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from layerdiffusion.method.objective import (
-    Descent,
     OnStep,
+    OptimizerStep,
     Step,
     draw_noise_and_timestep,
     masked_loss,
+    off_subject,
     predict,
     prediction_target,
     train_mode,
 )
+from layerdiffusion.method.types import Checkpointed, NoiseScheduler, OptimizerFactory
 
 LORA_RANK = 16
 LORA_LR_FACTOR = 50  # the paper's 2e-6 becomes 1e-4, what diffusers' LoRA training scripts use
@@ -30,7 +32,7 @@ Weights = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Layers:
+class TrainingLayers:
     """What stage 2 trains on: `latents` (B, C, h, w), and masks (B, 1, h, w) of where each term looks."""
 
     latents: Tensor
@@ -38,40 +40,46 @@ class Layers:
     background_mask: Tensor  # 1 − M_r: 1 on the background
 
 
-def composite_layers(latents: Tensor, object_mask: Tensor) -> Layers:
+def composite_layers(latents: Tensor, object_mask: Tensor) -> TrainingLayers:
     """One picture (1, C, h, w) for both terms, the subject laid over the background; they share it out."""
-    return Layers(latents, object_mask, 1 - object_mask)
+    return TrainingLayers(latents, object_mask, off_subject(object_mask))
 
 
-def overlay_layers(latents: Tensor, object_mask: Tensor, background_mask: Tensor) -> Layers:
-    """One picture (1, C, h, w) for both terms, the subject over the reference, at whose own subject neither looks."""
-    return Layers(latents, object_mask, background_mask * (1 - object_mask))
+def overlay_layers(latents: Tensor, object_mask: Tensor, background_mask: Tensor) -> TrainingLayers:
+    """One picture (1, C, h, w) for both terms, the subject over the reference, at whose own subject neither looks.
+
+    `background_mask`, M_r, is 1 on that subject.
+    """
+    return TrainingLayers(latents, object_mask, off_subject(background_mask) * off_subject(object_mask))
 
 
 def separate_layers(
     object_latents: Tensor, object_mask: Tensor, background_latents: Tensor, background_mask: Tensor
-) -> Layers:
-    """Each term noises its own picture under its own mask: a batch of two."""
+) -> TrainingLayers:
+    """Each term noises its own picture under its own mask: a batch of two.
+
+    `background_mask`, M_r, is 1 on the background picture's own subject.
+    """
     nothing = torch.zeros_like(object_mask)
-    return Layers(
+    return TrainingLayers(
         torch.cat([object_latents, background_latents]),
         torch.cat([object_mask, nothing]),
-        torch.cat([nothing, background_mask]),
+        torch.cat([nothing, off_subject(background_mask)]),
     )
 
 
-def object_loss(prediction: Tensor, target: Tensor, layers: Layers) -> Tensor:
+def object_loss(prediction: Tensor, target: Tensor, layers: TrainingLayers) -> Tensor:
     """Eq. 3: L_obj = mean(M_t² · (ε − f(x_t))²), a scalar."""
     return masked_loss(prediction, target, layers.object_mask).sum()
 
 
-def background_loss(prediction: Tensor, target: Tensor, layers: Layers) -> Tensor:
+def background_loss(prediction: Tensor, target: Tensor, layers: TrainingLayers) -> Tensor:
     """Eq. 4: L_bg = mean((1 − M_r)² · (ε − f(x_t))²), a scalar."""
     return masked_loss(prediction, target, layers.background_mask).sum()
 
 
 def total_loss(
-    prediction: Tensor, target: Tensor, layers: Layers, object_weight: float, background_weight: float
+    prediction: Tensor, target: Tensor, layers: TrainingLayers, object_weight: float, background_weight: float
 ) -> Tensor:
     """Eq. 5: L_total = λ1 · L_obj + λ2 · L_bg; a weight of 0 takes its term out altogether."""
     loss = prediction.new_zeros(())
@@ -82,19 +90,19 @@ def total_loss(
     return loss
 
 
-def _without_idle_pictures(layers: Layers, object_weight: float, background_weight: float) -> Layers:
+def _without_idle_pictures(layers: TrainingLayers, object_weight: float, background_weight: float) -> TrainingLayers:
     """The pictures that some term looks at; with a weight of 0, `separate` has one that none does."""
     looked_at = layers.object_mask * bool(object_weight) + layers.background_mask * bool(background_weight)
     used = looked_at.flatten(1).any(1)
     if used.all() or not used.any():
         return layers
-    return Layers(layers.latents[used], layers.object_mask[used], layers.background_mask[used])
+    return TrainingLayers(layers.latents[used], layers.object_mask[used], layers.background_mask[used])
 
 
 def finetune(
     unet: nn.Module,
-    scheduler: Any,
-    layers: Layers,
+    scheduler: NoiseScheduler,
+    layers: TrainingLayers,
     edit_embedding: Tensor,
     *,
     object_weight: float,
@@ -105,7 +113,7 @@ def finetune(
     noise_offset: float = 0.0,
     tune: str = "full",
     precision: torch.dtype = torch.float32,
-    optimiser: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
+    optimizer: OptimizerFactory = torch.optim.Adam,
     checkpointing: bool = False,
     on_step: OnStep | None = None,
 ) -> Weights:
@@ -125,9 +133,9 @@ def finetune(
     starts = torch.Generator().manual_seed(generator.initial_seed())
     tuned = _with_new_adapters(unet, device, starts) if tune == "lora" else _float32_copy(unet, device)
     if checkpointing:
-        tuned.enable_gradient_checkpointing()
+        cast(Checkpointed, tuned).enable_gradient_checkpointing()
     parameters = [parameter for parameter in tuned.parameters() if parameter.requires_grad]
-    descent = Descent(parameters, lr * LORA_LR_FACTOR if tune == "lora" else lr, precision, optimiser)
+    optimizer_step = OptimizerStep(parameters, lr * LORA_LR_FACTOR if tune == "lora" else lr, precision, optimizer)
 
     layers = _without_idle_pictures(layers, object_weight, background_weight)
     pictures = len(layers.latents)
@@ -141,7 +149,7 @@ def finetune(
             noisy = scheduler.add_noise(layers.latents, noise, timesteps)
             target = prediction_target(scheduler, layers.latents, noise, timesteps)
             prediction = predict(tuned, noisy, timesteps, embedding, precision)
-            loss = descent.step(total_loss(prediction, target, layers, object_weight, background_weight))
+            loss = optimizer_step(total_loss(prediction, target, layers, object_weight, background_weight))
             if on_step:
                 on_step(Step(index, steps, loss=loss))
     return {name: parameter.detach() for name, parameter in tuned.named_parameters() if parameter.requires_grad}
@@ -198,11 +206,9 @@ def _is_adapter(name: str) -> bool:
 
 def _copy(unet: nn.Module, tensor: Callable[[Tensor], Tensor]) -> nn.Module:
     """The modules copied, with new parameters that hold `tensor(old)`; buffers too."""
-    memo: dict[int, Any] = {}
-    for old in unet.parameters():
-        memo[id(old)] = nn.Parameter(tensor(old.detach()), requires_grad=False)
-    for old in unet.buffers():
-        memo[id(old)] = tensor(old)
+    memo: dict[int, Tensor] = {id(old): tensor(old) for old in unet.buffers()}
+    for parameter in unet.parameters():
+        memo[id(parameter)] = nn.Parameter(tensor(parameter.detach()), requires_grad=False)
     return copy.deepcopy(unet, memo)
 
 

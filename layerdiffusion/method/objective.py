@@ -10,15 +10,16 @@ import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from layerdiffusion.method.types import NoiseScheduler, OptimizerFactory
+
 
 @dataclass(frozen=True)
 class Step:
-    """What a stage tells its `on_step` callback after each step; `index` counts from 1 to `steps`."""
+    """What a stage hands to its `on_step` callback after each step; `index` counts from 1 to `steps`."""
 
     index: int
     steps: int
@@ -30,7 +31,7 @@ OnStep = Callable[[Step], None]
 
 
 def draw_noise_and_timestep(
-    shape: tuple[int, ...], scheduler: Any, generator: torch.Generator, noise_offset: float = 0.0
+    shape: tuple[int, ...], scheduler: NoiseScheduler, generator: torch.Generator, noise_offset: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     """One ε of `shape` (1, C, h, w), then one t (1,), uniform over the whole noise schedule.
 
@@ -57,7 +58,7 @@ def predict(unet: nn.Module, latents: Tensor, timesteps: Tensor, embeddings: Ten
         return unet(latents, timesteps, encoder_hidden_states=embeddings).sample.float()
 
 
-def prediction_target(scheduler: Any, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+def prediction_target(scheduler: NoiseScheduler, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
     """What f is compared with: ε for an epsilon model, and the model's own target for any other.
 
     A v-prediction model outputs v = √ᾱ·ε − √(1−ᾱ)·x0, and given x_t, v − v̂ = (ε − ε̂) / √ᾱ: the same error,
@@ -84,17 +85,22 @@ def masked_loss(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     return error.square().flatten(1).mean(1)
 
 
-def autocast(device: torch.device, precision: torch.dtype) -> contextlib.AbstractContextManager:
+def off_subject(mask: Tensor) -> Tensor:
+    """1 − M_r of Eqs. 1 and 4: where the background counts, from a mask that is 1 on its picture's own subject."""
+    return 1 - mask
+
+
+def autocast(device: torch.device, precision: torch.dtype) -> contextlib.AbstractContextManager[object]:
     """Mixed precision for `precision` bfloat16 or float16; for float32, nothing."""
     if precision == torch.float32:
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=precision)
 
 
-class Descent:
+class OptimizerStep:
     """Adam on float32 parameters; a float16 backward is scaled up, so that small gradients survive it.
 
-    `optimiser` is called as `optimiser(parameters, lr=lr)`: `torch.optim.Adam` or one with its interface.
+    `optimizer` is called as `optimizer(parameters, lr=lr)`: `torch.optim.Adam` or one with its interface.
     """
 
     def __init__(
@@ -102,21 +108,24 @@ class Descent:
         parameters: Iterable[Tensor],
         lr: float,
         precision: torch.dtype = torch.float32,
-        optimiser: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
+        optimizer: OptimizerFactory = torch.optim.Adam,
     ) -> None:
         parameters = list(parameters)
-        self.optimiser = optimiser(parameters, lr=lr)
+        self.optimizer = optimizer(parameters, lr=lr)
         self.scaler = torch.amp.GradScaler(parameters[0].device.type, enabled=precision == torch.float16)
 
-    def step(self, loss: Tensor) -> float:
-        """One step down; returns the loss. Raises `FloatingPointError` when that is no longer a number."""
+    def __call__(self, loss: Tensor) -> float:
+        """One step down the gradient of `loss`, a scalar, which is returned.
+
+        Raises `FloatingPointError` when it is no longer a number.
+        """
         value = loss.item()
         # In float16 a single overflow is ordinary: the scaler leaves that step out and halves its scale.
         if not math.isfinite(value) and not self.scaler.is_enabled():
             raise FloatingPointError("the loss is no longer a finite number")
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
-        self.scaler.step(self.optimiser)
+        self.scaler.step(self.optimizer)
         self.scaler.update()
         return value
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 
 from layerdiffusion.method.objective import OnStep, Step, frozen, predict
+from layerdiffusion.method.types import NoiseScheduler
+
+PredictNoise = Callable[[int, Tensor, Tensor], Tensor]  # (index, latents, timestep) → model output, guided
 
 
 def conditions(steps: int, schedule: str = "alternate") -> list[str]:
@@ -34,29 +36,29 @@ def initial_latents(seeds: Iterable[int], shape: tuple[int, int, int]) -> Tensor
     return torch.cat(draws)
 
 
-def guided_prediction(
+def guided_noise_pred(
     unet: nn.Module,
     latents: Tensor,
     timestep: Tensor,
     embedding: Tensor,
-    empty_embedding: Tensor,
+    negative_prompt_embeds: Tensor,
     guidance_scale: float,
     precision: torch.dtype = torch.float32,
 ) -> Tensor:
     """Classifier-free guidance: f(x_t, t, "") + g · (f(x_t, t, e) − f(x_t, t, "")), (B, C, h, w).
 
-    `embedding` (1, L, D) is the condition, `empty_embedding` (1, L, D) the frozen embedding of "".
+    `embedding` (1, L, D) is the condition, `negative_prompt_embeds` (1, L, D) the frozen embedding of "".
     """
     count = len(latents)
     condition = embedding.expand(count, -1, -1)
     if guidance_scale == 1:
         return predict(unet, latents, timestep, condition, precision)
-    both = torch.cat([empty_embedding.expand(count, -1, -1), condition])
+    both = torch.cat([negative_prompt_embeds.expand(count, -1, -1), condition])
     without, with_condition = predict(unet, torch.cat([latents] * 2), timestep, both, precision).chunk(2)
     return without + guidance_scale * (with_condition - without)
 
 
-def ddim_scheduler(scheduler: Any, steps: int) -> Any:
+def ddim_scheduler(scheduler: NoiseScheduler, steps: int) -> NoiseScheduler:
     """A fresh DDIM of `steps` steps with the noise schedule of the model's own scheduler."""
     ddim = type(scheduler).from_config(scheduler.config)
     ddim.set_timesteps(steps)
@@ -66,13 +68,35 @@ def ddim_scheduler(scheduler: Any, steps: int) -> Any:
 
 
 @torch.no_grad()
+def denoise(
+    scheduler: NoiseScheduler,
+    latents: Tensor,
+    timesteps: Tensor,
+    predict_noise: PredictNoise,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """DDIM, η = 0: the latents (B, C, h, w), float32, that `latents` come to along `timesteps` (N,), noisiest first.
+
+    `scheduler` is a `ddim_scheduler` of which these are the timesteps, or the last of them. `predict_noise` is asked
+    once a step for the model's output under guidance, with the step's index from 0. Each step reports the x0 it
+    predicts. This is the one sampling loop: every method differs only in what it starts from and what it predicts.
+    """
+    for index, timestep in enumerate(timesteps):
+        noise_pred = predict_noise(index, latents, timestep)
+        step = scheduler.step(noise_pred, timestep, latents, eta=0.0)
+        latents = step.prev_sample
+        if on_step:
+            on_step(Step(index + 1, len(timesteps), x0=step.pred_original_sample))
+    return latents
+
+
 def sample(
     unet: nn.Module,
-    scheduler: Any,
+    scheduler: NoiseScheduler,
     latents: Tensor,
     object_embedding: Tensor,
     edit_embedding: Tensor,
-    empty_embedding: Tensor,
+    negative_prompt_embeds: Tensor,
     *,
     steps: int,
     guidance_scale: float,
@@ -82,26 +106,16 @@ def sample(
 ) -> Tensor:
     """§3.2.3, Eqs. 6–7: clean latents (B, C, h, w) from pure noise `latents`, by DDIM, η = 0.
 
-    `unet` is the tuned network, `scheduler` the model's `DDIMScheduler`; the embeddings are (1, L, D). Each
-    step reports the x0 it predicts.
+    `unet` is the tuned network, `scheduler` the model's `DDIMScheduler`; the embeddings are (1, L, D).
     """
     ddim = ddim_scheduler(scheduler, steps)
     embeddings = {"object": object_embedding.float(), "edit": edit_embedding.float()}
-    latents = latents.float() * ddim.init_noise_sigma
-    turns = zip(ddim.timesteps, conditions(steps, schedule), strict=True)
+    condition = conditions(steps, schedule)
+    negative = negative_prompt_embeds.float()
+
+    def predict_noise(index: int, latents: Tensor, timestep: Tensor) -> Tensor:
+        embedding = embeddings[condition[index]]
+        return guided_noise_pred(unet, latents, timestep, embedding, negative, guidance_scale, precision)
+
     with frozen(unet):
-        for index, (timestep, condition) in enumerate(turns, 1):
-            prediction = guided_prediction(
-                unet,
-                latents,
-                timestep,
-                embeddings[condition],
-                empty_embedding.float(),
-                guidance_scale,
-                precision,
-            )
-            moved = ddim.step(prediction, timestep, latents, eta=0.0)
-            latents = moved.prev_sample
-            if on_step:
-                on_step(Step(index, steps, x0=moved.pred_original_sample))
-    return latents
+        return denoise(ddim, latents.float() * ddim.init_noise_sigma, ddim.timesteps, predict_noise, on_step)

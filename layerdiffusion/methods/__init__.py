@@ -1,44 +1,7 @@
-"""SDEdit, Imagic and Plug-and-Play as their authors run them, on the same models, edits and seeds as ours.
+"""LayerDiffusion, and SDEdit, Imagic and Plug-and-Play as their authors run them, on the same models and edits.
 
-    result = run_method(editor, "pnp", edit, Settings(seeds=(0, 1)), options_for("pnp", models, attention_share=0.3))
+    editor.run(edit, Settings(seeds=(0, 1)), method="pnp", options=options_for("pnp", models, attention_share=0.3))
 
-A file a method, functions of tensors as in `layerdiffusion.method`; `run` gives them the editor's turns and caches.
+A file a method: its maths, functions of tensors as in `layerdiffusion.method`, and its list of stages, which
+`layerdiffusion.runtime` runs. What can be set about each is in `options`, which needs no torch.
 """
-
-from typing import TYPE_CHECKING, Any
-
-from layerdiffusion.methods.options import (
-    DIAL,
-    LABELS,
-    METHODS,
-    SOURCES,
-    ImagicOptions,
-    PnPOptions,
-    SDEditOptions,
-    options_for,
-)
-
-if TYPE_CHECKING:
-    from layerdiffusion.methods.run import run_method
-
-__all__ = [
-    "DIAL",
-    "LABELS",
-    "METHODS",
-    "SOURCES",
-    "ImagicOptions",
-    "PnPOptions",
-    "SDEditOptions",
-    "options_for",
-    "run_method",
-]
-
-
-def __getattr__(name: str) -> Any:
-    """`run_method` and torch with it are imported when asked for: the page wants the methods' names at once."""
-    if name != "run_method":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from layerdiffusion.methods.run import run_method
-
-    globals()[name] = run_method
-    return run_method

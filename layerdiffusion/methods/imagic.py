@@ -7,35 +7,142 @@ pipeline it keeps the arithmetic, without its two traps: gradients that stay sca
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from PIL import Image
+from torch import Tensor
 
-from layerdiffusion.method import composite_layers, finetune, optimise_embeddings
-from layerdiffusion.method.finetune import Weights
+from layerdiffusion.method.embeddings import optimize_embeddings
+from layerdiffusion.method.finetune import composite_layers, finetune
+from layerdiffusion.method.objective import OnStep
+from layerdiffusion.method.sampling import sample
+from layerdiffusion.methods.options import ImagicOptions
+from layerdiffusion.methods.stages import (
+    FittedEmbeddings,
+    Task,
+    TunedWeights,
+    pictures,
+    stored_weights,
+    tuned_network,
+)
+from layerdiffusion.progress import Reporter
+from layerdiffusion.runtime import Stage, finite, training_generator
+from layerdiffusion.settings import EMBEDDINGS, FINETUNE, SAMPLING, Settings
+
+if TYPE_CHECKING:
+    from layerdiffusion.models.load import Models
 
 
-def fit_embedding(unet: nn.Module, scheduler: Any, latents: Tensor, embedding: Tensor, **arguments: Any) -> Tensor:
-    """Step A, text embedding optimisation: e_opt (1, L, D), from the prompt's `embedding` with the model frozen.
+def stages(task: Task) -> list[Stage[object]]:
+    """Steps A and B, the fits, and step C, the sampling at an interpolation of both embeddings."""
+    options, settings = task.options, task.settings
+    assert isinstance(options, ImagicOptions)
+    picture = task.picture(options.source)
 
-    `latents` (1, C, h, w) are the photo's; the other `arguments` are those of `method.optimise_embeddings`.
-    """
-    return optimise_embeddings(unet, scheduler, latents, _everywhere(latents), embedding, **arguments)
+    def known(**inputs: object) -> dict[str, object] | None:
+        return None if picture is None else {"prompt": task.edit.prompt, "picture": picture, **inputs}
+
+    seed = settings.training_seed
+    inputs = known(steps=options.embedding_steps, lr=options.embedding_lr, seed=seed)
+    fit = Stage(EMBEDDINGS, inputs, options.embedding_steps or 0, 2, fit_embedding, "lower embedding_lr")
+    inputs = known(fit=fit, steps=options.finetune_steps, lr=options.finetune_lr, tune=settings.tune, seed=seed)
+    tuning = Stage(FINETUNE, inputs, options.finetune_steps or 0, 3, fit_network, "lower finetune_lr")
+    inputs = known(fit=fit, tuning=tuning, alpha=options.alpha, settings=settings.of(SAMPLING))
+    sampling = Stage(SAMPLING, inputs, *task.sampling(settings.sampling_steps), sample_pictures)
+    return [fit, tuning, sampling]
 
 
-def fit_network(unet: nn.Module, scheduler: Any, latents: Tensor, embedding: Tensor, **arguments: Any) -> Weights:
-    """Step B, model fine-tuning: the weights that denoise the photo best at `embedding`, which is e_opt (1, L, D).
+def fit_embedding(
+    models: Models, report: Reporter, prompt: str, picture: Image.Image, steps: int, lr: float, seed: int
+) -> FittedEmbeddings:
+    """Step A, text embedding optimisation: e_opt (1, L, D), from the prompt's own embedding with the model frozen."""
+    report.begin(EMBEDDINGS)
+    latents = models.encode(picture)
+    embedding = optimize_embeddings(
+        models.unet,
+        models.scheduler,
+        latents,
+        _everywhere(latents),
+        models.embed([prompt]),
+        steps=steps,
+        lr=lr,
+        generator=training_generator(EMBEDDINGS, seed),
+        precision=models.profile.training_precision,
+        on_step=report.step,
+    )
+    return FittedEmbeddings(finite(embedding).cpu(), report.losses)
 
-    The other `arguments` are those of `method.finetune`, which tunes a copy.
-    """
-    layers = composite_layers(latents, _everywhere(latents))
-    return finetune(unet, scheduler, layers, embedding, object_weight=1.0, background_weight=0.0, **arguments)
+
+def fit_network(
+    models: Models,
+    report: Reporter,
+    prompt: str,
+    picture: Image.Image,
+    fit: FittedEmbeddings,
+    steps: int,
+    lr: float,
+    tune: str,
+    seed: int,
+) -> TunedWeights:
+    """Step B, model fine-tuning: the weights that denoise the photo best at e_opt."""
+    report.begin(FINETUNE)
+    latents = models.encode(picture)
+    weights = finetune(
+        models.unet if tune == "lora" else models.master,
+        models.scheduler,
+        composite_layers(latents, _everywhere(latents)),
+        fit.embeddings.to(models.device),
+        object_weight=1.0,
+        background_weight=0.0,
+        steps=steps,
+        lr=lr,
+        generator=training_generator(FINETUNE, seed),
+        tune=tune,
+        precision=models.profile.training_precision,
+        optimizer=models.profile.optimizer(),
+        checkpointing=models.profile.checkpointing,
+        on_step=report.step,
+    )
+    return TunedWeights(stored_weights(models, weights, tune), report.losses)
 
 
-def interpolated(target: Tensor, optimised: Tensor, alpha: float) -> Tensor:
+def sample_pictures(
+    models: Models,
+    report: Reporter,
+    prompt: str,
+    picture: Image.Image,
+    fit: FittedEmbeddings,
+    tuning: TunedWeights,
+    alpha: float,
+    settings: Settings,
+) -> list[Image.Image]:
+    """Step C: a picture for each seed, at the interpolated embedding."""
+    words = models.embed([prompt, ""])
+    embedding = interpolated(words[:1], fit.embeddings.to(models.device), alpha)
+    unet = tuned_network(models, tuning.weights)
+
+    def latents_of(noise: Tensor, on_step: OnStep) -> Tensor:
+        return sample(
+            unet,
+            models.scheduler,
+            noise,
+            embedding,
+            embedding,
+            words[1:],
+            steps=settings.sampling_steps,
+            guidance_scale=settings.guidance_scale,
+            schedule="edit",
+            precision=models.profile.precision,
+            on_step=on_step,
+        )
+
+    return pictures(models, report, settings.seeds, latents_of)
+
+
+def interpolated(target: Tensor, optimized: Tensor, alpha: float) -> Tensor:
     """Step C, interpolation: ē = η · e_tgt + (1 − η) · e_opt; `alpha` is η, `target` the prompt's own embedding."""
-    return alpha * target + (1 - alpha) * optimised
+    return alpha * target + (1 - alpha) * optimized
 
 
 def _everywhere(latents: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ Of those, every method takes `seeds`, `sampling_steps` and `guidance_scale`; Ima
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from layerdiffusion.errors import SettingsError
 from layerdiffusion.settings import Limit, Settings, check_choice, check_number, setting_table
@@ -14,9 +14,10 @@ from layerdiffusion.settings import Limit, Settings, check_choice, check_number,
 if TYPE_CHECKING:
     from layerdiffusion.models.load import Models
 
-METHODS = ("ours", "sdedit", "imagic", "pnp")
-LABELS = {"ours": "Ours", "sdedit": "SDEdit", "imagic": "Imagic", "pnp": "Plug-and-Play"}
-DIAL = {"ours": "alpha", "sdedit": "strength", "imagic": "alpha", "pnp": "attention_share"}  # what matters most
+OWN = "layerdiffusion"
+METHODS = (OWN, "sdedit", "imagic", "pnp")
+LABELS = {OWN: "LayerDiffusion", "sdedit": "SDEdit", "imagic": "Imagic", "pnp": "Plug-and-Play"}
+MAIN_OPTION = {OWN: "alpha", "sdedit": "strength", "imagic": "alpha", "pnp": "attention_share"}  # what matters most
 SOURCES = ("photo", "composite")
 
 SHARE = Limit(0.0, 1.0, 0.05)
@@ -33,9 +34,11 @@ OPTION_LIMITS: dict[str, Limit] = {
     "attention_share": SHARE,
     "noise_share": SHARE,
 }
+_Self = TypeVar("_Self", bound="Options")
 
 
-class _Options:
+@dataclass(frozen=True)
+class Options:
     """Checks itself as `Settings` does; a field that is None takes the model's own value in `resolve`."""
 
     def __post_init__(self) -> None:
@@ -46,17 +49,17 @@ class _Options:
             elif value is not None or field.default is not None:
                 object.__setattr__(self, field.name, check_number(field.name, value, OPTION_LIMITS[field.name]))
 
-    def resolve(self, defaults: Settings) -> Any:
+    def resolve(self: _Self, defaults: Settings) -> _Self:
         """These options with no gap, for a model whose settings are `defaults`."""
         return self
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Every field that is set, as JSON holds it."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
-class SDEditOptions(_Options):
+class SDEditOptions(Options):
     """`strength` is the share of the sampling steps that are taken: 0 gives the photo, 1 leaves little of it.
 
     `source` is what is edited: "photo", or "composite", the layered picture that ours trains on.
@@ -67,7 +70,7 @@ class SDEditOptions(_Options):
 
 
 @dataclass(frozen=True)
-class ImagicOptions(_Options):
+class ImagicOptions(Options):
     """`alpha` is Imagic's η: 0 samples at the optimised embedding, 1 at the prompt's own, more goes beyond it.
 
     Steps and learning rates left at None follow the model's own: those of our stages, and 4 times the steps of
@@ -75,10 +78,10 @@ class ImagicOptions(_Options):
     """
 
     alpha: float = 0.7  # the middle of the paper's 0.6 to 0.8
-    embedding_steps: int | None = None
-    embedding_lr: float | None = None
-    finetune_steps: int | None = None
-    finetune_lr: float | None = None
+    embedding_steps: int = None  # type: ignore[assignment]  # None: the model's own, by `resolve`
+    embedding_lr: float = None  # type: ignore[assignment]
+    finetune_steps: int = None  # type: ignore[assignment]
+    finetune_lr: float = None  # type: ignore[assignment]
     source: str = "photo"
 
     def resolve(self, defaults: Settings) -> ImagicOptions:
@@ -89,7 +92,7 @@ class ImagicOptions(_Options):
 
 
 @dataclass(frozen=True)
-class PnPOptions(_Options):
+class PnPOptions(Options):
     """The shares of the sampling steps, counted from the first, in which the photo's features (0.8) and its
     self-attention (0.5) take the place of the new picture's own.
 
@@ -106,21 +109,28 @@ class PnPOptions(_Options):
     source: str = "photo"
 
 
-OPTIONS: dict[str, type[_Options]] = {"sdedit": SDEditOptions, "imagic": ImagicOptions, "pnp": PnPOptions}
+OPTIONS: dict[str, type[Options]] = {"sdedit": SDEditOptions, "imagic": ImagicOptions, "pnp": PnPOptions}
 
 
-def options_for(name: str, models: Models, **changes: Any) -> SDEditOptions | ImagicOptions | PnPOptions | None:
-    """The method's options on these models, every field set; None for "ours", whose dials are in `Settings`.
+def options_for(name: str, models: Models, **changes: object) -> Options | None:
+    """The method's options on these models, every field set; None for LayerDiffusion, whose dials are in `Settings`.
 
     Raises a `SettingsError` for a method, an option or a value there is not.
     """
     check_choice("method", name, METHODS)
-    if name == "ours":
+    if name == OWN:
         if changes:
-            raise SettingsError(f"ours has no option {next(iter(changes))}; its dials are settings of the edit.")
+            raise SettingsError(f"{name} has no option {next(iter(changes))}; its dials are settings of the edit.")
         return None
     known = [field.name for field in fields(OPTIONS[name])]
     unknown = next((change for change in changes if change not in known), None)
     if unknown is not None:
         raise SettingsError(f"{name} has no option {unknown}; it has {', '.join(known)}.")
     return OPTIONS[name](**changes).resolve(models.defaults)
+
+
+def check_options(name: str, options: Options | None) -> None:
+    """Refuse, with a `SettingsError`, a method there is not, and options that are another method's."""
+    check_choice("method", name, METHODS)
+    if options is not None and not isinstance(options, OPTIONS.get(name, ())):
+        raise SettingsError(f"The options of {name} are not {type(options).__name__}; make them by options_for.")

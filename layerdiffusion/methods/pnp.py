@@ -15,16 +15,27 @@ the authors' own.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Protocol, cast
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
+from layerdiffusion.method.finetune import with_weights
 from layerdiffusion.method.objective import OnStep, Step, frozen, predict
-from layerdiffusion.method.sampling import ddim_scheduler, guided_prediction
+from layerdiffusion.method.sampling import ddim_scheduler, denoise, guided_noise_pred
+from layerdiffusion.method.types import NoiseScheduler
+from layerdiffusion.methods.options import PnPOptions
+from layerdiffusion.methods.stages import Task, pictures
+from layerdiffusion.progress import Reporter
+from layerdiffusion.runtime import Stage, finite
+from layerdiffusion.settings import SAMPLING, Settings
+
+if TYPE_CHECKING:
+    from layerdiffusion.models.load import Models
 
 
 def inversion_timesteps(timesteps: list[int], steps: int) -> list[int]:
@@ -41,7 +52,7 @@ def inversion_timesteps(timesteps: list[int], steps: int) -> list[int]:
 @torch.no_grad()
 def invert(
     unet: nn.Module,
-    scheduler: Any,
+    scheduler: NoiseScheduler,
     latents: Tensor,
     embedding: Tensor,
     *,
@@ -53,30 +64,31 @@ def invert(
     """DDIM backwards, without guidance: the photo's latents (N, C, h, w) at each of N sampling steps, noisiest first.
 
     `latents` are the photo's (1, C, h, w), `embedding` (1, L, D) its prompt's, by the authors the empty one's. The
-    network is asked at the timestep that each step leads to, as diffusers' `DDIMInverseScheduler` has it.
+    network is asked at the timestep that each step leads to, as diffusers' `DDIMInverseScheduler` has it; that one
+    takes evenly spaced steps only, and would miss the sampling's timesteps.
     """
     ddim = ddim_scheduler(scheduler, sampling_steps)
-    kept = ddim.timesteps.tolist()
-    ladder = inversion_timesteps(kept, inversion_steps)
-    latents, level = latents.float(), ddim.final_alpha_cumprod.to(latents.device)
+    sampled = ddim.timesteps.tolist()
+    ladder = inversion_timesteps(sampled, inversion_steps)
+    latents, alpha_cumprod = latents.float(), ddim.final_alpha_cumprod.to(latents.device)
     passed: dict[int, Tensor] = {}
     with frozen(unet):
         for index, timestep in enumerate(ladder, 1):
             at = torch.tensor([timestep], device=latents.device)
             prediction = predict(unet, latents, at, embedding.float(), precision)
-            x0, noise = _clean_and_noise(scheduler.config.prediction_type, latents, prediction, level)
-            level = ddim.alphas_cumprod[timestep].to(latents.device)
-            latents = level.sqrt() * x0 + (1 - level).sqrt() * noise
-            if timestep in kept:
+            x0, noise = _clean_and_noise(scheduler.config.prediction_type, latents, prediction, alpha_cumprod)
+            alpha_cumprod = ddim.alphas_cumprod[timestep].to(latents.device)
+            latents = alpha_cumprod.sqrt() * x0 + (1 - alpha_cumprod).sqrt() * noise
+            if timestep in sampled:
                 passed[timestep] = latents
             if on_step:
                 on_step(Step(index, len(ladder)))
-    return torch.cat([passed[timestep] for timestep in kept])
+    return torch.cat([passed[timestep] for timestep in sampled])
 
 
-def _clean_and_noise(kind: str, latents: Tensor, prediction: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
-    """x0 and ε as the prediction has them, for latents with ᾱ = `level`."""
-    signal, spread = level.sqrt(), (1 - level).sqrt()
+def _clean_and_noise(kind: str, latents: Tensor, prediction: Tensor, alpha_cumprod: Tensor) -> tuple[Tensor, Tensor]:
+    """x0 and ε as the prediction has them, for latents at ᾱ."""
+    signal, spread = alpha_cumprod.sqrt(), (1 - alpha_cumprod).sqrt()
     if kind == "epsilon":
         return (latents - spread * prediction) / signal, prediction
     if kind == "v_prediction":
@@ -99,17 +111,21 @@ class Sites:
 
 def sites_of(unet: nn.Module) -> Sites:
     """By depth, on any `UNet2DConditionModel` of the family; on SD v1.4 the authors' own."""
-    blocks = unet.up_blocks
+    blocks = cast("Sequence[UpBlock]", unet.up_blocks)
     first = min(1, len(blocks) - 1)
     layer = min(1, len(blocks[first].resnets) - 1)
     attention = [
         f"up_blocks.{index}.attentions.{number}.transformer_blocks.{depth}.attn1"
         for index in range(first, len(blocks))
-        for number, transformer in enumerate(getattr(blocks[index], "attentions", None) or ())
+        for number, transformer in enumerate(_transformers(blocks[index]))
         for depth, block in enumerate(transformer.transformer_blocks)
         if (index > first or number >= layer) and not block.attn1.is_cross_attention
     ]
     return Sites(f"up_blocks.{first}.resnets.{layer}.conv2", tuple(attention))
+
+
+def _transformers(block: UpBlock) -> Sequence[Transformer]:
+    return getattr(block, "attentions", None) or ()
 
 
 @dataclass
@@ -120,13 +136,52 @@ class Injection:
     attention: bool = False
 
 
+class Attention(Protocol):
+    """diffusers' attention module."""
+
+    heads: int
+    scale: float
+    is_cross_attention: bool
+    to_q: Callable[[Tensor], Tensor]
+    to_k: Callable[[Tensor], Tensor]
+    to_v: Callable[[Tensor], Tensor]
+    to_out: Sequence[Callable[[Tensor], Tensor]]
+    processor: AttentionProcessor
+
+    def set_processor(self, processor: AttentionProcessor) -> None: ...
+
+
+class AttentionProcessor(Protocol):
+    """A diffusers attention processor: the module, its hidden states (B, tokens, width), and what goes with them."""
+
+    def __call__(self, attn: Attention, hidden_states: Tensor, *args: object, **kwargs: object) -> Tensor: ...
+
+
+class TransformerBlock(Protocol):
+    """One block of a diffusers transformer."""
+
+    attn1: Attention  # self-attention, where it is no cross-attention
+
+
+class Transformer(Protocol):
+    """diffusers' transformer between the residual layers of a block."""
+
+    transformer_blocks: Sequence[TransformerBlock]
+
+
+class UpBlock(Protocol):
+    """A block of a UNet's decoder; those with transformers have `attentions`, too."""
+
+    resnets: Sequence[nn.Module]
+
+
 class SourceAttention:
     """Self-attention in which every picture looks around as the source does: the source's q and k, its own v."""
 
-    def __init__(self, original: Any, injection: Injection) -> None:
+    def __init__(self, original: AttentionProcessor, injection: Injection) -> None:
         self.original, self.injection = original, injection
 
-    def __call__(self, attn: nn.Module, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def __call__(self, attn: Attention, hidden_states: Tensor, *args: object, **kwargs: object) -> Tensor:
         if not self.injection.attention:
             return self.original(attn, hidden_states, *args, **kwargs)
         source = hidden_states[:1]
@@ -146,10 +201,10 @@ def injection_into(unet: nn.Module) -> Iterator[Injection]:
     """Make the network listen to the `Injection` it yields; at the end everything in it is as it was."""
     injection, sites = Injection(), sites_of(unet)
 
-    def source_features(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+    def source_features(module: nn.Module, args: object, output: Tensor) -> Tensor:
         return output[:1].expand_as(output) if injection.features else output
 
-    attentions = [unet.get_submodule(name) for name in sites.attention]
+    attentions = [cast(Attention, unet.get_submodule(name)) for name in sites.attention]
     originals = [attention.processor for attention in attentions]
     hook = unet.get_submodule(sites.features).register_forward_hook(source_features)
     try:
@@ -165,11 +220,11 @@ def injection_into(unet: nn.Module) -> Iterator[Injection]:
 @torch.no_grad()
 def plug_and_play(
     unet: nn.Module,
-    scheduler: Any,
+    scheduler: NoiseScheduler,
     source: Tensor,
     start: Tensor,
     embedding: Tensor,
-    empty_embedding: Tensor,
+    negative_prompt_embeds: Tensor,
     source_embedding: Tensor,
     *,
     feature_share: float,
@@ -187,33 +242,95 @@ def plug_and_play(
     """
     steps = len(source)
     ddim = ddim_scheduler(scheduler, steps)
-    latents = start.float()
-    embedding, empty_embedding = embedding.float(), empty_embedding.float()
+    embedding, negative = embedding.float(), negative_prompt_embeds.float()
     with frozen(unet), injection_into(unet) as injection:
-        for index, timestep in enumerate(ddim.timesteps):
+
+        def predict_noise(index: int, latents: Tensor, timestep: Tensor) -> Tensor:
             injection.features = index < int(steps * feature_share)
             injection.attention = index < int(steps * attention_share)
-            if injection.features or injection.attention:
-                batch, words = _beside(latents, embedding, empty_embedding, guidance_scale)
-                batch, words = torch.cat([source[index : index + 1], batch]), torch.cat([source_embedding, words])
-                prediction = predict(unet, batch, timestep, words, precision)[1:]
-                if guidance_scale != 1:
-                    without, with_condition = prediction.chunk(2)
-                    prediction = without + guidance_scale * (with_condition - without)
-            else:
-                prediction = guided_prediction(
-                    unet, latents, timestep, embedding, empty_embedding, guidance_scale, precision
-                )
-            moved = ddim.step(prediction, timestep, latents, eta=0.0)
-            latents = moved.prev_sample
-            if on_step:
-                on_step(Step(index + 1, steps, x0=moved.pred_original_sample))
-    return latents
+            if not (injection.features or injection.attention):
+                return guided_noise_pred(unet, latents, timestep, embedding, negative, guidance_scale, precision)
+            batch, words = _beside(latents, embedding, negative, guidance_scale)
+            batch, words = torch.cat([source[index : index + 1], batch]), torch.cat([source_embedding, words])
+            noise_pred = predict(unet, batch, timestep, words, precision)[1:]
+            if guidance_scale == 1:
+                return noise_pred
+            without, with_condition = noise_pred.chunk(2)
+            return without + guidance_scale * (with_condition - without)
+
+        return denoise(ddim, start.float(), ddim.timesteps, predict_noise, on_step)
 
 
-def _beside(latents: Tensor, embedding: Tensor, empty: Tensor, guidance_scale: float) -> tuple[Tensor, Tensor]:
+def _beside(latents: Tensor, embedding: Tensor, negative: Tensor, guidance_scale: float) -> tuple[Tensor, Tensor]:
     """What classifier-free guidance asks the network: the latents without and with their condition."""
     count = len(latents)
     if guidance_scale == 1:
         return latents, embedding.expand(count, -1, -1)
-    return torch.cat([latents] * 2), torch.cat([empty.expand(count, -1, -1), embedding.expand(count, -1, -1)])
+    return torch.cat([latents] * 2), torch.cat([negative.expand(count, -1, -1), embedding.expand(count, -1, -1)])
+
+
+def stages(task: Task) -> list[Stage[object]]:
+    """The inversion of the photo, and the sampling."""
+    options, settings, models = task.options, task.settings, task.models
+    assert isinstance(options, PnPOptions)
+    picture, steps = task.picture(options.source), settings.sampling_steps
+    sampled = ddim_scheduler(models.scheduler, steps).timesteps.tolist()
+    ladder = inversion_timesteps(sampled, options.inversion_steps)
+    inputs = {"picture": picture, "sampling_steps": steps, "inversion_steps": options.inversion_steps}
+    inversion = Stage("inversion", None if picture is None else inputs, len(ladder), 1, invert_picture)
+    more = {
+        "inversion": inversion,
+        "prompt": task.edit.prompt,
+        "options": options,
+        "settings": settings.of(SAMPLING),
+    }
+    work = task.sampling(steps, max(options.feature_share, options.attention_share))
+    return [inversion, Stage(SAMPLING, None if picture is None else more, *work, sample_pictures)]
+
+
+def invert_picture(
+    models: Models, report: Reporter, picture: Image.Image, sampling_steps: int, inversion_steps: int
+) -> Tensor:
+    """What `invert` makes of the picture, (N, C, h, w), in main memory."""
+    report.begin("inversion")
+    inverted = invert(
+        models.unet,
+        models.scheduler,
+        models.encode(picture),
+        models.embed([""]),
+        sampling_steps=sampling_steps,
+        inversion_steps=inversion_steps,
+        precision=models.profile.training_precision,  # its steps are small, and their errors add up
+        on_step=report.step,
+    )
+    return finite(inverted).cpu()
+
+
+def sample_pictures(
+    models: Models, report: Reporter, inversion: Tensor, prompt: str, options: PnPOptions, settings: Settings
+) -> list[Image.Image]:
+    """A picture for each seed, the photo's features injected."""
+    source, words = inversion.to(models.device), models.embed([prompt, ""])
+    # Modules of their own around the model's weights: nobody else's pass can meet an injection, nor a compiled
+    # network miss it.
+    unet = with_weights(models.unet, {})
+
+    def latents_of(noise: Tensor, on_step: OnStep) -> Tensor:
+        start = mixed(source[:1], noise, options.noise_share) if options.noise_share else source[:1]
+        latents = plug_and_play(
+            unet,
+            models.scheduler,
+            source,
+            start,
+            words[:1],
+            words[1:],
+            words[1:],
+            feature_share=options.feature_share,
+            attention_share=options.attention_share,
+            guidance_scale=settings.guidance_scale,
+            precision=models.profile.precision,
+            on_step=on_step,
+        )
+        return latents.expand_as(noise)
+
+    return pictures(models, report, settings.seeds, latents_of)

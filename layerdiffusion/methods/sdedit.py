@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
-from layerdiffusion.method.objective import OnStep, Step, frozen
-from layerdiffusion.method.sampling import ddim_scheduler, guided_prediction
+from layerdiffusion.method.objective import OnStep, frozen
+from layerdiffusion.method.sampling import ddim_scheduler, denoise, guided_noise_pred
+from layerdiffusion.method.types import NoiseScheduler
+from layerdiffusion.methods.options import SDEditOptions
+from layerdiffusion.methods.stages import Task, pictures
+from layerdiffusion.progress import Reporter
+from layerdiffusion.runtime import Stage
+from layerdiffusion.settings import SAMPLING, Settings
+
+if TYPE_CHECKING:
+    from layerdiffusion.models.load import Models
 
 
 def taken_steps(steps: int, strength: float) -> int:
@@ -19,11 +29,11 @@ def taken_steps(steps: int, strength: float) -> int:
 @torch.no_grad()
 def sdedit(
     unet: nn.Module,
-    scheduler: Any,
+    scheduler: NoiseScheduler,
     latents: Tensor,
     noise: Tensor,
     embedding: Tensor,
-    empty_embedding: Tensor,
+    negative_prompt_embeds: Tensor,
     *,
     strength: float,
     steps: int,
@@ -41,13 +51,49 @@ def sdedit(
     timesteps = ddim.timesteps[steps - taken :]
     if taken:
         latents = ddim.add_noise(latents, noise, timesteps[:1].to(latents.device))
+    embedding, negative = embedding.float(), negative_prompt_embeds.float()
+
+    def predict_noise(index: int, latents: Tensor, timestep: Tensor) -> Tensor:
+        return guided_noise_pred(unet, latents, timestep, embedding, negative, guidance_scale, precision)
+
     with frozen(unet):
-        for index, timestep in enumerate(timesteps, 1):
-            prediction = guided_prediction(
-                unet, latents, timestep, embedding.float(), empty_embedding.float(), guidance_scale, precision
-            )
-            moved = ddim.step(prediction, timestep, latents, eta=0.0)
-            latents = moved.prev_sample
-            if on_step:
-                on_step(Step(index, taken, x0=moved.pred_original_sample))
-    return latents
+        return denoise(ddim, latents, timesteps, predict_noise, on_step)
+
+
+def stages(task: Task) -> list[Stage[object]]:
+    """One stage: the sampling."""
+    options = task.options
+    assert isinstance(options, SDEditOptions)
+    picture = task.picture(options.source)
+    inputs = {
+        "picture": picture,
+        "prompt": task.edit.prompt,
+        "strength": options.strength,
+        "settings": task.settings.of(SAMPLING),
+    }
+    steps = taken_steps(task.settings.sampling_steps, options.strength)
+    return [Stage(SAMPLING, None if picture is None else inputs, *task.sampling(steps), sample_pictures)]
+
+
+def sample_pictures(
+    models: Models, report: Reporter, picture: Image.Image, prompt: str, strength: float, settings: Settings
+) -> list[Image.Image]:
+    """A picture for each seed."""
+    latents, words = models.encode(picture), models.embed([prompt, ""])
+
+    def latents_of(noise: Tensor, on_step: OnStep) -> Tensor:
+        return sdedit(
+            models.unet,
+            models.scheduler,
+            latents,
+            noise,
+            words[:1],
+            words[1:],
+            strength=strength,
+            steps=settings.sampling_steps,
+            guidance_scale=settings.guidance_scale,
+            precision=models.profile.precision,
+            on_step=on_step,
+        )
+
+    return pictures(models, report, settings.seeds, latents_of)

@@ -34,8 +34,8 @@ class Profile:
     def low_memory(self) -> bool:
         return self.checkpointing
 
-    def optimiser(self) -> Callable[..., torch.optim.Optimizer]:
-        """Adam for stage 2, as `optimiser(parameters, lr=lr)`."""
+    def optimizer(self) -> Callable[..., torch.optim.Optimizer]:
+        """Adam for stage 2, as `optimizer(parameters, lr=lr)`."""
         if self.eight_bit_adam:
             from bitsandbytes.optim import Adam8bit
 

@@ -17,10 +17,10 @@ from layerdiffusion.images.io import open_image, png_bytes
 from layerdiffusion.images.masks import open_mask
 from layerdiffusion.prompts import split_prompt as parts_of
 from layerdiffusion.settings import Settings
-from layerdiffusion.ui.backend import Backend
+from layerdiffusion.ui.backend import Device
 from layerdiffusion.ui.bundle import save_pictures
 from layerdiffusion.ui.errors import friendly
-from layerdiffusion.ui.handlers.events import IN_TURN
+from layerdiffusion.ui.handlers.layers import QUEUE
 from layerdiffusion.ui.session import MAX_POINTS
 
 NUMBERS = {"type": "array", "items": {"type": "number"}}
@@ -37,7 +37,7 @@ def _data(label: str, schema: dict[str, Any]) -> gr.JSON:
     return component
 
 
-def connect(backend: Backend) -> None:
+def connect(device: Device) -> None:
     """Add the endpoints; their components are never drawn."""
     with gr.Column(visible=False):
         image, mask, reference, reference_mask = (
@@ -53,11 +53,12 @@ def connect(backend: Backend) -> None:
         mask_file, pictures = gr.File(label="mask"), gr.File(label="pictures", file_count="multiple")
         button = gr.Button()
     button.click(
-        friendly(segmenter(backend)),
+        friendly(segmenter(device)),
         [image, points, labels, box],
         mask_file,
         api_name="segment",
-        **IN_TURN,
+        concurrency_id=QUEUE,
+        concurrency_limit=1,
     )
     button.click(
         friendly(split_prompt), prompt, [object_prompt, background_prompt], api_name="split_prompt", queue=False
@@ -65,15 +66,16 @@ def connect(backend: Backend) -> None:
     inputs = [image, mask, prompt, object_prompt, background_prompt, background, reference, reference_mask]
     inputs += [background_seed, swap, placement, settings]
     button.click(
-        friendly(editing(backend)),
+        friendly(editing(device)),
         inputs,
         [pictures, report],
         api_name="edit",
-        **IN_TURN,
+        concurrency_id=QUEUE,
+        concurrency_limit=1,
     )
 
 
-def segmenter(backend: Backend):
+def segmenter(device: Device):
     def segment(image: bytes, points: Any, labels: Any = None, box: Any = None) -> Iterator[str]:
         """Mark a subject: a black and white PNG, white on it.
 
@@ -92,7 +94,7 @@ def segmenter(backend: Backend):
         if box is not None and not isinstance(box, list):
             raise SegmentError("box must be [left, top, right, bottom], or null.")
         box = box if box is None else points_in_opened([box], picture)[0]
-        found = backend.candidates(np.asarray(picture), points_in_opened(points, picture), labels, box)
+        found = device.candidates(np.asarray(picture), points_in_opened(points, picture), labels, box)
         best = max(found, key=lambda candidate: candidate.iou)
         with tempfile.TemporaryDirectory() as folder:  # Gradio copies what is yielded before it asks again
             path = Path(folder) / "mask.png"
@@ -107,7 +109,7 @@ def split_prompt(prompt: str) -> tuple[str, str]:
     return parts_of(prompt or "")
 
 
-def editing(backend: Backend):
+def editing(device: Device):
     def edit(
         image: bytes,
         mask: bytes,
@@ -131,55 +133,44 @@ def editing(backend: Backend):
         background from the photo. placement: {"scale", "dx", "dy", "rotation", "flip"} or null. settings: any
         of the fields of `Settings`, as {"seeds": [0, 1], "alpha": 0.7}, or null.
         """
+        values: dict[str, Any] = {}
+        if reference is not None:
+            values["background_image"] = _picture(reference, "reference")
+            if reference_mask is not None:
+                values["background_mask"] = open_mask(reference_mask, values["background_image"].size, "reference_mask")
         photo = _picture(image, "image")
+        if not mask:
+            raise EditError("mask is missing; send a picture file.")
         wanted = Edit(
             object_image=photo,
-            object_mask=_mask(mask, photo, "mask"),
+            object_mask=open_mask(mask, photo.size, "mask"),
             prompt=prompt or None,
             object_prompt=object_prompt or None,
             background_prompt=background_prompt or None,
             background=background or None,
             background_seed=background_seed or 0,
             placement=Placement(**_object(placement, "placement", Placement)),
-            **_reference(reference, reference_mask),
+            **values,
         )
         wanted = wanted.swapped() if swap else wanted
         chosen = Settings.from_dict(_object(settings, "settings", Settings))
-        for kind, value in backend.run(wanted, chosen, None):
+        for kind, value in device.run(wanted, chosen, None):
             if kind == "done":
                 result = value
+        report = {
+            "edit_id": result.edit_id,
+            "model": result.model,
+            "seeds": list(result.seeds),
+            "stages": result.stages,
+            "timings": result.timings,
+            "prompts": {"object": wanted.object_prompt, "background": wanted.background_prompt},
+            "settings": result.settings.to_dict(),
+            "warnings": list(result.warnings),
+        }
         with tempfile.TemporaryDirectory() as folder:
-            yield [str(path) for path in save_pictures(result, Path(folder))], _report(result)
+            yield [str(path) for path in save_pictures(result, Path(folder))], report
 
     return edit
-
-
-def _reference(picture: bytes | None, mask: bytes | None) -> dict[str, Any]:
-    if picture is None:
-        return {}
-    image = _picture(picture, "reference")
-    if mask is None:
-        return {"background_image": image}
-    return {"background_image": image, "background_mask": _mask(mask, image, "reference_mask")}
-
-
-def _report(result: Any) -> dict[str, Any]:
-    return {
-        "edit_id": result.edit_id,
-        "model": result.model,
-        "seeds": list(result.seeds),
-        "stages": result.stages,
-        "timings": result.timings,
-        "prompts": {"object": result.edit.object_prompt, "background": result.edit.background_prompt},
-        "settings": result.settings.to_dict(),
-        "warnings": list(result.warnings),
-    }
-
-
-def _mask(data: bytes | None, picture: Any, name: str) -> np.ndarray:
-    if not data:
-        raise EditError(f"{name} is missing; send a picture file.")
-    return open_mask(data, picture.size, name)
 
 
 def _picture(data: Any, name: str) -> Any:

@@ -15,7 +15,6 @@ from PIL import Image
 from layerdiffusion.edit import Edit
 from layerdiffusion.errors import EditError, ModelError
 from layerdiffusion.settings import PAPER, Settings
-from layerdiffusion.ui.examples import ASSETS
 from layerdiffusion.ui.options import Options
 from layerdiffusion.ui.spaces import UNIT, gpu, on_zero_gpu
 
@@ -29,7 +28,7 @@ PATIENCE = 600  # seconds to wait for a model to load, hub downloads included
 log = logging.getLogger(__name__)
 
 
-class Backend:
+class Device:
     """Loads the models once, in a thread; whoever needs them first waits for them."""
 
     def __init__(self, options: Options) -> None:
@@ -37,15 +36,14 @@ class Backend:
         self._done = threading.Event()
         self._editor: Editor | None = None
         self._segmenter: Any = None
-        self._miniature = options.model == "miniature"  # as far as is known before it is loaded
-        self._usual: float | None = None  # the most out of distribution that a scene of the toybox is
+        self._usual: float | None = None  # how strange a scene of the toybox is at most
         self._error: str | None = None
         self._lock = threading.Lock()
         self.run = gpu(self.seconds)(self._run)
-        self.generate = gpu(lambda prompt, seeds, settings, cancel: 10 * len(seeds))(self._generate)
+        self.paint = gpu(lambda prompt, seeds, settings, cancel: 10 * len(seeds))(self._paint)
         self.compare = gpu(self.compared_seconds)(self._compare)
         self.candidates = gpu(lambda image, points, labels, box: 10)(self._candidates)
-        self.out_of_distribution = gpu(lambda image: 5)(self._out_of_distribution)
+        self.strange = gpu(lambda image: 5)(self._strange)
         self.scores = gpu(lambda images, prompt: 10)(self._scores)
 
     def start(self) -> None:
@@ -60,16 +58,15 @@ class Backend:
     def _load(self) -> None:
         try:
             from layerdiffusion.editor import Editor
-            from layerdiffusion.models.load import MINIATURE, load_models
+            from layerdiffusion.models.load import load_models
 
             models = load_models(self.options.model, self.options.device)
             limit = self.options.cache_gb
             editor = Editor(models, None if limit is None else int(limit * GIB))
             if on_zero_gpu():
-                editor.assume(UNIT)
+                editor.runtime.assume(UNIT)
             else:
                 editor.measure()
-            self._miniature = models.folder == MINIATURE
             self._editor = editor
         except EditError as error:
             self._error = str(error)
@@ -118,7 +115,11 @@ class Backend:
     @property
     def is_miniature(self) -> bool:
         """Whether it is the embedded model, as far as is known before it is loaded."""
-        return self._miniature
+        if self.ready:
+            from layerdiffusion.models.load import MINIATURE
+
+            return self.editor.models.folder == MINIATURE
+        return self.options.model == "miniature"
 
     @property
     def size(self) -> int:
@@ -129,6 +130,8 @@ class Backend:
         if self.ready:
             return self.editor.models.defaults
         if self.options.model in ("auto", "miniature"):
+            from layerdiffusion.ui.examples import ASSETS
+
             path = ASSETS / "miniature" / "settings.json"
             if path.is_file():
                 return Settings.from_dict(json.loads(path.read_text(encoding="utf-8"))).resolve(PAPER)
@@ -139,65 +142,50 @@ class Backend:
         return self.editor.estimate(edit, settings) or 60.0
 
     def compared_seconds(self, name: str, edit: Edit, settings: Settings, cancel: Any = None) -> float:
-        """How long a baseline would take at most, by how long ours would from the start."""
-        fresh = replace(settings, training_seed=(settings.training_seed or 0) ^ 1)  # none of whose stages is cached
+        """How long another method would take at most, by how long ours would from the start."""
+        fresh = replace(settings, training_seed=(settings.training_seed or 0) ^ 1)  # none of whose stages is kept
         times = 1 if name == "sdedit" else 4  # Imagic's own training, Plug-and-Play's inversion
         return times * (self.editor.estimate(edit, fresh) or 60.0)
 
     def _run(self, edit: Edit, settings: Settings, cancel: threading.Event | None) -> Iterator[Any]:
         """("progress", list of `Progress`) several times a second, and at last ("done", the `Result`)."""
         editor = self.editor
-        yield from follow(lambda report, stop: editor.run(edit, settings, report, stop), cancel)
+        yield from follow(lambda tell, stop: editor.run(edit, settings, tell, stop), cancel)
 
-    def _generate(self, prompt: str, seeds: Sequence[int], settings: Settings, cancel: Any) -> Iterator[Any]:
-        """The same with generated backgrounds, one for each seed."""
+    def _paint(self, prompt: str, seeds: Sequence[int], settings: Settings, cancel: Any) -> Iterator[Any]:
+        """The same with the backgrounds, one for each seed."""
         editor = self.editor
-        yield from follow(
-            lambda report, stop: editor.generate_backgrounds(prompt, seeds, settings, report, stop), cancel
-        )
+        yield from follow(lambda tell, stop: editor.generate_backgrounds(prompt, seeds, settings, tell, stop), cancel)
 
     def _compare(self, name: str, edit: Edit, settings: Settings, cancel: threading.Event | None) -> Iterator[Any]:
-        """The same with a baseline's pictures."""
-        from layerdiffusion.methods.run import run_method
-
+        """The same with another method's pictures."""
         editor = self.editor
-        yield from follow(
-            lambda report, stop: run_method(editor, name, edit, settings, on_progress=report, cancel=stop), cancel
-        )
-
-    # What follows takes a turn on the device, as edits do.
+        yield from follow(lambda tell, stop: editor.run(edit, settings, tell, stop, method=name), cancel)
 
     def _candidates(self, image: np.ndarray, points: list, labels: list | None, box: Any) -> list[Any]:
-        segmenter = self.segmenter()
-        with self.editor.turn(None):
-            return segmenter.candidates(points, labels, box, image=image)
+        return self.segmenter().candidates(points, labels, box, image=image)
 
-    def _out_of_distribution(self, image: Image.Image) -> bool:
-        """Whether the picture is further from the toybox than any of its scenes; False before the model is there."""
+    def _strange(self, image: Image.Image) -> bool:
+        """Whether the picture is further from the toybox than any of its scenes."""
         if not self.ready:
             return False
         from layerdiffusion.miniature.out_of_distribution import strangeness, usual_strangeness
 
         models = self.editor.models
-        with self.editor.turn(None):
+        with self._lock:
             if self._usual is None:
                 self._usual = usual_strangeness(models)
-            return strangeness(models, image) > self._usual
+        return strangeness(models, image) > self._usual
 
     def _scores(self, images: list[Image.Image], prompt: str) -> list[float] | None:
         """CLIP's cosine of each picture and the prompt; None where no CLIP can be had."""
         from layerdiffusion.models.clip import clip_score
 
         try:
-            with self.editor.turn(None):
-                return clip_score(self.editor.models, images, prompt)
+            return clip_score(self.editor.models, images, prompt)
         except ModelError as error:
             log.warning("%s", error)
             return None
-
-    def scores_or_none(self, result: Any) -> list[float | None]:
-        """For each of the result's pictures its score, or None where there is none."""
-        return self.scores(result.images, result.edit.prompt) or [None] * len(result.images)
 
 
 def follow(

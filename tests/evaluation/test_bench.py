@@ -90,13 +90,13 @@ def test_a_failed_edit_is_told_and_done_by_the_same_command_later(cli, tmp_path,
 
     def paint(self, edit, column, settings, really=Worker.paint):
         if edit.id == "pose-00":
-            raise EditError("The sampling stage went astray.")
+            raise EditError("The sampling stage diverged.")
         return really(self, edit, column, settings)
 
     with monkeypatch.context() as patch:
         patch.setattr(Worker, "paint", paint)
         status, printed, told = cli(*flags)
-    assert status == 1 and "pose-00, sdedit: The sampling stage went astray." in told
+    assert status == 1 and "pose-00, sdedit: The sampling stage diverged." in told
     assert "1 failed, and are tried again by the same command" in printed
     assert "all edits, 1" in printed and (tmp_path / "report.html").exists()
 

@@ -9,7 +9,7 @@ from layerdiffusion.errors import EditError
 from layerdiffusion.evaluation import search
 from layerdiffusion.evaluation.search import ALL, GRIDS, NOTHING, TIE, candidates, choose, flags, likeness, score
 from layerdiffusion.evaluation.variants import columns
-from layerdiffusion.methods import DIAL, METHODS, options_for
+from layerdiffusion.methods.options import MAIN_OPTION, OPTIONS, options_for
 from layerdiffusion.models.load import MINIATURE
 from layerdiffusion.settings import PAPER
 
@@ -45,17 +45,17 @@ def winner(found) -> dict[str, float]:
 
 
 def test_every_method_has_as_many_tries_on_its_main_dial_and_the_first_are_its_authors(tiny_models):
-    assert set(GRIDS) == set(METHODS) and len({len(grid) for grid in GRIDS.values()}) == 1
+    assert set(GRIDS) == {"ours", *OPTIONS} and len({len(grid) for grid in GRIDS.values()}) == 1
     for method, grid in GRIDS.items():
         defaults = PAPER if method == "ours" else options_for(method, tiny_models)
         assert all(getattr(defaults, name) == value for name, value in grid[0].items())
-        assert len({values[DIAL[method]] for values in grid}) >= 5
+        assert len({values[MAIN_OPTION.get(method, "alpha")] for values in grid}) >= 5
         for values in grid:  # every one of them is allowed
             replace(PAPER, **values) if method == "ours" else options_for(method, tiny_models, **values)
 
 
 def test_a_try_lays_its_values_over_its_method_and_has_a_name_of_its_own(tiny_models):
-    tries = candidates(columns(METHODS))
+    tries = candidates(columns(GRIDS))
     assert len({one.column.name for one in tries}) == len(tries) == sum(map(len, GRIDS.values()))
     by_name = {one.column.name: one for one in tries}
     assert by_name["ours-alpha-0.9"].column.settings == {"alpha": 0.9}

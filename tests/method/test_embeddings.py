@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from layerdiffusion.method import edit_embedding, optimise_embeddings
+from layerdiffusion.method import edit_embedding, optimize_embeddings
 from layerdiffusion.method.embeddings import embedding_loss
 from layerdiffusion.method.objective import draw_noise_and_timestep
 
@@ -22,7 +22,7 @@ def scene(either_models, seeded):
 def imagic_first_stage(unet, scheduler, latents, embedding, steps, lr, generator):
     """Imagic's optimisation of a text embedding, written plainly: ε-prediction or its v, mean squared error, Adam."""
     embedding = embedding.clone().requires_grad_(True)
-    optimiser = torch.optim.Adam([embedding], lr=lr)
+    optimizer = torch.optim.Adam([embedding], lr=lr)
     for _ in range(steps):
         noise = torch.randn(latents.shape, generator=generator)
         timesteps = torch.randint(1000, (1,), generator=generator)
@@ -33,16 +33,16 @@ def imagic_first_stage(unet, scheduler, latents, embedding, steps, lr, generator
             target = signal * noise - spread * latents
         prediction = unet(signal * latents + spread * noise, timesteps, embedding).sample
         loss = torch.nn.functional.mse_loss(prediction, target)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     return embedding.detach()
 
 
 def test_with_one_embedding_and_no_mask_it_is_imagics_first_stage(scene, seeded):
     unet, scheduler, latents, _, embeddings = scene
     everything = torch.ones(1, 1, 8, 8)
-    ours = optimise_embeddings(
+    ours = optimize_embeddings(
         unet, scheduler, latents, everything, embeddings[:1], steps=20, lr=1e-3, generator=seeded(1)
     )
     imagic = imagic_first_stage(unet, scheduler, latents, embeddings[:1], 20, 1e-3, seeded(1))
@@ -54,7 +54,7 @@ def test_each_of_the_pair_walks_as_it_would_alone_on_the_same_noise(scene, seede
     unet, scheduler, latents, mask, embeddings = scene
 
     def walk(start):
-        return optimise_embeddings(unet, scheduler, latents, mask, start, steps=8, lr=1e-3, generator=seeded(1))
+        return optimize_embeddings(unet, scheduler, latents, mask, start, steps=8, lr=1e-3, generator=seeded(1))
 
     together = walk(embeddings)
     torch.testing.assert_close(together[:1], walk(embeddings[:1]), atol=1e-5, rtol=0)
@@ -63,7 +63,7 @@ def test_each_of_the_pair_walks_as_it_would_alone_on_the_same_noise(scene, seede
 
 def test_both_are_fitted_better_to_what_the_mask_shows(scene, seeded):
     unet, scheduler, latents, mask, embeddings = scene
-    fitted = optimise_embeddings(unet, scheduler, latents, mask, embeddings, steps=120, lr=3e-2, generator=seeded(1))
+    fitted = optimize_embeddings(unet, scheduler, latents, mask, embeddings, steps=120, lr=3e-2, generator=seeded(1))
 
     def mean_loss(candidates):
         generator, losses = seeded(2), []
@@ -78,7 +78,7 @@ def test_both_are_fitted_better_to_what_the_mask_shows(scene, seeded):
 
 def test_under_an_empty_mask_nothing_moves(scene, seeded):
     unet, scheduler, latents, mask, embeddings = scene
-    still = optimise_embeddings(unet, scheduler, latents, mask * 0, embeddings, steps=3, lr=1e-1, generator=seeded(1))
+    still = optimize_embeddings(unet, scheduler, latents, mask * 0, embeddings, steps=3, lr=1e-1, generator=seeded(1))
     assert torch.equal(still, embeddings)
 
 
@@ -87,7 +87,7 @@ def test_the_model_and_the_embeddings_given_are_left_as_they_were(scene, seeded)
     weights = {name: value.clone() for name, value in unet.state_dict().items()}
     given = embeddings.clone()
 
-    moved = optimise_embeddings(unet, scheduler, latents, mask, embeddings, steps=2, lr=1e-2, generator=seeded(1))
+    moved = optimize_embeddings(unet, scheduler, latents, mask, embeddings, steps=2, lr=1e-2, generator=seeded(1))
 
     assert not torch.equal(moved, embeddings)
     assert not moved.requires_grad
@@ -98,7 +98,7 @@ def test_the_model_and_the_embeddings_given_are_left_as_they_were(scene, seeded)
 
 def test_without_steps_the_embeddings_are_the_text_encoders(scene, seeded):
     unet, scheduler, latents, mask, embeddings = scene
-    same = optimise_embeddings(unet, scheduler, latents, mask, embeddings, steps=0, lr=1e-2, generator=seeded(1))
+    same = optimize_embeddings(unet, scheduler, latents, mask, embeddings, steps=0, lr=1e-2, generator=seeded(1))
     assert torch.equal(same, embeddings)
 
 
@@ -112,7 +112,7 @@ def test_each_step_is_reported_and_an_exception_from_the_report_stops_it(scene, 
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        optimise_embeddings(
+        optimize_embeddings(
             unet, scheduler, latents, mask, embeddings, steps=9, lr=1e-2, generator=seeded(1), on_step=stop_at_three
         )
     assert [(step.index, step.steps) for step in steps] == [(1, 9), (2, 9), (3, 9)]

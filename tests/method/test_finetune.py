@@ -24,7 +24,7 @@ def layers(masks, seeded, request):
     first, second = torch.randn(2, 1, 4, 8, 8, generator=seeded(3))
     if getattr(request, "param", "composite") == "composite":
         return composite_layers(first, masks[0])
-    return separate_layers(first, masks[0], second, masks[1])
+    return separate_layers(first, masks[0], second, 1 - masks[1])
 
 
 both_readings = pytest.mark.parametrize("layers", ["composite", "separate"], indirect=True)
@@ -41,7 +41,7 @@ def tune(either_models, seeded):
     return tune
 
 
-def test_which_pixels_each_term_looks_at_in_each_reading(masks, seeded):
+def test_which_pixels_each_term_looks_at_in_each_variant(masks, seeded):
     subject, background = masks
     first, second = torch.randn(2, 1, 4, 8, 8, generator=seeded(3))
 
@@ -50,11 +50,11 @@ def test_which_pixels_each_term_looks_at_in_each_reading(masks, seeded):
 
     stranger = torch.zeros_like(subject)
     stranger[..., 4:8, 3:5] = 1  # the reference's own subject, half behind the one laid over it
-    overlay = overlay_layers(first, subject, 1 - stranger)
+    overlay = overlay_layers(first, subject, stranger)
     assert torch.equal(overlay.object_mask, subject)
     assert torch.equal(overlay.background_mask.bool(), ~subject.bool() & ~stranger.bool())
 
-    separate = separate_layers(first, subject, second, background)
+    separate = separate_layers(first, subject, second, 1 - background)
     prediction = torch.zeros(2, 4, 8, 8)
     target = torch.cat([torch.full((1, 4, 8, 8), 1.0), torch.full((1, 4, 8, 8), 10.0)])
     assert object_loss(prediction, target, separate).item() == pytest.approx(1 * 12 / 64)
@@ -82,7 +82,7 @@ def test_it_follows_a_plain_training_loop(either_models, layers, tune, seeded):
     ours = tune(layers, steps=4)
 
     unet, scheduler = copy.deepcopy(either_models.unet).requires_grad_(True), either_models.scheduler
-    optimiser = torch.optim.Adam(unet.parameters(), lr=1e-3)
+    optimizer = torch.optim.Adam(unet.parameters(), lr=1e-3)
     embedding, generator = either_models.embed(["a dog"]), seeded(7)
     for _ in range(4):
         noise = torch.randn(1, 4, 8, 8, generator=generator)  # shared by both terms, as is t
@@ -96,9 +96,9 @@ def test_it_follows_a_plain_training_loop(either_models, layers, tune, seeded):
             errors.append((target - unet(signal * latents + spread * noise, t, embedding).sample) ** 2)
         object_term = (layers.object_mask[0] * errors[0][0]).mean()
         background_term = (layers.background_mask[-1] * errors[-1][0]).mean()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         (2 * object_term + 1 * background_term).backward()
-        optimiser.step()
+        optimizer.step()
 
     plain = dict(unet.named_parameters())
     assert ours.keys() == plain.keys()

@@ -5,7 +5,7 @@ import torch
 from tiny import WIDTH, stable_diffusion_scheduler, tiny_unet
 
 from layerdiffusion.method.objective import (
-    Descent,
+    OptimizerStep,
     draw_noise_and_timestep,
     frozen,
     masked_loss,
@@ -104,7 +104,7 @@ def test_a_float16_step_scales_the_gradient_up_and_back_down():
     seen = []
     parameter.register_hook(lambda gradient: seen.append(gradient.clone()))
 
-    loss = Descent([parameter], 1e-3, torch.float16).step((parameter * 1e-6).sum())
+    loss = OptimizerStep([parameter], 1e-3, torch.float16)((parameter * 1e-6).sum())
 
     assert seen[0][0] > 1e-3  # in the backward pass: far above what float16 would round to nothing
     torch.testing.assert_close(parameter.grad, torch.full((3,), 1e-6))
@@ -114,14 +114,14 @@ def test_a_float16_step_scales_the_gradient_up_and_back_down():
 
 def test_a_float16_step_that_overflows_is_left_out():
     parameter = torch.ones(3, requires_grad=True)
-    Descent([parameter], 1e-3, torch.float16).step((parameter * float("inf")).sum())
+    OptimizerStep([parameter], 1e-3, torch.float16)((parameter * float("inf")).sum())
     assert torch.equal(parameter.detach(), torch.ones(3))
 
 
 def test_a_loss_that_is_no_number_is_an_error():
     parameter = torch.ones(3, requires_grad=True)
     with pytest.raises(FloatingPointError):
-        Descent([parameter], 1e-3).step((parameter * float("nan")).sum())
+        OptimizerStep([parameter], 1e-3)((parameter * float("nan")).sum())
 
 
 def test_the_context_managers_restore_what_they_changed_even_after_an_error():

@@ -31,12 +31,14 @@ def test_all_four_methods_become_folders_and_one_sheet_with_a_row_each(cli):
     status, out, err = cli("--out", "result", *FEW)
     assert status == 0
     assert out.splitlines()[0] == "result/compare.png"
-    for name in ("ours", "sdedit", "imagic", "pnp"):
+    for name in ("layerdiffusion", "sdedit", "imagic", "pnp"):
         assert f"result/{name}  " in out
         for file in ("seed-0.png", "seed-1.png", "contact.png"):
             Image.open(f"result/{name}/{file}").verify()
     assert Image.open("result/compare.png").size == (3 * 68 + 4, 5 * 84 + 4)  # the edit above, and a row a method
-    assert all(label in err for label in ("Ours", "SDEdit", "Imagic", "Plug-and-Play", "Inversion", "Network"))
+    assert all(
+        label in err for label in ("LayerDiffusion", "SDEdit", "Imagic", "Plug-and-Play", "Inversion", "Network")
+    )
 
 
 def test_the_sheet_shows_each_method_in_the_order_asked_for(cli):
@@ -53,27 +55,27 @@ def test_the_sheet_shows_each_method_in_the_order_asked_for(cli):
 
 
 def test_set_reaches_the_methods_options_and_our_settings(cli):
-    flags = ["--set", "sdedit.strength=0.5", "--set", "sdedit.source=composite", "--set", "ours.alpha=0.2"]
-    status, out, err = cli("--out", "result", "--methods", "ours,sdedit", *flags, "--json")
+    flags = ["--set", "sdedit.strength=0.5", "--set", "sdedit.source=composite", "--set", "layerdiffusion.alpha=0.2"]
+    status, out, err = cli("--out", "result", "--methods", "layerdiffusion,sdedit", *flags, "--json")
     assert (status, err) == (0, "")
     methods = json.loads(out)["methods"]
     assert methods["sdedit"]["options"] == {"strength": 0.5, "source": "composite"}
-    assert methods["ours"]["settings"]["alpha"] == 0.2 and methods["sdedit"]["settings"]["alpha"] == 0.7
+    assert methods["layerdiffusion"]["settings"]["alpha"] == 0.2 and methods["sdedit"]["settings"]["alpha"] == 0.7
 
 
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
         (
-            ["--methods", "ours,p2p"],
-            "--methods is 'ours,p2p': it must be some of ours, sdedit, imagic, pnp,",
+            ["--methods", "layerdiffusion,p2p"],
+            "--methods is 'layerdiffusion,p2p': it must be some of layerdiffusion, sdedit, imagic, pnp,",
         ),
         (["--set", "strength=0.5"], "--set strength=0.5 is not of the form METHOD.NAME=VALUE"),
         (["--set", "sdedit.strength=2"], "strength must be a number from 0 to 1, not 2."),
         (["--set", "sdedit.power=2"], "sdedit has no option power; it has strength, source."),
-        (["--set", "ours.strength=2"], "ours has no setting strength; it has alpha,"),
-        (["--set", "ours.seeds=2"], "ours has no setting seeds;"),
-        (["--methods", "ours", "--set", "pnp.feature_share=1"], "--set speaks of pnp, which is not among"),
+        (["--set", "layerdiffusion.strength=2"], "layerdiffusion has no setting strength; it has alpha,"),
+        (["--set", "layerdiffusion.seeds=2"], "layerdiffusion has no setting seeds;"),
+        (["--methods", "layerdiffusion", "--set", "pnp.feature_share=1"], "--set speaks of pnp, which is not among"),
     ],
 )
 def test_bad_flags_are_refused_in_one_sentence(cli, flags, said):

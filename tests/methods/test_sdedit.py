@@ -11,7 +11,7 @@ from tiny import QUICK
 
 from layerdiffusion.editor import Editor
 from layerdiffusion.method import initial_latents
-from layerdiffusion.methods import SDEditOptions, run_method
+from layerdiffusion.methods.options import SDEditOptions
 from layerdiffusion.methods.sdedit import sdedit, taken_steps
 from layerdiffusion.models.load import load_models
 
@@ -71,19 +71,18 @@ def test_its_latents_are_those_of_diffusers_image_to_image_on_the_miniature():
 def test_strength_is_the_share_of_steps_taken_rounded_down_as_diffusers_does(tiny_models, edit):
     assert [taken_steps(50, strength) for strength in (0.0, 0.5, 0.58, 0.8, 1.0)] == [0, 25, 28, 40, 50]
     seen = []
-    run_method(
-        Editor(tiny_models),
-        "sdedit",
+    Editor(tiny_models).run(
         edit,
         dataclasses.replace(QUICK, sampling_steps=10),
-        SDEditOptions(strength=0.4),
-        on_progress=seen.append,
+        seen.append,
+        method="sdedit",
+        options=SDEditOptions(strength=0.4),
     )
     assert [(event.stage, event.step, event.steps) for event in seen] == [("sampling", n, 4) for n in (1, 2, 3, 4)]
 
 
 def test_at_strength_0_the_photo_comes_back(tiny_models, edit):
-    result = run_method(Editor(tiny_models), "sdedit", edit, QUICK, SDEditOptions(strength=0.0))
+    result = Editor(tiny_models).run(edit, QUICK, method="sdedit", options=SDEditOptions(strength=0.0))
     photo = edit.object_image.crop((8, 0, 72, 64))
     expected = np.asarray(tiny_models.decode(tiny_models.encode(photo))[0])
     assert result.stages == {"sampling": "skip"}

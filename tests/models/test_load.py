@@ -422,7 +422,7 @@ def test_a_large_cuda_card_computes_in_bfloat16_and_keeps_everything(cuda_card):
     profile = device_profile("cuda")
     assert profile.precision == profile.training_precision == profile.weights == torch.bfloat16
     assert not profile.low_memory
-    assert profile.optimiser().keywords == {"fused": True}
+    assert profile.optimizer().keywords == {"fused": True}
 
 
 def test_a_small_older_cuda_card_saves_memory_and_computes_in_float16(cuda_card, folder):

@@ -1,23 +1,17 @@
-"""The boards: a picture to click and paint on, and the subject to move about; `static/board.js` draws them."""
+"""The boards: a picture to click and paint on, and the subject to move about; `static/board.js` is their hand."""
 
-from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from layerdiffusion.ui.widgets.static import static_text
-
-SCRIPTS = ("board.js", "board_input.js")
-NO_DEFAULTS: dict[str, Any] = {"css_template": "", "apply_default_css": False, "elem_classes": ["ld-board"]}
+STATIC = Path(__file__).parents[1] / "static"
 
 
-@dataclass(frozen=True)
-class MarkedBoard:
-    """A board whose subject is marked, and the file inputs that its buttons open."""
-
-    board: gr.HTML
-    upload: gr.UploadButton
-    mask_upload: gr.UploadButton
+@cache
+def static_text(name: str) -> str:
+    return (STATIC / name).read_text(encoding="utf-8")
 
 
 def icon(name: str) -> str:
@@ -117,28 +111,24 @@ _PLACE_TEMPLATE = f"""
 <p class="ld-readout" aria-live="polite"></p>"""
 
 
-def marked_board(name: str, what: str, empty: str, hint: str) -> MarkedBoard:
+def clicks_board(name: str, what: str, empty: str, hint: str) -> gr.HTML:
     """A picture whose subject is marked with clicks, a brush and an eraser.
 
-    Events: `point` (x, y, label), `stroke` (points, radius, erase) and `act` (name), in picture pixels, and `ask`
-    (version, picture), which wants the marks again if they are of another version by now.
+    Events: `point` (x, y, label), `stroke` (points, radius, erase) and `act` (name), in picture pixels.
     """
-    board = gr.HTML(
+    return gr.HTML(
         value="{}",
         html_template=_clicks_template(name, what, empty, hint),
-        js_on_load=static_text(*SCRIPTS),
+        css_template="",
+        js_on_load=static_text("board.js"),
+        apply_default_css=False,
         elem_id=f"{name}-board",
+        elem_classes=["ld-board"],
         kind="clicks",
         name=name,
         upload=f"{name}-upload",
-        picture="{}",
-        **NO_DEFAULTS,
+        picture="",
     )
-    return MarkedBoard(board, _upload("picture", f"{name}-upload"), _upload("mask", f"{name}-mask-upload"))
-
-
-def _upload(kind: str, elem_id: str) -> gr.UploadButton:
-    return gr.UploadButton(kind, type="binary", file_types=["image"], elem_id=elem_id, visible="hidden")
 
 
 def place_board() -> gr.HTML:
@@ -146,13 +136,15 @@ def place_board() -> gr.HTML:
     return gr.HTML(
         value="{}",
         html_template=_PLACE_TEMPLATE,
-        js_on_load=static_text(*SCRIPTS),
+        css_template="",
+        js_on_load=static_text("board.js"),
+        apply_default_css=False,
         elem_id="place-board",
+        elem_classes=["ld-board"],
         kind="place",
         name="place",
         upload="",
-        picture="{}",
-        **NO_DEFAULTS,
+        picture="",
     )
 
 

@@ -1,4 +1,4 @@
-"""`run_method`: every method gives the same kind of result, from the same caches, and leaves the model alone."""
+"""Every method gives the same kind of result, from the same caches, and leaves the model alone."""
 
 import dataclasses
 import threading
@@ -9,30 +9,31 @@ import torch
 from tiny import QUICK
 
 from layerdiffusion.edit import Placement
-from layerdiffusion.editor import Cancelled, Editor
+from layerdiffusion.editor import Editor
 from layerdiffusion.errors import EditError, SettingsError
-from layerdiffusion.methods import (
-    DIAL,
+from layerdiffusion.methods.options import (
     LABELS,
+    MAIN_OPTION,
     METHODS,
+    OWN,
     ImagicOptions,
     PnPOptions,
     SDEditOptions,
     options_for,
-    run_method,
 )
+from layerdiffusion.progress import Cancelled
 
 pytestmark = pytest.mark.usefixtures("global_random_state_is_left_alone")
 
 STAGES = {
-    "ours": ["embeddings", "finetune", "sampling"],
+    OWN: ["embeddings", "finetune", "sampling"],
     "sdedit": ["sampling"],
     "imagic": ["embeddings", "finetune", "sampling"],
     "pnp": ["inversion", "sampling"],
 }
 OTHERS = ("sdedit", "imagic", "pnp")
 FEW = {
-    "ours": {},
+    OWN: {},
     "sdedit": {},
     "imagic": {"embedding_steps": 4, "embedding_lr": 1e-2, "finetune_steps": 3, "finetune_lr": 1e-3},
     "pnp": {"inversion_steps": 6, "noise_share": 0.2},
@@ -64,7 +65,7 @@ def untouched(either_models):
 def test_every_method_gives_a_result_with_a_picture_a_seed_and_reports_its_stages(either_models, edit, untouched, name):
     events = []
     editor = Editor(either_models)
-    result = run_method(editor, name, edit, QUICK, few(name, either_models), on_progress=events.append)
+    result = editor.run(edit, QUICK, method=name, options=few(name, either_models), on_progress=events.append)
     assert [image.size for image in result.images] == [(64, 64)] * 2
     assert result.seeds == (0, 1)
     first, second = pixels(result)
@@ -85,11 +86,11 @@ def test_every_method_gives_a_result_with_a_picture_a_seed_and_reports_its_stage
 @pytest.mark.parametrize("name", METHODS)
 def test_the_same_again_comes_from_the_cache_and_other_seeds_train_and_invert_nothing(tiny_v_models, edit, name):
     editor, options = Editor(tiny_v_models), few(name, tiny_v_models)
-    first = run_method(editor, name, edit, QUICK, options)
-    again = run_method(editor, name, edit, QUICK, options)
+    first = editor.run(edit, QUICK, method=name, options=options)
+    again = editor.run(edit, QUICK, method=name, options=options)
     assert set(again.stages.values()) == {"reuse"} and pixels(again) == pixels(first)
     assert again.edit_id == first.edit_id
-    other = run_method(editor, name, edit, dataclasses.replace(QUICK, seeds=(1, 5)), options)
+    other = editor.run(edit, dataclasses.replace(QUICK, seeds=(1, 5)), method=name, options=options)
     assert [stage for stage, fate in other.stages.items() if fate == "run"] == ["sampling"]
     assert pixels(other)[0] == pixels(first)[1]  # a seed's picture does not depend on its company
     assert pixels(other)[1] not in pixels(first)
@@ -98,20 +99,22 @@ def test_the_same_again_comes_from_the_cache_and_other_seeds_train_and_invert_no
 def test_another_alpha_of_imagics_or_share_of_plug_and_plays_trains_and_inverts_nothing(tiny_v_models, edit):
     editor = Editor(tiny_v_models)
     for name, dial, value in (("imagic", "alpha", 1.1), ("pnp", "attention_share", 1.0)):
-        first = run_method(editor, name, edit, QUICK, few(name, tiny_v_models))
-        second = run_method(editor, name, edit, QUICK, few(name, tiny_v_models, **{dial: value}))
+        first = editor.run(edit, QUICK, method=name, options=few(name, tiny_v_models))
+        second = editor.run(edit, QUICK, method=name, options=few(name, tiny_v_models, **{dial: value}))
         assert [stage for stage, fate in second.stages.items() if fate == "run"] == ["sampling"]
         assert pixels(second) != pixels(first)
 
 
 def test_methods_share_nothing_in_the_caches_but_ours_is_what_the_editor_gives(tiny_v_models, edit):
     editor = Editor(tiny_v_models)
-    alone = {name: run_method(Editor(tiny_v_models), name, edit, QUICK, few(name, tiny_v_models)) for name in METHODS}
-    together = {name: run_method(editor, name, edit, QUICK, few(name, tiny_v_models)) for name in METHODS}
+    alone = {
+        name: Editor(tiny_v_models).run(edit, QUICK, method=name, options=few(name, tiny_v_models)) for name in METHODS
+    }
+    together = {name: editor.run(edit, QUICK, method=name, options=few(name, tiny_v_models)) for name in METHODS}
     assert all(pixels(together[name]) == pixels(alone[name]) for name in METHODS)
     assert all(set(result.stages.values()) == {"run"} for result in together.values())
     assert len({result.edit_id for result in together.values()}) == len(METHODS)
-    assert pixels(editor.run(edit, QUICK)) == pixels(together["ours"])
+    assert pixels(editor.run(edit, QUICK)) == pixels(together[OWN])
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -127,9 +130,9 @@ def test_a_cancelled_method_ends_within_a_step_and_leaves_nothing_behind(either_
 
     editor = Editor(either_models)
     with pytest.raises(Cancelled):
-        run_method(editor, name, edit, QUICK, few(name, either_models), stop, cancel)
+        editor.run(edit, QUICK, method=name, options=few(name, either_models), on_progress=stop, cancel=cancel)
     assert (events[-1].stage, events[-1].step) == (stop_in, 2)
-    result = run_method(editor, name, edit, QUICK, few(name, either_models))
+    result = editor.run(edit, QUICK, method=name, options=few(name, either_models))
     assert result.stages["sampling"] == "run" and len(result.images) == 2
 
 
@@ -141,10 +144,10 @@ def test_they_see_the_photo_as_it_was_given_or_the_layered_picture(tiny_v_models
     monkeypatch.setattr(
         type(tiny_v_models), "encode", lambda self, image: (encoded.append(image), encode(self, image))[1]
     )
-    photo = run_method(Editor(tiny_v_models), name, edit, QUICK, few(name, tiny_v_models))
+    photo = Editor(tiny_v_models).run(edit, QUICK, method=name, options=few(name, tiny_v_models))
     assert {image.tobytes() for image in encoded} == {edit.object_image.crop((8, 0, 72, 64)).tobytes()}
     encoded.clear()
-    layered = run_method(Editor(tiny_v_models), name, edit, QUICK, few(name, tiny_v_models, source="composite"))
+    layered = Editor(tiny_v_models).run(edit, QUICK, method=name, options=few(name, tiny_v_models, source="composite"))
     assert {image.tobytes() for image in encoded} == {layered.layers.composite.tobytes()}
     assert pixels(layered) != pixels(photo)
 
@@ -156,7 +159,7 @@ def test_the_words_are_the_whole_prompt(tiny_v_models, edit, monkeypatch):
         type(tiny_v_models), "embed", lambda self, prompts: (asked.extend(prompts), embed(self, prompts))[1]
     )
     for name in OTHERS:
-        run_method(Editor(tiny_v_models), name, edit, QUICK, few(name, tiny_v_models))
+        Editor(tiny_v_models).run(edit, QUICK, method=name, options=few(name, tiny_v_models))
     assert set(asked) == {"a dog jumps on ice", ""}
 
 
@@ -164,7 +167,8 @@ def test_a_background_to_be_generated_is_generated_once_for_all(tiny_v_models, e
     edit = dataclasses.replace(edit, background_image=None, background_mask=None, background="generate")
     editor, events = Editor(tiny_v_models), []
     results = [
-        run_method(editor, name, edit, QUICK, few(name, tiny_v_models), on_progress=events.append) for name in METHODS
+        editor.run(edit, QUICK, method=name, options=few(name, tiny_v_models), on_progress=events.append)
+        for name in METHODS
     ]
     painted = [event for event in events if event.stage == "background" and not event.reused]
     assert len(painted) == QUICK.sampling_steps
@@ -173,24 +177,26 @@ def test_a_background_to_be_generated_is_generated_once_for_all(tiny_v_models, e
 
 def test_without_a_share_of_noise_every_seed_of_plug_and_play_is_one_picture(tiny_v_models, edit):
     options = PnPOptions(inversion_steps=6, noise_share=0.0)
-    first, second = pixels(run_method(Editor(tiny_v_models), "pnp", edit, QUICK, options))
+    first, second = pixels(Editor(tiny_v_models).run(edit, QUICK, method="pnp", options=options))
     assert first == second
 
 
 def test_a_result_saves_as_ours_does(tiny_v_models, edit, tmp_path):
-    run_method(Editor(tiny_v_models), "sdedit", edit, QUICK).save(tmp_path)
+    Editor(tiny_v_models).run(edit, QUICK, method="sdedit").save(tmp_path)
     assert {"seed-0.png", "seed-1.png", "contact.png", "edit.json"} <= {path.name for path in tmp_path.iterdir()}
 
 
 @pytest.mark.parametrize(("name", "stage"), [("sdedit", "sampling"), ("imagic", "embeddings"), ("pnp", "inversion")])
-def test_numbers_beyond_all_bounds_are_told_in_a_sentence_and_not_kept(tiny_v_models, edit, name, stage, monkeypatch):
+def test_numbers_that_are_not_finite_end_in_a_sentence_and_are_not_cached(
+    tiny_v_models, edit, name, stage, monkeypatch
+):
     editor = Editor(tiny_v_models)
     with monkeypatch.context() as broken:
         shape = (1, *tiny_v_models.latent_shape)
         broken.setattr(type(tiny_v_models), "encode", lambda self, image: torch.full(shape, torch.nan))
-        with pytest.raises(EditError, match=f"The {stage} stage went astray"):
-            run_method(editor, name, edit, QUICK, few(name, tiny_v_models))
-    assert run_method(editor, name, edit, QUICK, few(name, tiny_v_models)).stages[stage] == "run"
+        with pytest.raises(EditError, match=f"The {stage} stage diverged"):
+            editor.run(edit, QUICK, method=name, options=few(name, tiny_v_models))
+    assert editor.run(edit, QUICK, method=name, options=few(name, tiny_v_models)).stages[stage] == "run"
 
 
 # Options
@@ -198,22 +204,22 @@ def test_numbers_beyond_all_bounds_are_told_in_a_sentence_and_not_kept(tiny_v_mo
 
 def test_the_defaults_are_the_published_ones_and_the_models_own_where_those_are_its_own(tiny_models):
     assert options_for("sdedit", tiny_models) == SDEditOptions(strength=0.8, source="photo")
-    assert options_for("ours", tiny_models) is None
+    assert options_for(OWN, tiny_models) is None
     assert options_for("imagic", tiny_models) == ImagicOptions(
         alpha=0.7, embedding_steps=500, embedding_lr=1e-3, finetune_steps=1000, finetune_lr=2e-6
     )
     pnp = options_for("pnp", tiny_models)
     assert (pnp.feature_share, pnp.attention_share, pnp.source) == (0.8, 0.5, "photo")
-    assert set(METHODS) == set(LABELS) == set(DIAL)
-    assert all(hasattr(options_for(name, tiny_models), DIAL[name]) for name in OTHERS)
+    assert set(METHODS) == set(LABELS) == set(MAIN_OPTION)
+    assert all(hasattr(options_for(name, tiny_models), MAIN_OPTION[name]) for name in OTHERS)
 
 
 @pytest.mark.parametrize(
-    ("name", "changes", "said"),
+    ("name", "changes", "sentence"),
     [
-        ("p2p", {}, "method is 'p2p': it must be ours, sdedit, imagic or pnp."),
+        ("p2p", {}, "method is 'p2p': it must be layerdiffusion, sdedit, imagic or pnp."),
         ("sdedit", {"alpha": 0.5}, "sdedit has no option alpha; it has strength, source."),
-        ("ours", {"alpha": 0.5}, "ours has no option alpha; its dials are settings of the edit."),
+        (OWN, {"alpha": 0.5}, "layerdiffusion has no option alpha; its dials are settings of the edit."),
         ("sdedit", {"strength": 1.5}, "strength must be a number from 0 to 1, not 1.5."),
         ("sdedit", {"strength": None}, "strength must be a number from 0 to 1, not None."),
         ("imagic", {"finetune_steps": 2.5}, "finetune_steps must be a whole number from 0 to 2000, not 2.5."),
@@ -221,15 +227,17 @@ def test_the_defaults_are_the_published_ones_and_the_models_own_where_those_are_
         ("pnp", {"source": "sketch"}, "source is 'sketch': it must be photo or composite."),
     ],
 )
-def test_what_is_not_an_option_is_refused_in_a_sentence(tiny_models, name, changes, said):
+def test_what_is_not_an_option_is_refused_in_a_sentence(tiny_models, name, changes, sentence):
     with pytest.raises(SettingsError) as refused:
         options_for(name, tiny_models, **changes)
-    assert str(refused.value) == said
+    assert str(refused.value) == sentence
 
 
 def test_another_methods_options_are_refused(tiny_models, edit):
     for name in METHODS:
         with pytest.raises(SettingsError, match=f"The options of {name} are not"):
-            run_method(Editor(tiny_models), name, edit, QUICK, PnPOptions() if name != "pnp" else SDEditOptions())
+            Editor(tiny_models).run(
+                edit, QUICK, method=name, options=PnPOptions() if name != "pnp" else SDEditOptions()
+            )
     with pytest.raises(SettingsError, match="method is 'magic'"):
-        run_method(Editor(tiny_models), "magic", edit, QUICK)
+        Editor(tiny_models).run(edit, QUICK, method="magic")

@@ -1,0 +1,54 @@
+"""What the method needs of the libraries around it, whose own types are not declared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+_Self = TypeVar("_Self", bound="NoiseScheduler")
+
+
+class SchedulerConfig(Protocol):
+    """What is read from a scheduler's config."""
+
+    num_train_timesteps: int
+    prediction_type: str  # "epsilon", "v_prediction" or "sample"
+
+
+class SchedulerStep(Protocol):
+    """What one DDIM step gives: both (B, C, h, w)."""
+
+    prev_sample: Tensor  # x_{t−1}
+    pred_original_sample: Tensor  # the x0 predicted at this step
+
+
+class NoiseScheduler(Protocol):
+    """diffusers' `DDIMScheduler`: the model's noise schedule, and DDIM's steps along it."""
+
+    config: SchedulerConfig
+    alphas_cumprod: Tensor  # ᾱ of every training timestep, (T,)
+    final_alpha_cumprod: Tensor  # ᾱ of the step after the last
+    timesteps: Tensor  # of the sampling steps, noisiest first, once set
+    init_noise_sigma: float
+
+    @classmethod
+    def from_config(cls: type[_Self], config: SchedulerConfig) -> _Self: ...
+    def set_timesteps(self, num_inference_steps: int) -> None: ...
+    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor: ...
+    def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor: ...
+    def step(self, model_output: Tensor, timestep: Tensor, sample: Tensor, *, eta: float) -> SchedulerStep: ...
+
+
+class Checkpointed(Protocol):
+    """A diffusers network that can compute its activations again instead of keeping them."""
+
+    def enable_gradient_checkpointing(self) -> None: ...
+
+
+class OptimizerFactory(Protocol):
+    """`torch.optim.Adam`, or a class or partial with its interface."""
+
+    def __call__(self, params: Iterable[Tensor], *, lr: float) -> torch.optim.Optimizer: ...

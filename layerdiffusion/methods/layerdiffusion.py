@@ -1,0 +1,297 @@
+"""LayerDiffusion itself: the paper's three stages, made from an edit and its settings."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from layerdiffusion.edit import Edit
+from layerdiffusion.images.layers import Layers
+from layerdiffusion.images.masks import LatentMask, Mask, mask_to_latents, too_small
+from layerdiffusion.method.embeddings import edit_embedding, optimize_embeddings
+from layerdiffusion.method.finetune import (
+    TrainingLayers,
+    composite_layers,
+    finetune,
+    overlay_layers,
+    separate_layers,
+)
+from layerdiffusion.method.objective import OnStep, off_subject
+from layerdiffusion.method.sampling import sample
+from layerdiffusion.methods.stages import FittedEmbeddings, Task, TunedWeights, pictures, stored_weights, tuned_network
+from layerdiffusion.progress import Reporter
+from layerdiffusion.runtime import Stage, finite, training_generator
+from layerdiffusion.settings import EMBEDDINGS, FINETUNE, SAMPLING, Settings
+
+if TYPE_CHECKING:
+    from layerdiffusion.models.load import Models
+
+TOO_LITTLE_LEFT = {  # of the background, by where it comes from: what to call it, and what to do about it
+    "reference": ("what background_mask leaves of the reference", "mark less of it as its own subject"),
+    "photo": ("what object_mask leaves of the photo", "mark less of it as the subject"),
+    "layered": ("what object_mask leaves of the layered picture", "mark less of it as the subject, or make it smaller"),
+}
+
+
+def stages(task: Task) -> list[Stage[object]]:
+    """Stage 1 (§3.2.1), stage 2 (§3.2.2) and stage 3 (§3.2.3)."""
+    settings = task.settings
+    embeddings = Stage(
+        EMBEDDINGS, _embedding_inputs(task), settings.embedding_steps, 2 * 2, fit_embeddings, "lower embedding_lr"
+    )
+    tuned = _is_tuned(settings)
+    tuning = Stage(
+        FINETUNE,
+        _tuning_inputs(task, embeddings),
+        settings.finetune_steps if tuned else 0,
+        3 * (2 if settings.layers == "separate" else 1),
+        tune_network,
+        "lower finetune_lr",
+    )
+    read = settings.of(SAMPLING)
+    if settings.schedule == "object":  # no step asks for the mixed embedding
+        read = replace(read, alpha=None)  # type: ignore[arg-type]
+    inputs = {"embeddings": embeddings, "tuning": tuning, "settings": read}
+    known = None if task.layers is None else inputs
+    sampling = Stage(SAMPLING, known, *task.sampling(settings.sampling_steps), sample_pictures)
+    return [embeddings, tuning, sampling]
+
+
+def _is_tuned(settings: Settings) -> bool:
+    return bool(settings.finetune_steps and (settings.object_weight or settings.background_weight))
+
+
+# Stage 1
+
+
+def _embedding_inputs(task: Task) -> dict[str, object] | None:
+    prompts = task.edit.object_prompt, task.edit.background_prompt
+    if not task.settings.embedding_steps:
+        return {"prompts": prompts}
+    if task.layers is None:
+        return None
+    image, mask, fits_mask = embedding_view(task.settings, task.layers)
+    return {
+        "prompts": prompts,
+        "image": image,
+        "mask": mask,
+        "fits_mask": fits_mask,
+        "missing": _missing(task.settings, task.edit),
+        "settings": task.settings.of(EMBEDDINGS),
+    }
+
+
+def embedding_view(settings: Settings, layers: Layers) -> tuple[Image.Image, Mask, bool]:
+    """What stage 1 fits the embeddings to: a picture, a mask (H, W), and whether it fits what the mask marks.
+
+    Where it does not, it fits what the mask leaves. "background" and "everything": the background, without and with
+    its own subject; "object": the subject; "around": the background, the subject laid over it but not looked at, so
+    that the words needn't stand for a place without one. Under `composite` these are the layers of the composite, so
+    the background has its own subject inpainted; under `separate` there is no layered picture, and "around" leaves
+    both subjects out.
+    """
+    if settings.layers == "composite":
+        background, subject, around = layers.inpainted_background, layers.composite, layers.composite
+        subjects = layers.object_mask
+    else:
+        overlay = settings.layers == "overlay"
+        background = layers.background_image
+        subject = layers.overlay if overlay else layers.object_image
+        around = layers.overlay if overlay else background
+        subjects = layers.background_mask | layers.object_mask
+    nothing = np.zeros_like(layers.background_mask)
+    return {
+        "background": (background, layers.background_mask, False),
+        "around": (around, subjects, False),
+        "object": (subject, layers.object_mask, True),
+        "everything": (background, nothing, False),
+    }[settings.embedding_mask]
+
+
+def _missing(settings: Settings, edit: Edit) -> tuple[str, ...]:
+    """What to call that which stage 1 fits, where it is too small, and what to do about it."""
+    if settings.embedding_mask == "object":
+        return ("object_mask",)
+    return TOO_LITTLE_LEFT["layered" if settings.embedding_mask == "around" else _background_of(edit)]
+
+
+def fit_embeddings(
+    models: Models,
+    report: Reporter,
+    prompts: tuple[str, str],
+    image: Image.Image | None = None,
+    mask: Mask | None = None,
+    fits_mask: bool = True,
+    missing: tuple[str, ...] = (),
+    settings: Settings | None = None,
+) -> FittedEmbeddings:
+    """Stage 1: [ê_a, ê_b], (2, L, D), float32; without steps, what the words mean."""
+    embeddings = models.embed(list(prompts))
+    if settings is None or image is None or mask is None:
+        return FittedEmbeddings(embeddings.cpu(), [])
+    report.begin(EMBEDDINGS)
+    fitted = optimize_embeddings(
+        models.unet,
+        models.scheduler,
+        models.encode(image),
+        _subject(models, mask, *missing) if fits_mask else _off_subject(models, mask, *missing),
+        embeddings,
+        steps=settings.embedding_steps,
+        lr=settings.embedding_lr,
+        generator=training_generator(EMBEDDINGS, settings.training_seed),
+        noise_offset=settings.noise_offset,
+        precision=models.profile.training_precision,
+        on_step=report.step,
+    )
+    return FittedEmbeddings(finite(fitted).cpu(), report.losses)
+
+
+# Stage 2
+
+
+def _tuning_inputs(task: Task, embeddings: Stage[FittedEmbeddings]) -> dict[str, object] | None:
+    settings, layers = task.settings, task.layers
+    if not _is_tuned(settings):
+        return {}
+    if layers is None:
+        return None
+    inputs: dict[str, object] = {"embeddings": embeddings, "object_mask": layers.object_mask}
+    if settings.layers == "composite":
+        inputs |= {"image": layers.composite}
+    elif settings.layers == "overlay":
+        inputs |= {"image": layers.overlay, "background_mask": layers.background_mask}
+    else:
+        inputs |= {
+            "image": layers.object_image,
+            "background_image": layers.background_image,
+            "background_mask": layers.background_mask,
+        }
+    return inputs | {"missing": TOO_LITTLE_LEFT[_background_of(task.edit)], "settings": settings.of(FINETUNE)}
+
+
+def tune_network(
+    models: Models,
+    report: Reporter,
+    embeddings: FittedEmbeddings | None = None,
+    object_mask: Mask | None = None,
+    image: Image.Image | None = None,
+    background_image: Image.Image | None = None,
+    background_mask: Mask | None = None,
+    missing: tuple[str, ...] = (),
+    settings: Settings | None = None,
+) -> TunedWeights:
+    """Stage 2: the tuned parameters, as `with_weights` takes them; without steps, none."""
+    if settings is None or embeddings is None or object_mask is None or image is None:
+        return TunedWeights({}, [])
+    layers = _training_layers(models, object_mask, image, background_image, background_mask, missing)
+    lora = settings.tune == "lora"
+    report.begin(FINETUNE)
+    weights = finetune(
+        models.unet if lora else models.master,
+        models.scheduler,
+        layers,
+        _mixed(models, embeddings, settings.alpha),
+        object_weight=settings.object_weight,
+        background_weight=settings.background_weight,
+        steps=settings.finetune_steps,
+        lr=settings.finetune_lr,
+        generator=training_generator(FINETUNE, settings.training_seed),
+        noise_offset=settings.noise_offset,
+        tune=settings.tune,
+        precision=models.profile.training_precision,
+        optimizer=models.profile.optimizer(),
+        checkpointing=models.profile.checkpointing,
+        on_step=report.step,
+    )
+    return TunedWeights(stored_weights(models, weights, settings.tune), report.losses)
+
+
+def _training_layers(
+    models: Models,
+    object_mask: Mask,
+    image: Image.Image,
+    background_image: Image.Image | None,
+    background_mask: Mask | None,
+    missing: tuple[str, ...],
+) -> TrainingLayers:
+    """One layered picture ("composite"; "overlay", where the background's own subject is marked), or two pictures."""
+    subject, latents = _subject(models, object_mask, "object_mask"), models.encode(image)
+    if background_mask is None:
+        return composite_layers(latents, subject)
+    stranger = _stranger(models, background_mask, *missing)
+    if background_image is None:
+        return overlay_layers(latents, subject, stranger)
+    return separate_layers(latents, subject, models.encode(background_image), stranger)
+
+
+# Stage 3
+
+
+def sample_pictures(
+    models: Models, report: Reporter, embeddings: FittedEmbeddings, tuning: TunedWeights, settings: Settings
+) -> list[Image.Image]:
+    """Stage 3: a picture for each seed, its condition alternating between ê_a and e_opt."""
+    unet = tuned_network(models, tuning.weights)
+    object_embedding = embeddings.embeddings[:1].to(models.device)
+    mixed = object_embedding if settings.alpha is None else _mixed(models, embeddings, settings.alpha)
+    negative = models.embed([""])
+
+    def latents_of(noise: Tensor, on_step: OnStep) -> Tensor:
+        return sample(
+            unet,
+            models.scheduler,
+            noise,
+            object_embedding,
+            mixed,
+            negative,
+            steps=settings.sampling_steps,
+            guidance_scale=settings.guidance_scale,
+            schedule=settings.schedule,
+            precision=models.profile.precision,
+            on_step=on_step,
+        )
+
+    return pictures(models, report, settings.seeds, latents_of)
+
+
+def _mixed(models: Models, embeddings: FittedEmbeddings, alpha: float) -> Tensor:
+    """e_opt (1, L, D) on the device."""
+    return edit_embedding(embeddings.embeddings[:1], embeddings.embeddings[1:], alpha).to(models.device)
+
+
+# Masks on the latent grid, (1, 1, h, w) on the device
+
+
+def _subject(models: Models, mask: Mask, name: str, advice: str = "mark more, or choose a closer picture") -> Tensor:
+    """1 on the subject that the mask marks; raises a `MaskError` where it is too small for the grid."""
+    return _latent(models, mask_to_latents(mask, _grid(models), name, advice))
+
+
+def _stranger(models: Models, mask: Mask, name: str, advice: str) -> Tensor:
+    """M_r: 1 on the background picture's own subject; raises a `MaskError` where too little is left beside it."""
+    stranger = mask_to_latents(mask, _grid(models), half=False)
+    if stranger.all() and not mask.all():
+        raise too_small(name, _grid(models), advice)
+    return _latent(models, stranger)
+
+
+def _off_subject(models: Models, mask: Mask, name: str, advice: str) -> Tensor:
+    return off_subject(_stranger(models, mask, name, advice))
+
+
+def _latent(models: Models, mask: LatentMask) -> Tensor:
+    return torch.from_numpy(mask)[None, None].to(models.device)
+
+
+def _grid(models: Models) -> tuple[int, int]:
+    _, height, width = models.latent_shape
+    return width, height
+
+
+def _background_of(edit: Edit) -> str:
+    return "reference" if edit.background == "reference" else "photo"

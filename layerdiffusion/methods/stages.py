@@ -1,0 +1,140 @@
+"""What the methods' stages share: the task they are made from, batches of seeds, pictures and tuned weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from layerdiffusion.edit import Edit
+from layerdiffusion.images.geometry import fit_square
+from layerdiffusion.images.layers import Layers
+from layerdiffusion.method.finetune import Weights, with_weights
+from layerdiffusion.method.objective import OnStep
+from layerdiffusion.method.sampling import initial_latents, sample
+from layerdiffusion.methods.options import Options
+from layerdiffusion.progress import Reporter
+from layerdiffusion.runtime import Stage, finite
+from layerdiffusion.settings import Settings
+
+if TYPE_CHECKING:
+    from layerdiffusion.models.load import Models
+
+LatentsOf = Callable[[Tensor, OnStep], Tensor]  # (noise of one batch, on_step) → its clean latents
+
+
+class FittedEmbeddings(NamedTuple):
+    """What a fit of embeddings came to."""
+
+    embeddings: Tensor  # (B, L, D), float32, in main memory
+    losses: list[float]  # of each step
+
+
+class TunedWeights(NamedTuple):
+    """What tuning the network came to."""
+
+    weights: Weights  # by name, in main memory; empty: the network is as it was
+    losses: list[float]
+
+
+Trained = FittedEmbeddings | TunedWeights
+
+
+@dataclass(frozen=True)
+class Task:
+    """One edit made ready for a method."""
+
+    models: Models
+    edit: Edit
+    settings: Settings  # every field set
+    options: Options | None  # the method's own, every field set
+    layers: Layers | None  # None: the background has yet to be generated
+
+    def sampling(self, steps: int, cost: float = 0.0) -> tuple[int, float]:
+        """Steps and the cost of a step of a sampling stage that takes `steps` for each batch of seeds.
+
+        Under classifier-free guidance, two passes a picture; `cost` is what a batch costs beside its pictures.
+        """
+        batches = len(batched(self.models, self.settings.seeds))
+        return steps * batches, 2 * len(self.settings.seeds) / batches + cost
+
+    def picture(self, source: str) -> Image.Image | None:
+        """What a baseline edits: "photo", as it was given, cropped to the model's square, or "composite"."""
+        if source == "composite":
+            return None if self.layers is None else self.layers.composite
+        photo = self.edit.object_image
+        return fit_square(photo.size, self.models.size, self.edit.object_mask).image(photo)
+
+
+def batched(models: Models, seeds: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """The seeds in batches that the device holds at once."""
+    size = models.profile.batch
+    return [seeds[start : start + size] for start in range(0, len(seeds), size)]
+
+
+def pictures(models: Models, report: Reporter, seeds: tuple[int, ...], latents_of: LatentsOf) -> list[Image.Image]:
+    """A picture for each seed, with previews of the first."""
+    report.begin("sampling")
+    images: list[Image.Image] = []
+    batches = batched(models, seeds)
+    for index, batch in enumerate(batches):
+        noise = initial_latents(batch, models.latent_shape).to(models.device)
+        latents = latents_of(noise, report.part(index, len(batches), models.decode))
+        images += models.decode(finite(latents))
+    return images
+
+
+def background_stage(models: Models, prompt: str, seed: int, settings: Settings) -> Stage[Image.Image]:
+    """The picture that the untouched model makes of `prompt`, always alone: the same among others and in a replay."""
+    inputs = {
+        "prompt": prompt,
+        "seed": seed,
+        "steps": settings.sampling_steps,
+        "guidance_scale": settings.guidance_scale,
+    }
+    return Stage("background", inputs, settings.sampling_steps, 2, generate_background)
+
+
+def generate_background(
+    models: Models, report: Reporter, prompt: str, seed: int, steps: int, guidance_scale: float
+) -> Image.Image:
+    """DDIM from the seed's noise with the untouched model and the whole prompt."""
+    embedding, negative = models.embed([prompt]), models.embed([""])
+    report.begin("background")
+    latents = sample(
+        models.unet,
+        models.scheduler,
+        initial_latents((seed,), models.latent_shape).to(models.device),
+        embedding,
+        embedding,
+        negative,
+        steps=steps,
+        guidance_scale=guidance_scale,
+        schedule="edit",
+        precision=models.profile.precision,
+        on_step=report.step,
+    )
+    return models.decode(finite(latents))[0]
+
+
+def stored_weights(models: Models, weights: Weights, tune: str) -> Weights:
+    """Tuned `weights` as a stage keeps them: in main memory, in the profile's type, LoRA's in float32.
+
+    Raises `FloatingPointError` where one is not finite.
+    """
+    dtype = torch.float32 if tune == "lora" else models.profile.weights
+    return {name: finite(weight).to("cpu", dtype) for name, weight in weights.items()}
+
+
+def tuned_network(models: Models, weights: Weights) -> nn.Module:
+    """The network with `weights` of a training stage in it; the model's own if there are none."""
+    if not weights:
+        return models.unet
+    unet = with_weights(models.unet, weights)
+    if models.profile.compile:
+        unet.compile()
+    return unet
