@@ -1,25 +1,32 @@
 """The page, on a laptop and on a Space: `python app.py`, and open the address it prints; `--help` has the options."""
 
+import os
 import sys
 
+from layerdiffusion.errors import EditError
 from layerdiffusion.threads import share_cores
-from layerdiffusion.ui.options import parse_options
+from layerdiffusion.ui.options import check_address, parse_options
 
 
-def main() -> None:
+def main() -> int:
+    """Serve the page until Ctrl-C; 2 is an address that can't be listened on."""
     share_cores()
     options = parse_options()
     if options.offline:  # before any library looks
-        import os
-
         os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-    from layerdiffusion.ui.page import launch
+    try:
+        check_address(options)
+    except EditError as error:
+        print(f"layerdiffusion: {error}", file=sys.stderr)
+        return 2
+    from layerdiffusion.ui.launch import launch
 
     launch(options)
+    return 0
 
 
 if __name__ == "__main__":
     try:
-        main()
+        sys.exit(main())
     except (KeyboardInterrupt, BrokenPipeError):
         sys.exit(130)

@@ -15,6 +15,10 @@ class MaskError(EditError):
     """A mask that marks nothing, everything, or doesn't belong to its picture."""
 
 
+class PlacementError(MaskError):
+    """A subject that is placed outside the picture."""
+
+
 class PromptError(EditError):
     """A prompt that is empty, too long or not text."""
 

@@ -14,9 +14,9 @@ from PIL import Image
 from tiny import save_tiny_model, tiny_tokenizer
 
 from layerdiffusion.models.sam import SamConfig, build_sam, save_sam
-from layerdiffusion.ui.backend import Device
+from layerdiffusion.ui.backend import Backend
+from layerdiffusion.ui.launch import build_page, launch_arguments
 from layerdiffusion.ui.options import Options
-from layerdiffusion.ui.page import build_page, launch_arguments
 
 SAM = SamConfig(
     image_size=64,
@@ -38,7 +38,7 @@ SETTINGS = '{"embedding_steps": 4, "finetune_steps": 4, "sampling_steps": 6, "se
 @dataclass
 class Served:
     url: str
-    device: Device
+    backend: Backend
     blocks: Any
 
 
@@ -70,12 +70,12 @@ def save_page_model(folder: Path) -> Path:
 def served(folder: Path, **options: Any) -> Iterator[Served]:
     """The page, open to requests, its model loading in the background."""
     options = Options(model=str(folder), host="127.0.0.1", offline=True, **options)
-    device = Device(options)
-    blocks = build_page(device)
+    backend = Backend(options)
+    blocks = build_page(backend)
     _, url, _ = blocks.launch(**{**launch_arguments(options), "quiet": True}, prevent_thread_lock=True)
-    device.start()
+    backend.start()
     try:
-        yield Served(url, device, blocks)
+        yield Served(url, backend, blocks)
     finally:
         blocks.close()
 

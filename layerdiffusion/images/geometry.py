@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from layerdiffusion.errors import MaskError
+from layerdiffusion.errors import PlacementError
 from layerdiffusion.images.io import REDUCED_FROM
 from layerdiffusion.images.masks import resize_mask
 
@@ -111,7 +111,7 @@ def place(image: Image.Image, mask: np.ndarray, placement: Placement) -> tuple[I
     """The picture and its mask with the subject scaled, turned, mirrored and moved by one affine map.
 
     Colours under the new mask are averaged over subject pixels alone, so that no rim of the old background
-    travels along; beyond the picture's edge the edge is repeated. Raises `MaskError` if nothing of the
+    travels along; beyond the picture's edge the edge is repeated. Raises `PlacementError` if nothing of the
     subject is left.
     """
     if placement.is_identity:
@@ -133,7 +133,7 @@ def place(image: Image.Image, mask: np.ndarray, placement: Placement) -> tuple[I
     subject = warp(subject, cv2.BORDER_CONSTANT) / np.maximum(weight, 1e-6)[..., None]
     moved = weight >= 0.5
     if not moved.any():
-        raise MaskError("The subject is placed outside the picture; move it back, or make it larger.")
+        raise PlacementError("The subject is placed outside the picture; move it back, or make it larger.")
     placed = np.where(moved[..., None], subject, warp(colours, cv2.BORDER_REPLICATE))
     return Image.fromarray(np.clip(np.rint(placed), 0, 255).astype(np.uint8)), moved
 

@@ -17,10 +17,10 @@ from layerdiffusion.images.io import open_image, png_bytes
 from layerdiffusion.images.masks import open_mask
 from layerdiffusion.prompts import split_prompt as parts_of
 from layerdiffusion.settings import Settings
-from layerdiffusion.ui.backend import Device
+from layerdiffusion.ui.backend import Backend
 from layerdiffusion.ui.bundle import save_pictures
 from layerdiffusion.ui.errors import friendly
-from layerdiffusion.ui.handlers.layers import QUEUE
+from layerdiffusion.ui.handlers.events import IN_TURN
 from layerdiffusion.ui.session import MAX_POINTS
 
 NUMBERS = {"type": "array", "items": {"type": "number"}}
@@ -37,7 +37,7 @@ def _data(label: str, schema: dict[str, Any]) -> gr.JSON:
     return component
 
 
-def connect(device: Device) -> None:
+def connect(backend: Backend) -> None:
     """Add the endpoints; their components are never drawn."""
     with gr.Column(visible=False):
         image, mask, reference, reference_mask = (
@@ -53,12 +53,11 @@ def connect(device: Device) -> None:
         mask_file, pictures = gr.File(label="mask"), gr.File(label="pictures", file_count="multiple")
         button = gr.Button()
     button.click(
-        friendly(segmenter(device)),
+        friendly(segmenter(backend)),
         [image, points, labels, box],
         mask_file,
         api_name="segment",
-        concurrency_id=QUEUE,
-        concurrency_limit=1,
+        **IN_TURN,
     )
     button.click(
         friendly(split_prompt), prompt, [object_prompt, background_prompt], api_name="split_prompt", queue=False
@@ -66,16 +65,15 @@ def connect(device: Device) -> None:
     inputs = [image, mask, prompt, object_prompt, background_prompt, background, reference, reference_mask]
     inputs += [background_seed, swap, placement, settings]
     button.click(
-        friendly(editing(device)),
+        friendly(editing(backend)),
         inputs,
         [pictures, report],
         api_name="edit",
-        concurrency_id=QUEUE,
-        concurrency_limit=1,
+        **IN_TURN,
     )
 
 
-def segmenter(device: Device):
+def segmenter(backend: Backend):
     def segment(image: bytes, points: Any, labels: Any = None, box: Any = None) -> Iterator[str]:
         """Mark a subject: a black and white PNG, white on it.
 
@@ -94,7 +92,7 @@ def segmenter(device: Device):
         if box is not None and not isinstance(box, list):
             raise SegmentError("box must be [left, top, right, bottom], or null.")
         box = box if box is None else points_in_opened([box], picture)[0]
-        found = device.candidates(np.asarray(picture), points_in_opened(points, picture), labels, box)
+        found = backend.candidates(np.asarray(picture), points_in_opened(points, picture), labels, box)
         best = max(found, key=lambda candidate: candidate.iou)
         with tempfile.TemporaryDirectory() as folder:  # Gradio copies what is yielded before it asks again
             path = Path(folder) / "mask.png"
@@ -109,7 +107,7 @@ def split_prompt(prompt: str) -> tuple[str, str]:
     return parts_of(prompt or "")
 
 
-def editing(device: Device):
+def editing(backend: Backend):
     def edit(
         image: bytes,
         mask: bytes,
@@ -133,44 +131,55 @@ def editing(device: Device):
         background from the photo. placement: {"scale", "dx", "dy", "rotation", "flip"} or null. settings: any
         of the fields of `Settings`, as {"seeds": [0, 1], "alpha": 0.7}, or null.
         """
-        values: dict[str, Any] = {}
-        if reference is not None:
-            values["background_image"] = _picture(reference, "reference")
-            if reference_mask is not None:
-                values["background_mask"] = open_mask(reference_mask, values["background_image"].size, "reference_mask")
         photo = _picture(image, "image")
-        if not mask:
-            raise EditError("mask is missing; send a picture file.")
         wanted = Edit(
             object_image=photo,
-            object_mask=open_mask(mask, photo.size, "mask"),
+            object_mask=_mask(mask, photo, "mask"),
             prompt=prompt or None,
             object_prompt=object_prompt or None,
             background_prompt=background_prompt or None,
             background=background or None,
             background_seed=background_seed or 0,
             placement=Placement(**_object(placement, "placement", Placement)),
-            **values,
+            **_reference(reference, reference_mask),
         )
         wanted = wanted.swapped() if swap else wanted
         chosen = Settings.from_dict(_object(settings, "settings", Settings))
-        for kind, value in device.run(wanted, chosen, None):
+        for kind, value in backend.run(wanted, chosen, None):
             if kind == "done":
                 result = value
-        report = {
-            "edit_id": result.edit_id,
-            "model": result.model,
-            "seeds": list(result.seeds),
-            "stages": result.stages,
-            "timings": result.timings,
-            "prompts": {"object": wanted.object_prompt, "background": wanted.background_prompt},
-            "settings": result.settings.to_dict(),
-            "warnings": list(result.warnings),
-        }
         with tempfile.TemporaryDirectory() as folder:
-            yield [str(path) for path in save_pictures(result, Path(folder))], report
+            yield [str(path) for path in save_pictures(result, Path(folder))], _report(result)
 
     return edit
+
+
+def _reference(picture: bytes | None, mask: bytes | None) -> dict[str, Any]:
+    if picture is None:
+        return {}
+    image = _picture(picture, "reference")
+    if mask is None:
+        return {"background_image": image}
+    return {"background_image": image, "background_mask": _mask(mask, image, "reference_mask")}
+
+
+def _report(result: Any) -> dict[str, Any]:
+    return {
+        "edit_id": result.edit_id,
+        "model": result.model,
+        "seeds": list(result.seeds),
+        "stages": result.stages,
+        "timings": result.timings,
+        "prompts": {"object": result.edit.object_prompt, "background": result.edit.background_prompt},
+        "settings": result.settings.to_dict(),
+        "warnings": list(result.warnings),
+    }
+
+
+def _mask(data: bytes | None, picture: Any, name: str) -> np.ndarray:
+    if not data:
+        raise EditError(f"{name} is missing; send a picture file.")
+    return open_mask(data, picture.size, name)
 
 
 def _picture(data: Any, name: str) -> Any:

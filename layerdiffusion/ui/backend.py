@@ -6,7 +6,6 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from PIL import Image
 from layerdiffusion.edit import Edit
 from layerdiffusion.errors import EditError, ModelError
 from layerdiffusion.settings import PAPER, Settings
+from layerdiffusion.ui.examples import ASSETS
 from layerdiffusion.ui.options import Options
 from layerdiffusion.ui.spaces import UNIT, gpu, on_zero_gpu
 
@@ -28,7 +28,7 @@ PATIENCE = 600  # seconds to wait for a model to load, hub downloads included
 log = logging.getLogger(__name__)
 
 
-class Device:
+class Backend:
     """Loads the models once, in a thread; whoever needs them first waits for them."""
 
     def __init__(self, options: Options) -> None:
@@ -36,14 +36,15 @@ class Device:
         self._done = threading.Event()
         self._editor: Editor | None = None
         self._segmenter: Any = None
-        self._usual: float | None = None  # how strange a scene of the toybox is at most
+        self._miniature = options.model == "miniature"  # as far as is known before it is loaded
+        self._usual: float | None = None  # the most out of distribution that a scene of the toybox is
         self._error: str | None = None
         self._lock = threading.Lock()
         self.run = gpu(self.seconds)(self._run)
-        self.paint = gpu(lambda prompt, seeds, settings, cancel: 10 * len(seeds))(self._paint)
+        self.generate = gpu(lambda prompt, seeds, settings, cancel: 10 * len(seeds))(self._generate)
         self.compare = gpu(self.compared_seconds)(self._compare)
         self.candidates = gpu(lambda image, points, labels, box: 10)(self._candidates)
-        self.strange = gpu(lambda image: 5)(self._strange)
+        self.out_of_distribution = gpu(lambda image: 5)(self._out_of_distribution)
         self.scores = gpu(lambda images, prompt: 10)(self._scores)
 
     def start(self) -> None:
@@ -58,7 +59,7 @@ class Device:
     def _load(self) -> None:
         try:
             from layerdiffusion.editor import Editor
-            from layerdiffusion.models.load import load_models
+            from layerdiffusion.models.load import MINIATURE, load_models
 
             models = load_models(self.options.model, self.options.device)
             limit = self.options.cache_gb
@@ -67,6 +68,7 @@ class Device:
                 editor.runtime.assume(UNIT)
             else:
                 editor.measure()
+            self._miniature = models.folder == MINIATURE
             self._editor = editor
         except EditError as error:
             self._error = str(error)
@@ -115,11 +117,7 @@ class Device:
     @property
     def is_miniature(self) -> bool:
         """Whether it is the embedded model, as far as is known before it is loaded."""
-        if self.ready:
-            from layerdiffusion.models.load import MINIATURE
-
-            return self.editor.models.folder == MINIATURE
-        return self.options.model == "miniature"
+        return self._miniature
 
     @property
     def size(self) -> int:
@@ -130,8 +128,6 @@ class Device:
         if self.ready:
             return self.editor.models.defaults
         if self.options.model in ("auto", "miniature"):
-            from layerdiffusion.ui.examples import ASSETS
-
             path = ASSETS / "miniature" / "settings.json"
             if path.is_file():
                 return Settings.from_dict(json.loads(path.read_text(encoding="utf-8"))).resolve(PAPER)
@@ -142,50 +138,59 @@ class Device:
         return self.editor.estimate(edit, settings) or 60.0
 
     def compared_seconds(self, name: str, edit: Edit, settings: Settings, cancel: Any = None) -> float:
-        """How long another method would take at most, by how long ours would from the start."""
-        fresh = replace(settings, training_seed=(settings.training_seed or 0) ^ 1)  # none of whose stages is kept
-        times = 1 if name == "sdedit" else 4  # Imagic's own training, Plug-and-Play's inversion
-        return times * (self.editor.estimate(edit, fresh) or 60.0)
+        """How long a baseline would take now."""
+        return self.editor.estimate(edit, settings, name) or 60.0
 
     def _run(self, edit: Edit, settings: Settings, cancel: threading.Event | None) -> Iterator[Any]:
         """("progress", list of `Progress`) several times a second, and at last ("done", the `Result`)."""
         editor = self.editor
-        yield from follow(lambda tell, stop: editor.run(edit, settings, tell, stop), cancel)
+        yield from follow(lambda report, stop: editor.run(edit, settings, report, stop), cancel)
 
-    def _paint(self, prompt: str, seeds: Sequence[int], settings: Settings, cancel: Any) -> Iterator[Any]:
-        """The same with the backgrounds, one for each seed."""
+    def _generate(self, prompt: str, seeds: Sequence[int], settings: Settings, cancel: Any) -> Iterator[Any]:
+        """The same with generated backgrounds, one for each seed."""
         editor = self.editor
-        yield from follow(lambda tell, stop: editor.generate_backgrounds(prompt, seeds, settings, tell, stop), cancel)
+        yield from follow(
+            lambda report, stop: editor.generate_backgrounds(prompt, seeds, settings, report, stop), cancel
+        )
 
     def _compare(self, name: str, edit: Edit, settings: Settings, cancel: threading.Event | None) -> Iterator[Any]:
-        """The same with another method's pictures."""
+        """The same with a baseline's pictures."""
         editor = self.editor
-        yield from follow(lambda tell, stop: editor.run(edit, settings, tell, stop, method=name), cancel)
+        yield from follow(lambda report, stop: editor.run(edit, settings, report, stop, method=name), cancel)
+
+    # What follows takes a turn on the device, as edits do.
 
     def _candidates(self, image: np.ndarray, points: list, labels: list | None, box: Any) -> list[Any]:
-        return self.segmenter().candidates(points, labels, box, image=image)
+        segmenter = self.segmenter()
+        with self.editor.runtime.turn():
+            return segmenter.candidates(points, labels, box, image=image)
 
-    def _strange(self, image: Image.Image) -> bool:
-        """Whether the picture is further from the toybox than any of its scenes."""
+    def _out_of_distribution(self, image: Image.Image) -> bool:
+        """Whether the picture is further from the toybox than any of its scenes; False before the model is there."""
         if not self.ready:
             return False
         from layerdiffusion.miniature.out_of_distribution import strangeness, usual_strangeness
 
         models = self.editor.models
-        with self._lock:
+        with self.editor.runtime.turn():
             if self._usual is None:
                 self._usual = usual_strangeness(models)
-        return strangeness(models, image) > self._usual
+            return strangeness(models, image) > self._usual
 
     def _scores(self, images: list[Image.Image], prompt: str) -> list[float] | None:
         """CLIP's cosine of each picture and the prompt; None where no CLIP can be had."""
         from layerdiffusion.models.clip import clip_score
 
         try:
-            return clip_score(self.editor.models, images, prompt)
+            with self.editor.runtime.turn():
+                return clip_score(self.editor.models, images, prompt)
         except ModelError as error:
             log.warning("%s", error)
             return None
+
+    def scores_or_none(self, result: Any) -> list[float | None]:
+        """For each of the result's pictures its score, or None where there is none."""
+        return self.scores(result.images, result.edit.prompt) or [None] * len(result.images)
 
 
 def follow(

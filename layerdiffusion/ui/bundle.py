@@ -20,9 +20,10 @@ from layerdiffusion.recipe import CARRIED, Recipe, carried_recipe, recipe_from_d
 
 MAX_FILES = 200
 MAX_UNPACKED = 192 * 2**20
-PAINTED = "painted.png"
+GENERATED = "generated.png"
+GENERATED_BEFORE = "painted.png"  # what it was called in zips of recipe version 1
 ENTRY = re.compile(r"[\w.-]+\.(?:png|json)", re.ASCII)
-OTHERS = tuple(OPTIONS)
+BASELINES = tuple(OPTIONS)
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -32,8 +33,8 @@ class Opened:
 
     recipe: Recipe
     pictures: dict[int, Image.Image]  # finished results by seed, if it had any
-    painted: Image.Image | None = None  # the background that was generated
-    others: dict[str, dict[int, Image.Image]] = field(default_factory=dict)  # the same by other methods
+    generated: Image.Image | None = None  # the background, if the model made it
+    baselines: dict[str, dict[int, Image.Image]] = field(default_factory=dict)  # pictures by method and seed
 
 
 def save_pictures(result: Any, folder: Path, offset: int = 0) -> list[Path]:
@@ -47,7 +48,7 @@ def save_pictures(result: Any, folder: Path, offset: int = 0) -> list[Path]:
 
 
 def save_compared(result: Any, method: str, folder: Path) -> list[Path]:
-    """The pictures of another method in `folder`, named by it; each says in its metadata how it was made."""
+    """The pictures of a baseline in `folder`, named by it; each says in its metadata how it was made."""
     paths = []
     for seed, image in zip(result.seeds, result.images, strict=True):
         text = PngInfo()
@@ -58,8 +59,8 @@ def save_compared(result: Any, method: str, folder: Path) -> list[Path]:
     return paths
 
 
-def save_zip(results: Sequence[Any], pictures: dict[int, Path], path: Path, others: Sequence[Path] = ()) -> Path:
-    """All results, the layers, the masks, a contact sheet and `edit.json` in one zip; `others` by other methods."""
+def save_zip(results: Sequence[Any], pictures: dict[int, Path], path: Path, baselines: Sequence[Path] = ()) -> Path:
+    """All results, the layers, the masks, a contact sheet and `edit.json` in one zip, and the baselines' pictures."""
     first = results[0]
     seeds = tuple(seed for result in results for seed in result.seeds)
     images = [image for result in results for image in result.images]
@@ -67,7 +68,7 @@ def save_zip(results: Sequence[Any], pictures: dict[int, Path], path: Path, othe
     try:
         with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             if first.edit.background == "generate":
-                first.layers.background_image.save(Path(folder) / PAINTED)
+                first.layers.background_image.save(Path(folder) / GENERATED)
             for file in sorted(whole.save(folder, rescue=False).iterdir()):
                 if file.name == "edit.json":  # with its pictures inside, so that it opens without the others
                     recipe = carried_recipe(whole.edit, whole.settings, whole.model)
@@ -75,7 +76,7 @@ def save_zip(results: Sequence[Any], pictures: dict[int, Path], path: Path, othe
                     continue
                 seed = re.fullmatch(r"seed-(\d+)\.png", file.name)
                 archive.write(pictures.get(int(seed[1]), file) if seed else file, file.name)
-            for file in others:
+            for file in baselines:
                 archive.write(file, file.name)
     except OSError as error:
         raise EditError(f"The zip can't be written ({error.strerror or error}); free some space.") from error
@@ -101,7 +102,7 @@ def _open_png(data: bytes) -> Opened:
     with Image.open(io.BytesIO(data), formats=["PNG"]) as file:
         file.load()
         text, method = file.text.get(CARRIED), file.text.get("method")
-    if not text and method in OTHERS:
+    if not text and method in BASELINES:
         raise RecipeError(f"This picture is {LABELS[method]}'s, for comparison; open the zip it came in.")
     if not text:
         raise RecipeError("This picture carries no recipe; open one that was saved here, or use it as a photo.")
@@ -120,11 +121,16 @@ def _open_zip(data: bytes) -> Opened:
             recipe = recipe_from_dict(_json(path.read_bytes()), path.parent)
             seeds = recipe.settings.seeds or ()
             pictures = _finished(Path(folder), "", seeds)
-            others = {name: found for name in OTHERS if (found := _finished(Path(folder), f"{name}-", seeds))}
-            painted = Path(folder) / PAINTED
-            return Opened(recipe, pictures, open_image(painted) if painted.is_file() else None, others)
+            baselines = {name: found for name in BASELINES if (found := _finished(Path(folder), f"{name}-", seeds))}
+            return Opened(recipe, pictures, generated_background(Path(folder)), baselines)
     except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, RuntimeError, EOFError, OSError) as error:
         raise RecipeError("The zip is damaged or locked and can't be opened; download it again.") from error
+
+
+def generated_background(folder: Path) -> Image.Image | None:
+    """The background that the model made for the edit saved in `folder`; None where it made none."""
+    files = (folder / name for name in (GENERATED, GENERATED_BEFORE))
+    return next((open_image(file) for file in files if file.is_file()), None)
 
 
 def _finished(folder: Path, prefix: str, seeds: Sequence[int]) -> dict[int, Image.Image]:

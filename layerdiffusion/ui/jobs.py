@@ -1,17 +1,48 @@
 """What takes a while on the device: an edit, backgrounds, a comparison; a tab has one at a time, and can cancel it."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from typing import Any
 
 import gradio as gr
 
 from layerdiffusion.errors import EditError
+from layerdiffusion.ui.errors import friendly
+from layerdiffusion.ui.handlers.events import IN_TURN, QUIET
 from layerdiffusion.ui.session import Session
 from layerdiffusion.ui.spaces import on_zero_gpu
-from layerdiffusion.ui.widgets.progress import waiting_html
+from layerdiffusion.ui.widgets.progress import JobControls, ProgressView, waiting_html
 
-Run = Callable[[threading.Event | None], Iterator[tuple[str, Any]]]
+Run = Callable[[threading.Event | None], Any]  # a generator, as `Backend.run` is
+Work = Callable[..., Any]  # a generator, as `job` wants it
+
+
+def connect_job(
+    trigger: gr.Button,
+    controls: JobControls,
+    work: Work,
+    inputs: list[Any],
+    outputs: list[Any],
+    cancelled: Callable[[Session], str],
+    refresh: dict[str, Any],
+) -> None:
+    """A click on `trigger` runs `work` in its turn, as `job` says; `inputs` begin with the page's state."""
+    buttons = controls.components
+    begun = trigger.click(friendly(begin), inputs[0], buttons, queue=False, **QUIET)
+    begun.success(
+        friendly(job(work, len(outputs), cancelled)),
+        inputs,
+        [*buttons, *outputs],
+        show_progress="minimal",
+        show_progress_on=controls.line,
+        api_visibility="private",
+        **IN_TURN,
+    ).then(**refresh)
+
+
+def connect_cancel(controls: JobControls, state: gr.State) -> None:
+    controls.cancel.click(friendly(stop), state, controls.line, queue=False, **QUIET)
 
 
 def begin(session: Session) -> tuple[Any, Any, str]:
@@ -32,14 +63,51 @@ def idle() -> tuple[Any, Any]:
     return gr.update(visible=True), gr.update(visible=False)
 
 
-def followed(session: Session, run: Run) -> Iterator[tuple[str, Any]]:
-    """What `run(cancel)` yields, as `Device.run` does, until the tab's Cancel is pressed: then `Cancelled`."""
-    from layerdiffusion.progress import Cancelled
+def job(work: Work, count: int, cancelled: Callable[[Session], str]) -> Callable[..., Iterator[tuple[Any, ...]]]:
+    """The event handler around the generator `work(session, *inputs)`, whose button comes back however it ends.
+
+    `work` yields the job's line and a value for each of `count` outputs, or the line alone while those stay as they
+    are. `cancelled(session)` is the line after Cancel.
+    """
+
+    def run(session: Session, *inputs: Any) -> Iterator[tuple[Any, ...]]:
+        from layerdiffusion.progress import Cancelled  # torch comes with it
+
+        stay, unchanged = [gr.skip()] * 2, [gr.skip()] * count
+        try:
+            with closing(work(session, *inputs)) as updates:
+                for line, *outputs in updates:
+                    yield *stay, line, *(outputs or unchanged)
+            yield *idle(), gr.skip(), *unchanged
+        except Cancelled:
+            yield *idle(), cancelled(session), *unchanged
+        except Exception:
+            yield *idle(), "", *unchanged  # an error's own outputs are lost, and the button with them
+            raise
+        finally:
+            session.running = False
+
+    return run
+
+
+def followed(session: Session, view: ProgressView, run: Run) -> Generator[tuple[str], None, Any]:
+    """The view's HTML at every step of `run(cancel)`, which yields as `Backend.run` does; returns its result.
+
+    Raises `Cancelled` once the tab's Cancel is pressed.
+    """
+    from layerdiffusion.progress import Cancelled  # torch comes with it
 
     if session.cancel.is_set():
         raise Cancelled("It was cancelled before its turn came.")
     cancel = None if on_zero_gpu() else session.cancel  # no event reaches another process
-    for kind, value in run(cancel):
-        if cancel is None and kind != "done" and session.cancel.is_set():
-            raise Cancelled("It was cancelled.")  # which closes `run`, and that ends it
-        yield kind, value
+    result = None
+    with closing(run(cancel)) as events:
+        for kind, value in events:
+            if kind == "done":
+                result = value
+                continue
+            if cancel is None and session.cancel.is_set():
+                raise Cancelled("It was cancelled.")
+            view.take(value)
+            yield (view.html(),)
+    return result

@@ -2,10 +2,12 @@
 
 import argparse
 import os
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from layerdiffusion.errors import EditError
+from layerdiffusion.evaluation.study import Study
 
 PREFIX = "LAYERDIFFUSION_"
 
@@ -58,6 +60,28 @@ def parse_options(argv: Sequence[str] | None = None) -> Options:
     return Options(**given)
 
 
+def check_address(options: Options) -> None:
+    """Raise an `EditError` for a port that is in use, or an address that is not this machine's."""
+    host = (options.host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1").strip("[]")
+    port = options.port or int(os.environ.get("GRADIO_SERVER_PORT") or 0)
+    if _refused(host, 0):
+        raise EditError(f"{host} is no address of this machine; give another with --host.")
+    if port and (error := _refused(host, port)):
+        why = "needs rights that you don't have" if isinstance(error, PermissionError) else "is in use already"
+        raise EditError(f"Port {port} {why}; give another with --port.")
+
+
+def _refused(host: str, port: int) -> OSError | None:
+    """Why nobody can listen there; port 0 is any that is free."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was closed just now is free
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            return error
+    return None
+
+
 def _port(text: str) -> int:
     if not text.isdigit() or not 0 < int(text) < 65536:
         raise argparse.ArgumentTypeError(f"{text!r} is no port; give a number from 1 to 65535")
@@ -88,8 +112,6 @@ def _auth(text: str) -> tuple[str, str]:
 
 
 def _study(text: str) -> str:
-    from layerdiffusion.evaluation.study import Study
-
     try:
         Study(text)
     except EditError as error:

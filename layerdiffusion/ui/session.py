@@ -1,8 +1,10 @@
 """What one browser tab is working on: two pictures with their marks, a placement, and results. Nothing is shared."""
 
+import itertools
 import json
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -22,17 +24,23 @@ MAX_POINTS = 64
 MAX_STROKE_POINTS = 4000
 MAX_GROWTH = 64
 HISTORY = 40
+_versions = itertools.count(time.time_ns() // 10**6)
+
+
+def next_version() -> int:
+    """A number above all before it, in this process and those before it: the browser can tell which value is newer."""
+    return next(_versions)
 
 
 @dataclass(frozen=True)
 class Marks:
-    """The marks on one picture; the mask is what SAM says, grown, with the brush having the last word."""
+    """The marks on one picture; the mask is SAM's, grown, with the brush having the last word."""
 
     points: tuple[tuple[int, int, int], ...] = ()  # (x, y, 1 on the subject or 0 off it)
     candidates: tuple[Any, ...] = ()  # SAM's, from a part to the whole
     pick: int | None = None
     given: np.ndarray | None = None  # a mask that was loaded instead of clicked
-    painted: np.ndarray | None = None  # int8: 1 brushed on, -1 rubbed out
+    brushed: np.ndarray | None = None  # int8: 1 brushed on, -1 rubbed out
     growth: int = 0
 
     def mask(self, size: tuple[int, int]) -> np.ndarray:
@@ -42,8 +50,8 @@ class Marks:
             mask = self.candidates[self.pick].mask
         if self.growth:
             mask = grow(mask, self.growth)
-        if self.painted is not None:
-            mask = (mask | (self.painted > 0)) & ~(self.painted < 0)
+        if self.brushed is not None:
+            mask = (mask | (self.brushed > 0)) & ~(self.brushed < 0)
         return mask
 
 
@@ -56,13 +64,19 @@ class MarkedPicture:
     own: bool = False  # brought by the user, not drawn from the toybox
     marks: Marks = Marks()
     history: list[Marks] = field(default_factory=list)
-    version: int = 0
+    version: int = field(default_factory=next_version)  # of picture and marks
+    picture_version: int = 0  # that with which the picture came; 0 before there was any
 
     def show(self, image: Image.Image | None, name: str = "", own: bool = False) -> None:
         """Take a new picture (or none), no larger than the page works on, and forget the marks of the last."""
         self.image, self.name, self.own = None if image is None else reduce(image)[0], name, own
         self.marks, self.history = Marks(), []
-        self.version += 1
+        self.picture_version = self.renew()
+
+    def renew(self) -> int:
+        """A new version, once the rest is as it should be seen."""
+        self.version = next_version()
+        return self.version
 
     @property
     def mask(self) -> np.ndarray | None:
@@ -77,15 +91,15 @@ class MarkedPicture:
     def change(self, **values: Any) -> None:
         self.history = [*self.history[1 - HISTORY :], self.marks]
         self.marks = replace(self.marks, **values)
-        self.version += 1
+        self.renew()
 
     def undo(self) -> None:
         if self.history:
             self.marks = self.history.pop()
-            self.version += 1
+            self.renew()
 
     def clear(self) -> None:
-        self.change(points=(), candidates=(), pick=None, given=None, painted=None, growth=0)
+        self.change(points=(), candidates=(), pick=None, given=None, brushed=None, growth=0)
 
     def point(self, x: Any, y: Any, label: Any, candidates: Callable[[list, list, np.ndarray], list]) -> None:
         """A click: SAM looks at all of them again, as `candidates(points, labels, pixels)`."""
@@ -119,9 +133,9 @@ class MarkedPicture:
         cv2.polylines(sheet, [corners], False, 1, thickness=max(1, round(2 * radius)))
         for x, y in corners[[0, -1]]:
             cv2.circle(sheet, (int(x), int(y)), max(1, round(radius)), 1, cv2.FILLED)
-        painted = np.zeros(sheet.shape, np.int8) if self.marks.painted is None else self.marks.painted.copy()
-        painted[sheet > 0] = -1 if erase else 1
-        self.change(painted=painted)
+        brushed = np.zeros(sheet.shape, np.int8) if self.marks.brushed is None else self.marks.brushed.copy()
+        brushed[sheet > 0] = -1 if erase else 1
+        self.change(brushed=brushed)
 
     def grow(self, pixels: int) -> None:
         growth = min(max(self.marks.growth + pixels, -MAX_GROWTH), MAX_GROWTH)
@@ -130,17 +144,19 @@ class MarkedPicture:
     def load_mask(self, source: bytes | np.ndarray) -> None:
         """A mask from a file, or bool (H, W), instead of clicks; of the picture's shape, at any size."""
         mask = open_mask(source, self._image().size, "the mask")
-        self.change(points=(), candidates=(), pick=None, given=mask, painted=None, growth=0)
+        self.change(points=(), candidates=(), pick=None, given=mask, brushed=None, growth=0)
 
     def board(self, description: str, hint: str = "Click on the subject.") -> str:
         """The marks as the board reads them (JSON); `hint` is what to do while there are none."""
+        # Before the marks: should they change meanwhile, the value is refused for the newer one that follows.
+        versions = {"version": self.version, "picture_version": self.picture_version}
         if self.image is None:
-            return json.dumps({"version": self.version})
+            return json.dumps(versions)
         mask = self.mask
         share = float(mask.mean())
         return json.dumps(
             {
-                "version": self.version,
+                **versions,
                 "picture": True,
                 "width": self.image.width,
                 "height": self.image.height,
@@ -157,7 +173,9 @@ class MarkedPicture:
         )
 
     def picture(self) -> str:
-        return "" if self.image is None else picture_url(self.image)
+        """The picture as the board reads it (JSON)."""
+        version, image = self.picture_version, self.image
+        return json.dumps({"version": version, "url": "" if image is None else picture_url(image)})
 
     def _image(self) -> Image.Image:
         if self.image is None:
@@ -173,12 +191,12 @@ class Session:
         self.reference = MarkedPicture()
         self.prompt = ""  # the one whose split is on the page
         self.placement = Placement()
-        self.painted: list[tuple[int, Image.Image]] = []  # generated backgrounds by seed
-        self.painted_prompt = ""
+        self.backgrounds: list[tuple[int, Image.Image]] = []  # generated ones by seed
+        self.backgrounds_prompt = ""
         self.background_seed: int | None = None
         self.results: list[Any] = []  # what ran: the last edit, then its further seeds
         self.shown: list[Any] = []  # their pictures, as they came
-        self.others: dict[str, list[Any]] = {}  # other methods' pictures of the same edit and seeds, by method
+        self.baselines: dict[str, list[Any]] = {}  # their pictures of the same edit and seeds, by method
         self.chosen = 0  # which of them is compared
         self.best_first = False
         self.folder: tempfile.TemporaryDirectory | None = None  # of their files; goes when the session goes
@@ -211,7 +229,7 @@ class Session:
             values = {"background_image": other.image, "background_mask": other.mask if other.marked else None}
         elif background == "generate":
             if self.background_seed is None:
-                raise EditError("No background is painted yet; press “Paint backgrounds” and pick one.")
+                raise EditError("No background is generated yet; press “Generate backgrounds” and pick one.")
             values = {"background_seed": self.background_seed}
         if not subject.marked:
             where = "reference" if subject is self.reference else "photo"
@@ -227,29 +245,32 @@ class Session:
             **values,
         )
 
-    def together(self, layers: Layers, still: Layers) -> str:
-        """Both layers as the board reads them (JSON); `still` has the subject unplaced."""
+    def place_board(self, version: int, **values: Any) -> str:
+        """What the board of both layers reads (JSON), and the versions that the other boards should have."""
+        versions = {"photo": self.photo.version, "reference": self.reference.version}
+        return json.dumps({"version": version, "versions": versions, **values}, default=float)
+
+    def together(self, version: int, layers: Layers, still: Layers) -> str:
+        """Both layers for the board of them; `still` has the subject unplaced."""
         rows, columns = (np.flatnonzero(still.object_mask.any(axis=axis)) for axis in (1, 0))
         place = self.placement
-        return json.dumps(
-            {
-                "size": layers.composite.width,
-                "composite": picture_url(layers.composite),
-                "subject": cutout_url(still.object_image, still.object_mask),
-                "background": picture_url(layers.inpainted_background),
-                "centre": [(columns[0] + columns[-1]) / 2, (rows[0] + rows[-1]) / 2],
-                "half": [(columns[-1] - columns[0] + 1) / 2, (rows[-1] - rows[0] + 1) / 2],
-                "placement": {
-                    "scale": place.scale,
-                    "dx": place.dx,
-                    "dy": place.dy,
-                    "rotation": place.rotation,
-                    "flip": place.flip,
-                },
-                "readout": "Drag the subject; its corners scale it, the handle above turns it.",
-                "description": "Both layers together: this is what the model learns from.",
+        return self.place_board(
+            version,
+            size=layers.composite.width,
+            composite=picture_url(layers.composite),
+            subject=cutout_url(still.object_image, still.object_mask),
+            background=picture_url(layers.inpainted_background),
+            centre=[(columns[0] + columns[-1]) / 2, (rows[0] + rows[-1]) / 2],
+            half=[(columns[-1] - columns[0] + 1) / 2, (rows[-1] - rows[0] + 1) / 2],
+            placement={
+                "scale": place.scale,
+                "dx": place.dx,
+                "dy": place.dy,
+                "rotation": place.rotation,
+                "flip": place.flip,
             },
-            default=float,
+            readout="Drag the subject; its corners scale it, the handle above turns it.",
+            description="Both layers together: this is what the model learns from.",
         )
 
 

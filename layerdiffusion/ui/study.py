@@ -11,10 +11,13 @@ import gradio as gr
 from PIL import Image
 
 from layerdiffusion.errors import EditError
+from layerdiffusion.evaluation.claims import label
+from layerdiffusion.evaluation.report.markup import table
+from layerdiffusion.evaluation.report.plots import histogram
 from layerdiffusion.evaluation.study import REVEAL_AFTER, SCALES, SCORES, Study, Summary, Trial, summaries
 from layerdiffusion.ui.errors import friendly
-from layerdiffusion.ui.widgets.board import static_text
 from layerdiffusion.ui.widgets.drawing import escape, picture_url
+from layerdiffusion.ui.widgets.static import static_text
 
 NAME, ADDRESS = "User study", "/study"
 KEY = "layerdiffusion-rater"  # of the browser's own storage, which keeps who is rating
@@ -135,10 +138,6 @@ def _figure(path: Path, caption: str) -> str:
 
 def results(study: Study) -> str:
     """Histograms and means with the methods' names, how sure they are, and everything as a file."""
-    from layerdiffusion.evaluation.claims import label
-    from layerdiffusion.evaluation.report.markup import table
-    from layerdiffusion.evaluation.report.plots import histogram
-
     ratings = study.ratings()
     found = summaries(ratings, study.columns)
     count = len({rating.rater for rating in ratings})
@@ -149,12 +148,12 @@ def results(study: Study) -> str:
     for scale in SCALES:
         here = [summary for summary in found if summary.scale == scale]
         drawn = (
-            f"<figure><figcaption><b>{escape(label(s.column))}</b> {_told(s.mean)}</figcaption>"
+            f"<figure><figcaption><b>{escape(label(s.column))}</b> {format_interval(s.mean)}</figcaption>"
             + histogram(f"{label(s.column)}, {scale}: share of each score", s.shares, at)
             + "</figure>"
             for at, s in enumerate(here)
         )
-        rows = [[label(s.column), s.count, _told(s.mean), _behind(s)] for s in here]
+        rows = [[label(s.column), s.count, format_interval(s.mean), _behind(s)] for s in here]
         head = ["method", "ratings", "mean", f"{label(study.columns[0])} is higher by"]
         parts.append(f'<h2>{scale.capitalize()} similarity</h2><div class="ld-histograms">{"".join(drawn)}</div>')
         parts.append(table(f"{scale.capitalize()}: means and differences", head, rows))
@@ -163,9 +162,9 @@ def results(study: Study) -> str:
     return "".join(parts)
 
 
-def _told(point: Sequence[float]) -> str:
+def format_interval(point: Sequence[float]) -> str:
     return "{:.2f} [{:.2f}, {:.2f}]".format(*point).replace("-", "−")
 
 
 def _behind(summary: Summary) -> str:
-    return "–" if summary.behind_first is None else _told(summary.behind_first)
+    return "–" if summary.behind_first is None else format_interval(summary.behind_first)

@@ -11,6 +11,7 @@ from serving import Served, photo, save_page_model, served
 from tab import Tab
 
 from layerdiffusion.ui import examples
+from layerdiffusion.ui.make_examples import make, wishes
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 REQUIRED = os.environ.get("LAYERDIFFUSION_REQUIRE_BROWSER") == "1" or os.environ.get("CI") == "true"
@@ -45,11 +46,11 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = save_page_model(tmp_path_factory.mktemp("page-model"))
     before, examples.FOLDER = examples.FOLDER, tmp_path_factory.mktemp("examples")
     editor = Editor(load_models(folder, "cpu", "float32"))
-    for wish in examples.WISHES:
+    for wish in wishes():
         if wish.name in ("lie-down", "to-the-snow"):
-            examples.make(wish, editor, examples.FOLDER)
+            make(wish, editor, examples.FOLDER)
     with served(folder) as page:
-        assert page.device.editor
+        assert page.backend.editor
         yield page
     examples.FOLDER = before
 

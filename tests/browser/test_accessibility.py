@@ -30,12 +30,12 @@ def fill(tab) -> None:
     tab.page.locator("#examples .ld-example").nth(1).click()
     tab.page.wait_for_selector("#gallery .thumbnail-item >> nth=1")
     tab.page.wait_for_selector("#place-board .ld-has-picture")
-    tab.page.click("#others > button")
+    tab.page.click("#baselines > button")
     for name in ("Imagic", "Plug-and-Play"):
-        tab.page.locator(f"#others-methods label:has-text('{name}') input").set_checked(False)
-    tab.page.click("#others-run")
+        tab.page.locator(f"#baselines-methods label:has-text('{name}') input").set_checked(False)
+    tab.page.click("#baselines-run")
     tab.page.wait_for_selector("#row-sdedit .thumbnail-item >> nth=1")
-    tab.page.wait_for_selector("#others-run:visible")
+    tab.page.wait_for_selector("#baselines-run:visible")
     tab.page.click("#advanced > button")
 
 
@@ -47,7 +47,7 @@ def test_the_page_has_no_grave_finding(tabs, width, dark):
     assert findings(tab) == []
     fill(tab)
     assert findings(tab) == []
-    tab.page.click("#background label:has-text('Paint one')")
+    tab.page.click("#background label:has-text('Generate one')")
     assert findings(tab) == []
 
 

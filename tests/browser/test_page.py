@@ -98,7 +98,7 @@ def test_the_pixel_under_the_cursor_is_the_pixel_that_is_marked(tabs, page, tmp_
         clicks.append(points[-1])
         return [Candidate(np.ones(image.shape[:2], bool), 0.5)] * 3
 
-    monkeypatch.setattr(page.device, "candidates", candidates)
+    monkeypatch.setattr(page.backend, "candidates", candidates)
     tab = tabs(device_scale_factor=zoom, viewport={"width": 1200, "height": 800})
     photo(*size).save(tmp_path / "odd.png")
     tab.upload("photo-upload", tmp_path / "odd.png")
@@ -157,7 +157,7 @@ def test_cancel_frees_the_device_and_keeps_the_page_usable(tab, page, pictures):
     tab.page.click("#cancel")
     tab.page.wait_for_function("() => document.querySelector('#progress').innerText.startsWith('Cancelled')")
     assert time.perf_counter() - began < 5
-    assert not page.device.editor._lock.locked()
+    assert not page.backend.editor.runtime._lock.locked()
     tab.dial("finetune-steps", 2)
     tab.ready("about")
     tab.page.click("#run")
@@ -170,10 +170,10 @@ def test_closing_the_tab_stops_its_edit(tab, page, pictures):
     tab.ready("about")
     tab.page.click("#run")
     tab.page.wait_for_selector(".ld-stages .ld-now")
-    assert page.device.editor._lock.locked()
+    assert page.backend.editor.runtime._lock.locked()
     tab.page.close()
     for _ in range(50):
-        if not page.device.editor._lock.locked():
+        if not page.backend.editor.runtime._lock.locked():
             return
         time.sleep(0.2)
     pytest.fail("the edit of a closed tab still runs")
@@ -242,8 +242,8 @@ def test_everybody_sees_their_place_in_the_queue(tabs):
 
 def test_a_background_is_painted_and_picked(tab, pictures):
     begin(tab, pictures["photo"])
-    tab.page.click("#background label:has-text('Paint one')")
-    tab.page.click("#paint")
+    tab.page.click("#background label:has-text('Generate one')")
+    tab.page.click("#generate-run")
     tab.page.wait_for_selector("#backgrounds .thumbnail-item >> nth=3")
     tab.page.locator("#backgrounds .thumbnail-item").nth(2).click()
     tab.page.wait_for_selector(":text('Background 2 is used')")
@@ -252,31 +252,31 @@ def test_a_background_is_painted_and_picked(tab, pictures):
     tab.done()
     data = packed(tab)
     assert open_bundle(data).recipe.edit.background_seed == 2
-    assert "painted.png" in zipfile.ZipFile(io.BytesIO(data)).namelist()
+    assert "generated.png" in zipfile.ZipFile(io.BytesIO(data)).namelist()
 
 
 def test_painting_backgrounds_is_cancelled_and_goes_on(tab, page, pictures):
     begin(tab, pictures["photo"])
-    tab.page.click("#background label:has-text('Paint one')")
+    tab.page.click("#background label:has-text('Generate one')")
     tab.dial("sampling-steps", 200)
-    tab.page.click("#paint")
-    tab.page.wait_for_selector("#paint-note .ld-bar")
-    assert page.device.editor._lock.locked()
-    tab.page.click("#paint-cancel")
-    tab.page.wait_for_selector("#paint-note :text('Cancelled')")
-    tab.page.wait_for_selector("#paint:visible")
-    assert not page.device.editor._lock.locked() and not tab.page.is_visible("#paint-cancel")
+    tab.page.click("#generate-run")
+    tab.page.wait_for_selector("#generate-note .ld-bar")
+    assert page.backend.editor.runtime._lock.locked()
+    tab.page.click("#generate-cancel")
+    tab.page.wait_for_selector("#generate-note :text('Cancelled')")
+    tab.page.wait_for_selector("#generate-run:visible")
+    assert not page.backend.editor.runtime._lock.locked() and not tab.page.is_visible("#generate-cancel")
     assert tab.page.locator("#backgrounds .thumbnail-item").count() == 0
     tab.dial("sampling-steps", 4)
-    tab.page.click("#paint")
+    tab.page.click("#generate-run")
     tab.page.wait_for_selector("#backgrounds .thumbnail-item >> nth=3")
-    tab.page.wait_for_selector("#paint:visible")
+    tab.page.wait_for_selector("#generate-run:visible")
 
 
 def compare_with(tab, *methods):
     for name in ("SDEdit", "Imagic", "Plug-and-Play"):
-        tab.page.locator(f"#others-methods label:has-text('{name}') input").set_checked(name in methods)
-    tab.page.click("#others-run")
+        tab.page.locator(f"#baselines-methods label:has-text('{name}') input").set_checked(name in methods)
+    tab.page.click("#baselines-run")
 
 
 def test_other_methods_stand_beside_ours_on_the_same_seeds(tabs, pictures, tmp_path):
@@ -285,12 +285,12 @@ def test_other_methods_stand_beside_ours_on_the_same_seeds(tabs, pictures, tmp_p
     begin(tab, pictures["photo"])
     page.click("#run")
     tab.done()
-    page.click("#others > button")
+    page.click("#baselines > button")
     compare_with(tab)
     assert "No method is chosen" in tab.toast()
     compare_with(tab, "SDEdit")
     page.wait_for_selector("#row-sdedit .thumbnail-item >> nth=1")
-    page.wait_for_selector("#others-run:visible")
+    page.wait_for_selector("#baselines-run:visible")
     shown = page.inner_text("#row-sdedit")
     assert "SDEdit" in shown and "seed 0 · CLIP" in shown and "seed 1 · CLIP" in shown
     assert not page.is_visible("#row-imagic")
@@ -301,14 +301,14 @@ def test_other_methods_stand_beside_ours_on_the_same_seeds(tabs, pictures, tmp_p
     page.wait_for_selector("#row-sdedit .thumbnail-item >> nth=3")
     assert "seed 3 · CLIP" in page.inner_text("#row-sdedit")
     data = packed(tab)
-    assert sorted(open_bundle(data).others["sdedit"]) == [0, 1, 2, 3]
+    assert sorted(open_bundle(data).baselines["sdedit"]) == [0, 1, 2, 3]
     (tmp_path / "all.zip").write_bytes(data)
 
     other = tabs()
     assert not other.page.is_visible("#row-sdedit")
     other.upload("restore", tmp_path / "all.zip")
     other.page.wait_for_selector("#gallery .thumbnail-item >> nth=3")
-    other.page.click("#others > button")
+    other.page.click("#baselines > button")
     other.page.wait_for_selector("#row-sdedit .thumbnail-item >> nth=3")
     page.click("#run")  # a new result, of which there is no comparison yet
     tab.done()
@@ -322,13 +322,13 @@ def test_a_comparison_is_cancelled_and_goes_on(tab, page, pictures):
     tab.ready("about")
     tab.page.click("#run")
     tab.done()
-    tab.page.click("#others > button")
+    tab.page.click("#baselines > button")
     compare_with(tab, "SDEdit")
-    tab.page.wait_for_selector("#others-progress .ld-bar")
-    tab.page.click("#others-cancel")
-    tab.page.wait_for_selector("#others-progress :text('Cancelled')")
-    tab.page.wait_for_selector("#others-run:visible")
-    assert not page.device.editor._lock.locked() and not tab.page.is_visible("#row-sdedit")
+    tab.page.wait_for_selector("#baselines-progress .ld-bar")
+    tab.page.click("#baselines-cancel")
+    tab.page.wait_for_selector("#baselines-progress :text('Cancelled')")
+    tab.page.wait_for_selector("#baselines-run:visible")
+    assert not page.backend.editor.runtime._lock.locked() and not tab.page.is_visible("#row-sdedit")
     compare_with(tab, "SDEdit")
     tab.page.wait_for_selector("#row-sdedit .thumbnail-item >> nth=1")
 
@@ -372,7 +372,7 @@ def saved(page, tmp_path):
         placement=Placement(scale=1.2, flip=True),
     )
     settings = Settings(embedding_steps=3, finetune_steps=2, sampling_steps=4, alpha=0.55, seeds=(3, 7))
-    result = page.device.editor.run(edit, settings)
+    result = page.backend.editor.run(edit, settings)
     folder = result.save(tmp_path / "saved")
     save_zip([result], {}, tmp_path / "all.zip")
     with zipfile.ZipFile(tmp_path / "all.zip") as archive:

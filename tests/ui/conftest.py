@@ -15,4 +15,5 @@ def page_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def page(page_model: Path) -> Iterator[Served]:
     with served(page_model) as page:
+        assert page.backend.editor  # loading imports in a thread, and pytest looks at all modules now and then
         yield page

@@ -81,7 +81,7 @@ async def called_over_mcp(url: str, files: dict[str, Path]) -> None:
 
 def test_segment_is_the_segmenters_own_mask(client, page, files):
     path = client.predict(handle_file(files["image"]), [[40, 30], [2, 2]], [1, 0], api_name="/segment")
-    expected = page.device.segmenter().mask([[40, 30], [2, 2]], [1, 0], image=np.asarray(photo(80, 60)))
+    expected = page.backend.segmenter().mask([[40, 30], [2, 2]], [1, 0], image=np.asarray(photo(80, 60)))
     assert np.array_equal(np.asarray(Image.open(path)) > 127, expected)
 
 
@@ -90,7 +90,7 @@ def test_edit_gives_the_pictures_that_the_editor_gives(client, page, files):
     assert report["seeds"] == [3, 1] and report["prompts"] == {"object": "a dog", "background": "in the snow"}
     mask = np.asarray(Image.open(files["mask"])) > 127
     wanted = Edit(photo(80, 60), mask, prompt="a dog in the snow")
-    result = Editor(page.device.editor.models).run(wanted, Settings.from_dict(SETTINGS))
+    result = Editor(page.backend.editor.models).run(wanted, Settings.from_dict(SETTINGS))
     for path, image in zip(paths, result.images, strict=True):
         assert np.array_equal(np.asarray(Image.open(path)), np.asarray(image))
         assert open_bundle(Path(path).read_bytes()).recipe.edit == wanted
@@ -110,7 +110,7 @@ def test_edit_with_a_reference_a_placement_and_swapped_roles(client, files):
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "sentence"),
     [
         ({"settings": {"alpha": 7}}, "alpha must be a number from 0 to 1"),
         ({"settings": {"seeds": list(range(200))}}, "200 numbers"),
@@ -125,14 +125,14 @@ def test_edit_with_a_reference_a_placement_and_swapped_roles(client, files):
         ({"mask": None}, "mask is missing"),
     ],
 )
-def test_what_is_wrong_is_told_in_a_sentence(client, files, changes, says):
-    with pytest.raises(AppError, match=says) as error:
+def test_what_is_wrong_is_refused_in_a_sentence(client, files, changes, sentence):
+    with pytest.raises(AppError, match=sentence) as error:
         edit(client, files, **changes)
     assert "Traceback" not in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("points", "says"),
+    ("points", "sentence"),
     [
         ([[999, 1]], "not on the picture"),
         ([[1, 1]] * 10_000, "at most 64"),
@@ -143,8 +143,8 @@ def test_what_is_wrong_is_told_in_a_sentence(client, files, changes, says):
         (None, "No subject is clicked"),
     ],
 )
-def test_points_that_are_none_are_told_in_a_sentence(client, files, points, says):
-    with pytest.raises(AppError, match=says):
+def test_points_that_are_none_are_refused_in_a_sentence(client, files, points, sentence):
+    with pytest.raises(AppError, match=sentence):
         client.predict(handle_file(files["image"]), points, None, None, api_name="/segment")
 
 

@@ -52,8 +52,8 @@ def test_a_zip_brings_other_methods_pictures_back_beside_ours(result, tmp_path):
     others = save_compared(result, "sdedit", tmp_path) + save_compared(result, "pnp", tmp_path)[:1]
     opened = open_bundle(save_zip([result], {}, tmp_path / "all.zip", others).read_bytes())
     assert list(opened.pictures) == [0, 1]
-    assert {name: list(found) for name, found in opened.others.items()} == {"sdedit": [0, 1], "pnp": [0]}
-    assert np.array_equal(opened.others["sdedit"][1], result.images[1])
+    assert {name: list(found) for name, found in opened.baselines.items()} == {"sdedit": [0, 1], "pnp": [0]}
+    assert np.array_equal(opened.baselines["sdedit"][1], result.images[1])
     with pytest.raises(EditError, match="SDEdit's, for comparison"):
         open_bundle(others[0].read_bytes())
 

@@ -3,7 +3,8 @@
 import pytest
 from bench_folder import bench_folder
 
-from layerdiffusion.ui.options import Options, parse_options
+from layerdiffusion.errors import EditError
+from layerdiffusion.ui.options import Options, check_address, parse_options
 
 
 def test_nothing_given_is_the_defaults():
@@ -60,3 +61,8 @@ def test_a_study_is_of_a_folder_with_something_to_compare(tmp_path, monkeypatch,
     with pytest.raises(SystemExit) as end:
         parse_options(["--study", str(tmp_path)])
     assert end.value.code == 2 and "nothing to compare" in capsys.readouterr().err
+
+
+def test_an_address_of_another_machine_is_refused_in_a_sentence():
+    with pytest.raises(EditError, match="no address of this machine; give another with --host"):
+        check_address(Options(host="203.0.113.7", port=7860))

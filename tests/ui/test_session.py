@@ -146,7 +146,7 @@ def test_the_edit_says_what_is_missing_in_the_order_of_the_page():
     session.photo.point(40, 30, 1, candidates)
     with pytest.raises(EditError, match="no reference picture yet"):
         session.edit(WORDS, "reference", False)
-    with pytest.raises(EditError, match="Paint backgrounds"):
+    with pytest.raises(EditError, match="Generate backgrounds"):
         session.edit(WORDS, "generate", False)
     assert session.edit(WORDS, "keep", False).object_prompt == "a dog jumping"
 

@@ -13,7 +13,7 @@ from serving import photo
 from layerdiffusion.edit import Edit
 from layerdiffusion.errors import EditError, SegmentError
 from layerdiffusion.settings import Settings
-from layerdiffusion.ui.backend import Device
+from layerdiffusion.ui.backend import Backend
 from layerdiffusion.ui.options import Options
 from layerdiffusion.ui.spaces import LEAST, MOST, booked
 
@@ -55,11 +55,11 @@ def bookings(monkeypatch) -> list[int]:
 
 
 @pytest.fixture
-def device(bookings, page_model) -> Device:
-    device = Device(Options(model=str(page_model), offline=True))
-    device.start()
-    assert device.ready, "on ZeroGPU it is loaded before the first request"
-    return device
+def backend(bookings, page_model) -> Backend:
+    backend = Backend(Options(model=str(page_model), offline=True))
+    backend.start()
+    assert backend.ready, "on ZeroGPU it is loaded before the first request"
+    return backend
 
 
 @pytest.fixture
@@ -76,23 +76,23 @@ def test_a_gpu_is_booked_for_a_little_longer_than_the_edit():
 
 def test_nothing_runs_on_the_device_before_a_gpu_is_booked(bookings, page_model, monkeypatch):
     monkeypatch.setattr("layerdiffusion.editor.Editor.measure", lambda editor: pytest.fail("there is no GPU yet"))
-    device = Device(Options(model=str(page_model), offline=True))
-    device.start()
-    assert device.ready and not bookings
+    backend = Backend(Options(model=str(page_model), offline=True))
+    backend.start()
+    assert backend.ready and not bookings
 
 
-def test_an_edit_books_by_its_settings(device, bookings, edit):
-    short, long = (device.seconds(edit, Settings(embedding_steps=steps)) for steps in (500, 1000))
+def test_an_edit_books_by_its_settings(backend, bookings, edit):
+    short, long = (backend.seconds(edit, Settings(embedding_steps=steps)) for steps in (500, 1000))
     assert long > short > LEAST
-    events = list(device.run(edit, Settings(), None))
+    events = list(backend.run(edit, Settings(), None))
     assert [kind for kind, _ in events][-1] == "done" and len(events[-1][1].images) == 2
-    assert bookings == [booked(device.seconds(edit, Settings(training_seed=1)))]
-    assert len(device.scores(events[-1][1].images, edit.prompt)) == 2 and len(bookings) == 2
+    assert bookings == [booked(backend.seconds(edit, Settings(training_seed=1)))]
+    assert len(backend.scores(events[-1][1].images, edit.prompt)) == 2 and len(bookings) == 2
 
 
-def test_what_is_wrong_comes_back_in_its_own_words(device, bookings):
+def test_what_is_wrong_comes_back_in_its_own_words(backend, bookings):
     with pytest.raises(SegmentError, match="click"):
-        device.candidates(np.asarray(photo(48, 48)), [], None, None)
+        backend.candidates(np.asarray(photo(48, 48)), [], None, None)
     with pytest.raises(EditError, match="no words"):
-        list(device.paint(" ", (0,), Settings(), None))
+        list(backend.generate(" ", (0,), Settings(), None))
     assert len(bookings) == 2

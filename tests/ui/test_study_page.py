@@ -43,10 +43,10 @@ def do(study, count, rater=ME):
 def test_what_is_shown_before_names_nobody(study):
     """Neither names, nor file names, nor the metadata that every saved result carries."""
     for path in (study.folder / "pictures").rglob("*.png"):
-        told = PngInfo()
-        told.add_text("layerdiffusion", "made by pnp")
+        carried = PngInfo()
+        carried.add_text("layerdiffusion", "made by pnp")
         with Image.open(path) as image:
-            image.save(path, pnginfo=told)
+            image.save(path, pnginfo=carried)
     current, *shown = view(study, ME)
     text = " ".join(map(str, [*current, *shown]))
     pictures = [base64.b64decode(data) for data in re.findall(r"base64,([^\"]+)", text)]
@@ -138,8 +138,8 @@ def test_ratings_and_pictures_can_not_be_fetched(page_with_study):
 
 def test_the_study_has_no_public_endpoints(page_with_study):
     page, _ = page_with_study
-    told = json.loads(urllib.request.urlopen(f"{page.url}gradio_api/info", timeout=20).read())
-    assert set(told["named_endpoints"]) == {"/segment", "/split_prompt", "/edit"} and not told["unnamed_endpoints"]
+    info = json.loads(urllib.request.urlopen(f"{page.url}gradio_api/info", timeout=20).read())
+    assert set(info["named_endpoints"]) == {"/segment", "/split_prompt", "/edit"} and not info["unnamed_endpoints"]
 
 
 def test_the_rater_is_kept_in_the_browser_s_own_storage(page_with_study):

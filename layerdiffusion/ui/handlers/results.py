@@ -1,7 +1,7 @@
 """What can be done with results: order, compare, go on with one, take them home, and open them again."""
 
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
@@ -12,43 +12,58 @@ from layerdiffusion.errors import EditError
 from layerdiffusion.images.layers import lay_out
 from layerdiffusion.result import Result
 from layerdiffusion.settings import PAPER, Settings
-from layerdiffusion.ui.backend import Device
+from layerdiffusion.ui.backend import Backend
 from layerdiffusion.ui.bundle import Opened, open_bundle, save_zip
 from layerdiffusion.ui.errors import friendly
 from layerdiffusion.ui.examples import example_named
-from layerdiffusion.ui.handlers.layers import board_of, dial_values, gallery_of, notice
+from layerdiffusion.ui.handlers.backgrounds import gallery_of
+from layerdiffusion.ui.handlers.boards import board_of
+from layerdiffusion.ui.handlers.events import QUIET, event_data
+from layerdiffusion.ui.handlers.inspection import own_pictures, request_inspection
+from layerdiffusion.ui.page import Page
 from layerdiffusion.ui.session import Session
-from layerdiffusion.ui.widgets.results import comparison, forget, keep, order, report, show, take
+from layerdiffusion.ui.widgets.dials import dial_values
+from layerdiffusion.ui.widgets.results import (
+    comparison,
+    forget,
+    order,
+    report,
+    show,
+    take,
+    take_baseline,
+    unscored,
+)
 
 # A download button only hands over what it already has: the file is packed first, then its link is followed.
 FETCH = "() => { setTimeout(() => document.querySelector('#zip-file').click(), 100); }"
 
 
-def connect(page: SimpleNamespace, device: Device) -> None:
+def connect(page: Page, backend: Backend, refresh: dict[str, Any]) -> None:
     """Wire the gallery's buttons, the opening of saved edits, and the examples."""
-    quiet = {"show_progress": "hidden", "api_visibility": "private"}
-    page.gallery.select(friendly(chosen), page.state, [page.compare, page.report], **quiet)
-    page.best.input(friendly(sort), [page.state, page.best], page.shown, **quiet)
-    page.zip.click(friendly(packed), page.state, page.zip_file, **quiet).success(None, js=FETCH, **quiet)
-    for button, name in ((page.as_photo, "photo"), (page.as_reference, "reference")):
-        board = getattr(page, f"{name}_board")
-        button.click(friendly(reuse(name)), page.state, [board, page.background], **quiet).then(**page.refresh)
+    card = page.results
+    card.gallery.select(friendly(chosen), page.state, [card.slider, card.report], **QUIET)
+    card.best.input(friendly(sort), [page.state, card.best], card.shown, **QUIET)
+    card.zip.click(friendly(packed), page.state, card.zip_file, **QUIET).success(None, js=FETCH, **QUIET)
+    for button, name in ((card.as_photo, "photo"), (card.as_reference, "reference")):
+        outputs = [page.boards[name].board, page.background.mode]
+        button.click(friendly(reuse(name)), page.state, outputs, **QUIET).then(**refresh)
     everything = [
-        page.photo_board,
-        page.reference_board,
-        page.background,
-        page.swap,
-        *page.words,
-        *page.dials,
-        page.backgrounds,
-        page.notice,
-        *page.shown,
-        page.progress,
+        page.photo.board,
+        page.background.reference.board,
+        page.background.mode,
+        page.background.swap,
+        *page.words.texts,
+        *page.dials.components,
+        page.background.gallery,
+        page.header.notice,
+        page.inspection,
+        *card.shown,
+        page.words.job.line,
     ]
-    opened = page.restore.upload(friendly(restorer(device)), [page.state, page.restore], everything, **quiet)
-    opened.then(**page.refresh)
+    restore = page.header.restore
+    restore.upload(friendly(restorer(backend)), [page.state, restore], everything, **QUIET).then(**refresh)
     for widget in (page.examples, page.slides):
-        widget.open(friendly(opener(device)), page.state, everything, **quiet).then(**page.refresh)
+        widget.open(friendly(opener(backend)), page.state, everything, **QUIET).then(**refresh)
 
 
 def chosen(session: Session, event: gr.SelectData) -> tuple[Any, str]:
@@ -69,8 +84,8 @@ def packed(session: Session) -> str:
         raise EditError("There is nothing to download yet; run an edit first.")
     path = Path(session.folder.name) / f"layerdiffusion-{session.results[0].edit.fingerprint()[:8]}.zip"
     pictures: dict[int, Path] = {item.seed: item.path for item in session.shown}
-    others = [item.path for row in session.others.values() for item in row]
-    return str(save_zip(session.results, pictures, path, others))
+    baselines = [item.path for row in session.baselines.values() for item in row]
+    return str(save_zip(session.results, pictures, path, baselines))
 
 
 def reuse(name: str):
@@ -87,53 +102,34 @@ def reuse(name: str):
     return use
 
 
-def restorer(device: Device):
+def restorer(backend: Backend) -> Callable[..., Any]:
     def restore(session: Session, data: bytes | None) -> tuple[Any, ...]:
         if data is None:
             raise EditError("No file arrived; choose a saved edit again.")
-        return put(session, open_bundle(data), device, own=True)
+        return put(session, open_bundle(data), backend, own=True)
 
     return restore
 
 
-def opener(device: Device):
+def opener(backend: Backend) -> Callable[..., Any]:
     def open_example(session: Session, event: gr.EventData) -> tuple[Any, ...]:
-        data = event._data if isinstance(event._data, dict) else {}
-        example = example_named(data.get("name"))
-        opened = Opened(example.recipe, example.pictures, example.painted)
-        return put(session, opened, device, [example.scores.get(str(seed)) for seed in example.pictures])
+        example = example_named(event_data(event).get("name"))
+        opened = Opened(example.recipe, example.pictures, example.generated)
+        return put(session, opened, backend, [example.scores.get(str(seed)) for seed in example.pictures])
 
     return open_example
 
 
 def put(
-    session: Session, opened: Opened, device: Device, scores: list[float | None] | None = None, own: bool = False
+    session: Session, opened: Opened, backend: Backend, scores: list[float | None] | None = None, own: bool = False
 ) -> tuple[Any, ...]:
     """The saved edit on the page, masks and finished pictures included: a value for each of `everything`."""
     if session.running:
         raise EditError("Your edit is still running; wait for it, or cancel it, before opening another.")
     recipe, edit = opened.recipe, opened.recipe.edit
-    session.photo.show(edit.object_image, own=own)
-    session.reference.show(edit.background_image, own=own)
-    for picture, mask in ((session.photo, edit.object_mask), (session.reference, edit.background_mask)):
-        if mask is not None:
-            picture.load_mask(mask)
-            picture.history = []
-    session.prompt = edit.prompt
-    session.placement, session.painted, session.background_seed = edit.placement, [], None
-    if edit.background == "generate":
-        session.background_seed = edit.background_seed
-        session.painted_prompt = edit.background_prompt
-        session.painted = [] if opened.painted is None else [(edit.background_seed, opened.painted)]
-    settings = recipe.settings.resolve(device.defaults() if recipe.model in (None, "miniature") else PAPER)
-    forget(session)
-    if opened.pictures:
-        if scores is None and not device.ready:
-            scores = [None] * len(opened.pictures)
-        take(session, finished(opened, opened.pictures, settings), device, scores=scores)
-        for name, pictures in opened.others.items():
-            unscored = None if device.ready else [None] * len(pictures)
-            keep(session, name, finished(opened, pictures, settings), device, unscored)
+    settings = recipe.settings.resolve(backend.defaults() if recipe.model in (None, "miniature") else PAPER)
+    _put_pictures(session, opened, own)
+    _put_results(session, opened, settings, scores)
     return (
         board_of(session, "photo", picture=True),
         board_of(session, "reference", picture=True),
@@ -144,17 +140,45 @@ def put(
         edit.background_prompt,
         *dial_values(settings),
         gallery_of(session),
-        notice(device, session),
+        "",
+        request_inspection(own_pictures(session, backend) or unscored(session)),
         *show(session),
         "",
     )
 
 
+def _put_pictures(session: Session, opened: Opened, own: bool) -> None:
+    """The pictures, masks, placement and words of the edit into the session."""
+    edit = opened.recipe.edit
+    session.photo.show(edit.object_image, own=own)
+    session.reference.show(edit.background_image, own=own)
+    for picture, mask in ((session.photo, edit.object_mask), (session.reference, edit.background_mask)):
+        if mask is not None:
+            picture.load_mask(mask)
+            picture.history = []
+    session.prompt = edit.prompt
+    session.placement, session.backgrounds, session.background_seed = edit.placement, [], None
+    if edit.background == "generate":
+        session.background_seed = edit.background_seed
+        session.backgrounds_prompt = edit.background_prompt
+        session.backgrounds = [] if opened.generated is None else [(edit.background_seed, opened.generated)]
+
+
+def _put_results(session: Session, opened: Opened, settings: Settings, scores: list[float | None] | None) -> None:
+    """The finished pictures into the session; those without scores get theirs when the device has time."""
+    forget(session)
+    if not opened.pictures:
+        return
+    take(session, finished(opened, opened.pictures, settings), scores or [None] * len(opened.pictures))
+    for name, pictures in opened.baselines.items():
+        take_baseline(session, name, finished(opened, pictures, settings), [None] * len(pictures))
+
+
 def finished(opened: Opened, pictures: dict[int, Image.Image], settings: Settings) -> Result:
-    """The saved pictures as the result they were, less what no file tells: its timings, losses and stages."""
+    """The saved pictures as the result they were, less what no file holds: its timings, losses and stages."""
     recipe, images = opened.recipe, list(pictures.values())
     side = images[0].width
-    generated = opened.painted or Image.new("RGB", (side, side), "gray")
+    generated = opened.generated or Image.new("RGB", (side, side), "gray")
     return Result(
         images=images,
         seeds=tuple(pictures),

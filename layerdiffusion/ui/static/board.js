@@ -1,6 +1,7 @@
-// A board: a picture to click and paint on, or the subject to move about. Runs once for each board; Gradio gives it
-// `element`, `trigger`, `props` and `watch`. The server's word is `props.value` (JSON: marks or placement) and
-// `props.picture` (a data URL); the board only draws what it was told, and tells what was done to it.
+// A board: a picture to click and paint on, or the subject to move about. Runs once for each board, with
+// `board_input.js` after it; Gradio gives it `element`, `trigger`, `props` and `watch`. The server sends `props.value`
+// (JSON: marks or placement) and `props.picture` (JSON: a data URL), each with its version; the board draws what is
+// newest and reports what was done to it.
 const kind = props.kind;
 const stage = element.querySelector(".ld-stage");
 const canvas = element.querySelector("canvas");
@@ -32,12 +33,66 @@ const load = (url) =>
     image.src = url;
   });
 
+// --- agreeing with the server: responses may overtake each other, or get lost ---
+
+const ASK_AFTER = 600; // milliseconds between what was done and a question, and between questions
+const ASKS = 4;
+let marks = {}; // the newest value that came
+let sheet = {}; // the newest picture that came
+let asks = 0;
+let asking = null;
+const behind = () => kind === "clicks" && (marks.picture_version || 0) !== (sheet.version || 0);
+// Something is on its way: should no newer value come of it, ask for it.
+function expect() {
+  if (kind !== "clicks") return;
+  asks = ASKS;
+  clearTimeout(asking);
+  asking = setTimeout(ask, ASK_AFTER);
+}
+function ask() {
+  trigger("ask", { version: marks.version || 0, picture: sheet.version || 0 });
+  asks = Math.max(0, asks - 1);
+  if (asks > 0) asking = setTimeout(ask, ASK_AFTER);
+}
+function send(name, data) {
+  trigger(name, data);
+  expect();
+}
+function take() {
+  const [value, image] = [props.value, props.picture].map((text) => JSON.parse(text || "{}"));
+  const newer = (value.version || 0) > (marks.version || 0);
+  if (newer) marks = value;
+  if ((image.version || 0) > (sheet.version || 0)) sheet = image;
+  if (behind()) {
+    if (!asks) expect();
+  } else if (newer) {
+    asks = 0;
+    clearTimeout(asking);
+  }
+}
+// The board of both layers comes after every change, with the versions that the others should have.
+const announce = () =>
+  marks.versions && document.dispatchEvent(new CustomEvent("ld-versions", { detail: marks.versions }));
+if (kind === "clicks") {
+  document.addEventListener("ld-versions", function compare({ detail }) {
+    if (!element.isConnected) document.removeEventListener("ld-versions", compare);
+    else if ((detail[props.name] || 0) > (marks.version || 0)) {
+      clearTimeout(asking);
+      asks = ASKS;
+      ask();
+    }
+  });
+}
+
 let reading = 0;
 async function read() {
+  take();
+  announce();
+  if (behind()) return;
   const mine = ++reading;
-  const next = JSON.parse(props.value || "{}");
+  const next = marks;
   const loaded = await Promise.all([
-    load(kind === "place" ? next.composite : props.picture),
+    load(kind === "place" ? next.composite : sheet.url),
     load(next.mask),
     load(next.subject),
     load(next.background),
@@ -308,196 +363,3 @@ const describe = ({ scale, dx, dy, rotation, flip }) =>
   `size ×${scale.toFixed(2)} · right ${Math.round(100 * dx)} % · down ${Math.round(100 * dy)} % · ` +
   `turned ${Math.round(rotation)}°${flip ? " · mirrored" : ""}`;
 
-// --- hands ---
-
-const radius = () => {
-  const slider = find(".ld-brush input");
-  return (Number(slider?.value || 4) / 100) * Math.max(...size());
-};
-const round = (value) => Math.round(value * 10) / 10;
-
-function click([x, y], label) {
-  const point = [Math.floor(x), Math.floor(y), label];
-  pending.push({ point });
-  draw();
-  trigger("point", { x: point[0], y: point[1], label });
-}
-
-stage.addEventListener("pointerdown", (event) => {
-  if (!picture) return;
-  const at = toPicture(event);
-  stage.focus({ preventScroll: true });
-  cursor = null;
-  if (kind === "place") {
-    if (!cutout || !state.placement) return;
-    const spots = handles(state.placement);
-    const mode = near(event, spots.turn) ? "turn" : spots.corners.some((spot) => near(event, spot)) ? "scale" : "move";
-    const box = stage.getBoundingClientRect();
-    drag = { mode, at, from: { ...(live || state.placement) }, centre: [spots.centre[0] + box.left, spots.centre[1] + box.top], x: event.clientX, y: event.clientY };
-    stage.setPointerCapture(event.pointerId);
-    event.preventDefault();
-    return;
-  }
-  if (!inside(at)) return;
-  if (tool === "brush" || tool === "erase") {
-    const erase = (tool === "erase") !== (event.button === 2);
-    stroke = { path: [at.map(round)], radius: radius(), erase };
-    stage.setPointerCapture(event.pointerId);
-    event.preventDefault();
-    draw();
-  } else {
-    const other = event.button === 2 || event.shiftKey;
-    click(at, Number((tool === "add") !== other));
-  }
-});
-stage.addEventListener("pointermove", (event) => {
-  if (!picture) return;
-  const at = toPicture(event);
-  if (drag) {
-    const { mode, from, centre } = drag;
-    const side = state.size;
-    if (mode === "move") place({ dx: from.dx + (at[0] - drag.at[0]) / side, dy: from.dy + (at[1] - drag.at[1]) / side });
-    const now = [event.clientX - centre[0], event.clientY - centre[1]];
-    const then = [drag.x - centre[0], drag.y - centre[1]];
-    if (mode === "scale") place({ scale: (from.scale * Math.hypot(...now)) / (Math.hypot(...then) || 1) });
-    if (mode === "turn") {
-      const angle = ((Math.atan2(then[1], then[0]) - Math.atan2(now[1], now[0])) * 180) / Math.PI;
-      const turned = degrees(from.rotation + angle);
-      place({ rotation: event.shiftKey ? Math.round(turned / 15) * 15 : turned });
-    }
-    return;
-  }
-  pointer = inside(at) ? at : null;
-  if (stroke) {
-    const last = stroke.path[stroke.path.length - 1];
-    if (Math.hypot(at[0] - last[0], at[1] - last[1]) * view.scale > 1.5 && stroke.path.length < 2000) {
-      stroke.path.push(at.map(round));
-    }
-  }
-  if (stroke || tool === "brush" || tool === "erase") draw();
-});
-stage.addEventListener("pointerup", () => {
-  if (drag) {
-    drag = null;
-    if (live) place({}, true);
-  }
-  if (!stroke) return;
-  pending.push({ ...stroke });
-  trigger("stroke", { points: stroke.path, radius: round(stroke.radius), erase: stroke.erase });
-  stroke = null;
-  draw();
-});
-stage.addEventListener("pointerleave", () => {
-  pointer = null;
-  if (!stroke && !drag) draw();
-});
-stage.addEventListener("contextmenu", (event) => event.preventDefault());
-stage.addEventListener("blur", () => draw());
-
-const nudges = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
-stage.addEventListener("keydown", (event) => {
-  if (!picture || event.ctrlKey || event.metaKey || event.altKey) return;
-  const nudge = nudges[event.key];
-  if (kind === "place") {
-    if (!state.placement) return;
-    const { scale, dx, dy, rotation, flip } = live || state.placement;
-    const step = event.shiftKey ? 0.05 : 0.01;
-    if (nudge) place({ dx: dx + nudge[0] * step, dy: dy + nudge[1] * step });
-    else if (event.key === "+" || event.key === "=") place({ scale: scale * 1.05 });
-    else if (event.key === "-") place({ scale: scale / 1.05 });
-    else if (event.key === "[") place({ rotation: rotation + 5 });
-    else if (event.key === "]") place({ rotation: rotation - 5 });
-    else if (event.key.toLowerCase() === "f") place({ flip: !flip });
-    else return;
-    event.preventDefault();
-    return;
-  }
-  const [width, height] = size();
-  if (nudge) {
-    const step = Math.max(1, Math.round(Math.max(width, height) / (event.shiftKey ? 12 : 64)));
-    cursor = cursor || [Math.floor(width / 2), Math.floor(height / 2)];
-    cursor = [clamp(cursor[0] + nudge[0] * step, 0, width - 1), clamp(cursor[1] + nudge[1] * step, 0, height - 1)];
-    draw();
-  } else if ((event.key === "Enter" || event.key === " ") && cursor) {
-    if (tool === "brush" || tool === "erase") {
-      trigger("stroke", { points: [cursor], radius: round(radius()), erase: tool === "erase" });
-    } else click(cursor, Number((tool === "add") !== event.shiftKey));
-  } else if ({ a: 1, s: 1, b: 1, e: 1 }[event.key]) choose({ a: "add", s: "subtract", b: "brush", e: "erase" }[event.key]);
-  else if (event.key === "z") trigger("act", { name: "undo" });
-  else return;
-  event.preventDefault();
-});
-
-function choose(name) {
-  tool = name;
-  for (const button of all("[data-tool]")) button.setAttribute("aria-pressed", String(button.dataset.tool === name));
-  stage.dataset.tool = name;
-  element.classList.toggle("ld-painting", name === "brush" || name === "erase");
-  draw();
-}
-// Gradio puts an upload button's file input just before the button.
-const fileInput = (id) => document.querySelector(`input[type=file]:has(+ #${id})`);
-const browse = (id) => fileInput(id)?.click();
-
-element.addEventListener("click", (event) => {
-  const button = event.target.closest("button");
-  if (!button || !element.contains(button)) return;
-  const { tool: chosen, act, pick, browse: id, turn, zoom } = button.dataset;
-  if (chosen) choose(chosen);
-  if (act === "download") download();
-  else if (act === "flip") place({ flip: !(live || state.placement)?.flip });
-  else if (act === "reset") place({ scale: 1, dx: 0, dy: 0, rotation: 0, flip: false }, true);
-  else if (act) trigger("act", { name: act });
-  if (pick) trigger("act", { name: "pick", index: Number(pick) });
-  if (turn) place({ rotation: (live || state.placement).rotation + Number(turn) });
-  if (zoom) place({ scale: (live || state.placement).scale * Number(zoom) });
-  if (id) browse(id);
-});
-
-// The mask as a black and white PNG, straight from what is shown.
-function download() {
-  if (!mask) return;
-  const [width, height] = size();
-  const sheet = document.createElement("canvas");
-  sheet.width = width;
-  sheet.height = height;
-  const on = sheet.getContext("2d");
-  on.drawImage(mask, 0, 0, width, height);
-  on.globalCompositeOperation = "source-in";
-  on.fillStyle = "#fff";
-  on.fillRect(0, 0, width, height);
-  on.globalCompositeOperation = "destination-over";
-  on.fillStyle = "#000";
-  on.fillRect(0, 0, width, height);
-  const link = document.createElement("a");
-  link.href = sheet.toDataURL("image/png");
-  link.download = `mask-${props.name}.png`;
-  link.click();
-}
-
-// A file dropped or pasted on the board goes the way of a chosen one.
-function give(files) {
-  const input = fileInput(props.upload);
-  if (!input || !files?.length) return;
-  const parcel = new DataTransfer();
-  parcel.items.add(files[0]);
-  input.files = parcel.files;
-  input.dispatchEvent(new Event("change", { bubbles: true }));
-}
-if (props.upload) {
-  stage.addEventListener("dragover", (event) => {
-    event.preventDefault();
-    element.classList.add("ld-over");
-  });
-  for (const name of ["dragleave", "drop"]) stage.addEventListener(name, () => element.classList.remove("ld-over"));
-  stage.addEventListener("drop", (event) => {
-    event.preventDefault();
-    give(event.dataTransfer.files);
-  });
-  stage.addEventListener("paste", (event) => give(event.clipboardData.files));
-}
-
-new ResizeObserver(layout).observe(stage);
-watch(["value", "picture"], read);
-if (kind === "clicks") choose("add");
-read();

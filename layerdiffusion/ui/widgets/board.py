@@ -1,17 +1,23 @@
-"""The boards: a picture to click and paint on, and the subject to move about; `static/board.js` is their hand."""
+"""The boards: a picture to click and paint on, and the subject to move about; `static/board.js` draws them."""
 
-from functools import cache
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
-STATIC = Path(__file__).parents[1] / "static"
+from layerdiffusion.ui.widgets.static import static_text
+
+SCRIPTS = ("board.js", "board_input.js")
+NO_DEFAULTS: dict[str, Any] = {"css_template": "", "apply_default_css": False, "elem_classes": ["ld-board"]}
 
 
-@cache
-def static_text(name: str) -> str:
-    return (STATIC / name).read_text(encoding="utf-8")
+@dataclass(frozen=True)
+class MarkedBoard:
+    """A board whose subject is marked, and the file inputs that its buttons open."""
+
+    board: gr.HTML
+    upload: gr.UploadButton
+    mask_upload: gr.UploadButton
 
 
 def icon(name: str) -> str:
@@ -111,24 +117,28 @@ _PLACE_TEMPLATE = f"""
 <p class="ld-readout" aria-live="polite"></p>"""
 
 
-def clicks_board(name: str, what: str, empty: str, hint: str) -> gr.HTML:
+def marked_board(name: str, what: str, empty: str, hint: str) -> MarkedBoard:
     """A picture whose subject is marked with clicks, a brush and an eraser.
 
-    Events: `point` (x, y, label), `stroke` (points, radius, erase) and `act` (name), in picture pixels.
+    Events: `point` (x, y, label), `stroke` (points, radius, erase) and `act` (name), in picture pixels, and `ask`
+    (version, picture), which wants the marks again if they are of another version by now.
     """
-    return gr.HTML(
+    board = gr.HTML(
         value="{}",
         html_template=_clicks_template(name, what, empty, hint),
-        css_template="",
-        js_on_load=static_text("board.js"),
-        apply_default_css=False,
+        js_on_load=static_text(*SCRIPTS),
         elem_id=f"{name}-board",
-        elem_classes=["ld-board"],
         kind="clicks",
         name=name,
         upload=f"{name}-upload",
-        picture="",
+        picture="{}",
+        **NO_DEFAULTS,
     )
+    return MarkedBoard(board, _upload("picture", f"{name}-upload"), _upload("mask", f"{name}-mask-upload"))
+
+
+def _upload(kind: str, elem_id: str) -> gr.UploadButton:
+    return gr.UploadButton(kind, type="binary", file_types=["image"], elem_id=elem_id, visible="hidden")
 
 
 def place_board() -> gr.HTML:
@@ -136,15 +146,13 @@ def place_board() -> gr.HTML:
     return gr.HTML(
         value="{}",
         html_template=_PLACE_TEMPLATE,
-        css_template="",
-        js_on_load=static_text("board.js"),
-        apply_default_css=False,
+        js_on_load=static_text(*SCRIPTS),
         elem_id="place-board",
-        elem_classes=["ld-board"],
         kind="place",
         name="place",
         upload="",
-        picture="",
+        picture="{}",
+        **NO_DEFAULTS,
     )
 
 

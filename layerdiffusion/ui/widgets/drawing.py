@@ -1,16 +1,39 @@
-"""Pictures, masks, bars and curves as the browser takes them: data URLs, SVG and escaped HTML."""
+"""Pictures, masks and curves as the browser takes them (data URLs, SVG, escaped HTML), headings and galleries."""
 
 import base64
 import html
 import io
 from collections.abc import Sequence
+from typing import Any
 
+import gradio as gr
 import numpy as np
 from PIL import Image
 
 
 def escape(text: object) -> str:
     return html.escape(str(text), quote=True)
+
+
+def heading(number: int, title: str, hint: str) -> gr.HTML:
+    """A card's title with its place in the order of work."""
+    mark = f'<span class="ld-number">{number}</span>'
+    return gr.HTML(f'<h2>{mark}{title}</h2><p class="ld-hint">{hint}</p>', elem_classes=["ld-heading"])
+
+
+def picture_gallery(label: str, **names: Any) -> gr.Gallery:
+    """Pictures side by side, to be clicked and not opened; how many in a row, `page.css` says."""
+    return gr.Gallery(
+        label=label,
+        show_label=False,
+        height="auto",
+        object_fit="contain",
+        format="png",
+        allow_preview=False,
+        interactive=False,
+        buttons=[],
+        **names,
+    )
 
 
 def picture_url(image: Image.Image, quality: int = 92) -> str:

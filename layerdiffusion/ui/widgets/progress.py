@@ -1,31 +1,48 @@
-"""The bar over the three stages, with the time left, the picture as it forms, and the loss."""
+"""A job's button and Cancel, and its bar over the stages, with the time left, the picture as it forms, and the loss."""
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
 
 from layerdiffusion.ui.widgets.drawing import duration, escape, loss_curve, picture_url
 
 STAGES = {
     "background": "Background",
-    "inversion": "Retracing",
+    "inversion": "Inversion",
     "embeddings": "Words",
     "finetune": "Layers",
-    "sampling": "Painting",
+    "sampling": "Sampling",
 }
 DOING = {
-    "background": "Painting the background",
-    "inversion": "Retracing the photo to noise",
+    "background": "Generating the background",
+    "inversion": "Inverting the photo to noise",
     "embeddings": "Fitting the words to the place",
     "finetune": "Learning both layers",
-    "sampling": "Painting the pictures",
+    "sampling": "Sampling the pictures",
 }
+
+
+@dataclass(frozen=True)
+class JobControls:
+    """The button that starts a job, its Cancel in the button's place while it runs, and the line on how far it is."""
+
+    start: gr.Button
+    cancel: gr.Button
+    line: gr.HTML
+
+    @property
+    def components(self) -> list[Any]:
+        return [self.start, self.cancel, self.line]
 
 
 class ProgressView:
     """Takes in an edit's progress, and shows it as HTML."""
 
     def __init__(self, stages: dict[str, str], title: str = "") -> None:
-        self.fates, self.title = dict(stages), title
+        self.statuses, self.title = dict(stages), title
         self.stage = ""
         self.step = self.steps = 0
         self.left: float | None = None
@@ -37,7 +54,7 @@ class ProgressView:
     def take(self, events: Sequence) -> None:
         for event in events:
             if event.reused:
-                self.fates[event.stage] = "reuse"
+                self.statuses[event.stage] = "reuse"
                 continue
             if event.stage != self.stage:
                 self.stage, self.losses = event.stage, []
@@ -71,9 +88,9 @@ class ProgressView:
 
     def _chips(self) -> str:
         chips = []
-        order = [stage for stage in STAGES if stage in self.fates]
+        order = [stage for stage in STAGES if stage in self.statuses]
         for stage in order:
-            state = {"reuse": "reused", "skip": "left out"}.get(self.fates[stage], "")
+            state = {"reuse": "reused", "skip": "left out"}.get(self.statuses[stage], "")
             if not state and self.stage in order:
                 now, own = order.index(self.stage), order.index(stage)
                 state = "done" if own < now else "now" if own == now else ""

@@ -1,6 +1,7 @@
-"""The results of a tab: kept as files, and shown as galleries, with those of other methods beneath."""
+"""The results card, and the results of a tab: files on disk, shown as galleries, those of the baselines beneath."""
 
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,24 +9,129 @@ from typing import Any
 import gradio as gr
 
 from layerdiffusion.images.geometry import fit_square
-from layerdiffusion.ui.backend import Device
-from layerdiffusion.ui.bundle import OTHERS, save_compared, save_pictures
+from layerdiffusion.methods.options import LABELS
+from layerdiffusion.ui.bundle import BASELINES, save_compared, save_pictures
 from layerdiffusion.ui.session import Session
-from layerdiffusion.ui.widgets.drawing import duration, escape
+from layerdiffusion.ui.widgets.drawing import duration, escape, heading, picture_gallery
+from layerdiffusion.ui.widgets.progress import JobControls
+
+BASELINES_HINT = "The same photo, words and seeds on the same model, each as its authors run it."
 
 
-def take(session: Session, result: Any, device: Device, more: bool = False, scores: Any = None) -> None:
-    """Keep the result, scored, with its pictures as files that carry their recipe."""
+@dataclass(frozen=True)
+class BaselinesCard:
+    methods: gr.CheckboxGroup
+    job: JobControls
+
+
+@dataclass(frozen=True)
+class ResultsCard:
+    card: gr.Column
+    gallery: gr.Gallery
+    rows: list[Any]  # of each baseline: its row, and the gallery in it
+    slider: gr.ImageSlider
+    report: gr.HTML
+    best: gr.Checkbox
+    more: gr.Button
+    as_photo: gr.Button
+    as_reference: gr.Button
+    zip: gr.Button
+    zip_file: gr.DownloadButton
+    baselines: BaselinesCard
+
+    @property
+    def shown(self) -> list[Any]:
+        """The components that `show` has a value for."""
+        return [self.card, self.gallery, self.slider, self.report, *self.rows]
+
+
+def results_card() -> ResultsCard:
+    """Hidden until there is a result."""
+    with gr.Column(elem_id="results", elem_classes=["ld-card"], visible=False) as card:
+        heading(6, "Results", "Click on a picture to compare it with the photo.")
+        gallery = picture_gallery("Results", elem_id="gallery")
+        baseline_rows = []
+        for name in BASELINES:
+            with gr.Column(visible=False, elem_id=f"row-{name}") as row:
+                gr.HTML(f"<h3>{LABELS[name]}</h3>", elem_classes=["ld-heading"])
+                baseline_rows += [row, picture_gallery(LABELS[name], elem_classes=["ld-gallery"])]
+        with gr.Row():
+            with gr.Column(scale=2, min_width=280):
+                slider = gr.ImageSlider(
+                    label="Photo and result",
+                    show_label=False,
+                    format="png",
+                    interactive=False,
+                    max_height=460,
+                    buttons=["fullscreen"],
+                    elem_id="compare",
+                )
+            with gr.Column(scale=3, min_width=300):
+                report_line = gr.HTML(elem_id="report")
+                best = gr.Checkbox(False, label="Best first", container=False, elem_id="best", min_width=110)
+                with gr.Row(elem_classes=["ld-actions"]):
+                    more, as_photo, as_reference, pack = (
+                        gr.Button(label, size="sm", elem_id=elem_id, min_width=width)
+                        for label, elem_id, width in (
+                            ("More seeds", "more", 110),
+                            ("Use as photo", "as-photo", 110),
+                            ("Use as reference", "as-reference", 130),
+                            ("Download all", "zip", 110),
+                        )
+                    )
+                    zip_file = gr.DownloadButton("zip", elem_id="zip-file", visible="hidden")
+                baselines = _baselines()
+    return ResultsCard(
+        card, gallery, baseline_rows, slider, report_line, best, more, as_photo, as_reference, pack, zip_file, baselines
+    )
+
+
+def _baselines() -> BaselinesCard:
+    """The baselines on the same photo, words and seeds, on request."""
+    with gr.Accordion("Compare with other methods", open=False, elem_id="baselines"):
+        gr.HTML(f'<p class="ld-hint">{BASELINES_HINT}</p>')
+        with gr.Row(elem_classes=["ld-actions"]):
+            methods = gr.CheckboxGroup(
+                [(LABELS[name], name) for name in BASELINES],
+                value=list(BASELINES),
+                label="Methods",
+                show_label=False,
+                container=False,
+                elem_id="baselines-methods",
+            )
+            looks = {"size": "sm", "min_width": 110}
+            start = gr.Button("Compare", elem_id="baselines-run", **looks)
+            cancel = gr.Button("Cancel", variant="stop", elem_id="baselines-cancel", visible=False, **looks)
+        line = gr.HTML(elem_id="baselines-progress", value="")
+    return BaselinesCard(methods, JobControls(start, cancel, line))
+
+
+def take(session: Session, result: Any, scores: list[float | None], more: bool = False) -> None:
+    """Keep the result with its scores and its pictures as files that carry their recipe; `more` of the same edit."""
     if not more or not session.results:
         forget(session)
         session.folder = tempfile.TemporaryDirectory(prefix="layerdiffusion-")
     session.results.append(result)
-    if scores is None:
-        scores = device.scores(result.images, result.edit.prompt) or [None] * len(result.images)
     paths = save_pictures(result, Path(session.folder.name), len(session.shown))
-    for seed, image, score, path in zip(result.seeds, result.images, scores, paths, strict=True):
-        session.shown.append(SimpleNamespace(seed=seed, image=image, score=score, path=path))
+    session.shown += _items(result, scores, paths)
     session.chosen = best_index(session) if not more else len(session.shown) - len(paths)
+
+
+def take_baseline(session: Session, name: str, result: Any, scores: list[float | None]) -> None:
+    """Add a baseline's pictures to its row, as files that say how they were made."""
+    paths = save_compared(result, name, Path(session.folder.name))
+    session.baselines.setdefault(name, []).extend(_items(result, scores, paths))
+
+
+def _items(result: Any, scores: list[float | None], paths: list[Path]) -> list[SimpleNamespace]:
+    found = zip(result.seeds, result.images, scores, paths, strict=True)
+    return [SimpleNamespace(seed=seed, image=image, score=score, path=path) for seed, image, score, path in found]
+
+
+def unscored(session: Session) -> list[SimpleNamespace]:
+    """The pictures shown that have no score yet, the baselines' among them."""
+    rows = [session.shown, *session.baselines.values()]
+    return [item for row in rows for item in row if item.score is None]
 
 
 def forget(session: Session) -> None:
@@ -33,17 +139,7 @@ def forget(session: Session) -> None:
     if session.folder is not None:
         session.folder.cleanup()
     session.results, session.shown, session.folder, session.chosen = [], [], None, 0
-    session.others = {}
-
-
-def keep(session: Session, name: str, result: Any, device: Device, scores: Any = None) -> None:
-    """Add another method's pictures to its row, scored, as files that say how they were made."""
-    if scores is None:
-        scores = device.scores(result.images, result.edit.prompt) or [None] * len(result.images)
-    paths = save_compared(result, name, Path(session.folder.name))
-    row = session.others.setdefault(name, [])
-    for seed, image, score, path in zip(result.seeds, result.images, scores, paths, strict=True):
-        row.append(SimpleNamespace(seed=seed, image=image, score=score, path=path))
+    session.baselines = {}
 
 
 def best_index(session: Session) -> int:
@@ -60,7 +156,7 @@ def order(session: Session) -> list[int]:
 
 
 def show(session: Session) -> tuple[Any, ...]:
-    """The results card, the gallery, the comparison, the line beneath, and the other methods' `rows`."""
+    """The results card, the gallery, the comparison, the line beneath, and the baselines' `rows`."""
     if not session.shown:
         return gr.update(visible=False), gr.update(value=[]), gr.update(value=None), "", *rows(session)
     best = best_index(session)
@@ -78,10 +174,10 @@ def show(session: Session) -> tuple[Any, ...]:
 
 
 def rows(session: Session) -> list[Any]:
-    """For each other method its row and the gallery in it."""
+    """For each baseline its row and the gallery in it."""
     updates: list[Any] = []
-    for name in OTHERS:
-        row = session.others.get(name, ())
+    for name in BASELINES:
+        row = session.baselines.get(name, ())
         items = [(str(item.path), _label(item)) for item in row]
         updates += [gr.update(visible=bool(row)), gr.update(value=items)]
     return updates

@@ -3,8 +3,8 @@
 import gradio as gr
 
 from layerdiffusion.ui.examples import Example, examples
-from layerdiffusion.ui.widgets.board import static_text
 from layerdiffusion.ui.widgets.drawing import escape, picture_url
+from layerdiffusion.ui.widgets.static import static_text
 
 
 def examples_strip() -> gr.HTML:

@@ -52,9 +52,27 @@ def test_the_app_starts_under_a_spaces_environment(page_model, tmp_path):
         process.wait(20)
 
 
+def test_a_port_in_use_is_one_line_with_the_way_on(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        done = subprocess.run(
+            [sys.executable, ROOT / "app.py", "--port", port, "--model", "miniature"],
+            cwd=tmp_path,
+            env={name: value for name, value in os.environ.items() if not name.startswith("GRADIO_SERVER")},
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+        )
+    assert done.returncode == 2
+    (line,) = done.stderr.strip().splitlines()
+    assert port in line and "in use" in line and "--port" in line and "Traceback" not in done.stdout
+
+
 def test_the_page_imports_neither_torch_nor_diffusers():
     heavy = ("torch", "diffusers", "transformers")
-    code = f"import sys, layerdiffusion.ui.page; print([name for name in {heavy} if name in sys.modules])"
+    code = f"import sys, layerdiffusion.ui.launch; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

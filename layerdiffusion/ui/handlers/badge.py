@@ -1,0 +1,52 @@
+"""The badge that says which model is loaded; when it has come, the dials take its defaults."""
+
+from typing import Any
+
+import gradio as gr
+
+from layerdiffusion.settings import Settings
+from layerdiffusion.ui.backend import Backend
+from layerdiffusion.ui.errors import friendly
+from layerdiffusion.ui.handlers.events import QUIET
+from layerdiffusion.ui.page import Page
+from layerdiffusion.ui.widgets.dials import dial_values
+from layerdiffusion.ui.widgets.drawing import escape
+
+DEVICES = {"cuda": "GPU", "cpu": "CPU", "mps": "Apple GPU"}
+
+
+def connect(page: Page, backend: Backend, refresh: dict[str, Any], shown: Settings) -> None:
+    """Look every now and then until the model is there; the dials were built with the settings `shown`."""
+    dials = page.dials.components
+
+    def tick() -> tuple[Any, ...]:
+        values = [gr.skip()] * len(dials)
+        if not backend.loading and backend.ready and backend.defaults() != shown:
+            values = dial_values(backend.defaults())
+        return badge(backend), gr.Timer(active=backend.loading), *values
+
+    outputs = [page.header.badge, page.timer, *dials]
+    page.timer.tick(friendly(tick), None, outputs, queue=False, **QUIET).then(**refresh)
+
+
+def badge(backend: Backend) -> str:
+    """Which model is loaded, where it runs, and what it knows."""
+    if backend.loading:
+        return _html("wait", "Loading the model …", "The page can be used already.")
+    try:
+        models = backend.editor.models
+    except Exception as error:
+        return _html("bad", "No model", str(error))
+    where = DEVICES.get(models.device.type, models.device.type)
+    if backend.is_miniature:
+        knows = "toy animals and vehicles in eight painted places"
+        return _html("good", f"Toybox miniature · {where}", models.notice or f"It knows {knows}.")
+    name = models.name.rstrip("/").rsplit("/", 1)[-1]
+    return _html("good", f"{name} · {where}", models.notice or f"{models.size} × {models.size} pixels.")
+
+
+def _html(kind: str, name: str, note: str) -> str:
+    return (
+        f'<div class="ld-badge ld-{kind}" role="status" title="{escape(note)}"><i></i><b>{escape(name)}</b>'
+        f"<span>{escape(note)}</span></div>"
+    )

@@ -1,0 +1,153 @@
+"""What happens on the boards: pictures and masks, clicks, strokes, buttons, and where the subject is placed."""
+
+import random
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+import gradio as gr
+
+from layerdiffusion.edit import Placement
+from layerdiffusion.errors import EditError, MaskError
+from layerdiffusion.images.io import open_image
+from layerdiffusion.miniature.world import HELD_OUT_SEEDS, draw
+from layerdiffusion.ui.backend import Backend
+from layerdiffusion.ui.errors import friendly, warn
+from layerdiffusion.ui.handlers.events import IN_TURN, QUIET, event_data
+from layerdiffusion.ui.handlers.inspection import own_pictures, request_inspection
+from layerdiffusion.ui.page import Page
+from layerdiffusion.ui.session import MarkedPicture, Session
+from layerdiffusion.ui.widgets.board import board_update
+
+GROWTH = 0.006  # of the longer side, a press of grow or shrink
+DESCRIPTIONS = {
+    "photo": ("The photo.", "Click on the subject."),
+    "reference": ("The reference.", "Click on what is no background, if anything is."),
+}
+
+
+def connect(page: Page, backend: Backend, refresh: dict[str, Any]) -> None:
+    """Wire the boards of the photo and the reference, and the one of both together."""
+    for name, widget in page.boards.items():
+        board = widget.board
+        for event, handler, queue in (
+            (board.point, clicked(name, backend), IN_TURN),
+            (board.stroke, stroked(name), {}),
+            (board.act, acted(name), {}),
+        ):
+            event(handler, page.state, board, trigger_mode="multiple", **queue, **QUIET).then(**refresh)
+        board.ask(friendly(asked(name)), page.state, board, queue=False, **QUIET)
+        widget.upload.upload(
+            friendly(loaded(name, backend)),
+            [page.state, widget.upload],
+            [board, page.header.notice, page.inspection],
+            **QUIET,
+        ).then(**refresh)
+        widget.mask_upload.upload(friendly(mask_loaded(name)), [page.state, widget.mask_upload], board, **QUIET).then(
+            **refresh
+        )
+    page.place_board.place(placed, page.state, None, trigger_mode="always_last", **QUIET).then(**refresh)
+
+
+def board_of(session: Session, name: str, picture: bool = False) -> dict[str, Any]:
+    """The board as the session has it; with its picture, if that is another."""
+    marked: MarkedPicture = getattr(session, name)
+    return board_update(marked.board(*DESCRIPTIONS[name]), marked.picture() if picture else None)
+
+
+def _on_board(name: str, change: Callable[[MarkedPicture, dict[str, Any]], None]) -> Callable[..., Any]:
+    """A board's handler: whatever is refused, the board shows again what holds."""
+
+    def handler(session: Session, event: gr.EventData) -> dict[str, Any]:
+        marked = getattr(session, name)
+        before = marked.image
+        try:
+            change(marked, event_data(event))
+        except Exception as error:
+            warn(error)
+            marked.renew()
+        return board_of(session, name, marked.image is not before)
+
+    return handler
+
+
+def clicked(name: str, backend: Backend) -> Callable[..., Any]:
+    def look(points: list, labels: list, image: Any) -> list:
+        return backend.candidates(image, points, labels, None)
+
+    return _on_board(name, lambda marked, data: marked.point(data.get("x"), data.get("y"), data.get("label"), look))
+
+
+def stroked(name: str) -> Callable[..., Any]:
+    return _on_board(
+        name, lambda marked, data: marked.stroke(data.get("points"), data.get("radius"), bool(data.get("erase")))
+    )
+
+
+def acted(name: str) -> Callable[..., Any]:
+    def act(marked: MarkedPicture, data: dict) -> None:
+        action = data.get("name")
+        step = max(1, round(GROWTH * max(marked.image.size))) if marked.image else 1
+        if action == "undo":
+            marked.undo()
+        elif action == "clear":
+            marked.clear()
+        elif action in ("grow", "shrink"):
+            marked.grow(step if action == "grow" else -step)
+        elif action == "pick":
+            marked.choose(data.get("index"))
+        elif action == "scene":
+            marked.show(toybox_scene(), "toybox scene")
+        else:
+            raise MaskError("The board can't do that; use its buttons.")
+
+    return _on_board(name, act)
+
+
+def toybox_scene() -> Any:
+    return draw(HELD_OUT_SEEDS + random.randrange(10**6), size=random.choice(("medium", "big"))).image
+
+
+def asked(name: str) -> Callable[..., Any]:
+    def answer(session: Session, event: gr.EventData) -> dict[str, Any]:
+        """The board again, if what the browser has of it is not what the session has."""
+        marked, data = getattr(session, name), event_data(event)
+        another_picture = data.get("picture") != marked.picture_version
+        if data.get("version") == marked.version and not another_picture:
+            return gr.skip()
+        return board_of(session, name, another_picture)
+
+    return answer
+
+
+def loaded(name: str, backend: Backend) -> Callable[..., Any]:
+    def load(session: Session, data: bytes | None) -> tuple[Any, ...]:
+        if data is None:
+            raise EditError("No file arrived; choose a picture again.")
+        getattr(session, name).show(open_image(data, "The picture"), own=True)
+        if name == "photo":
+            session.placement = Placement()
+        inspection = request_inspection(own_pictures(session, backend))
+        return board_of(session, name, picture=True), "", inspection
+
+    return load
+
+
+def mask_loaded(name: str) -> Callable[..., Any]:
+    def load(session: Session, data: bytes | None) -> dict[str, Any]:
+        if data is None:
+            raise EditError("No file arrived; choose a mask again.")
+        getattr(session, name).load_mask(data)
+        return board_of(session, name)
+
+    return load
+
+
+def placed(session: Session, event: gr.EventData) -> None:
+    data = event_data(event)
+    try:
+        session.placement = Placement(**{part.name: data[part.name] for part in fields(Placement)})
+    except KeyError:
+        warn(EditError("That was no placement; drag the subject again."))
+    except EditError as error:
+        warn(error)

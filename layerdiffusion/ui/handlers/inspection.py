@@ -1,0 +1,63 @@
+"""What a network has to say about opened pictures, in its turn: are they from outside the toybox, and their scores."""
+
+from typing import Any
+
+import gradio as gr
+
+from layerdiffusion.ui.backend import Backend
+from layerdiffusion.ui.errors import friendly
+from layerdiffusion.ui.handlers.events import IN_TURN, QUIET
+from layerdiffusion.ui.page import Page
+from layerdiffusion.ui.session import Session, next_version
+from layerdiffusion.ui.widgets.results import best_index, show, unscored
+
+NOTICE = (
+    '<p class="ld-notice"><b>This picture is not from the toybox.</b> The small embedded model knows only toy '
+    "animals in painted places: it will try, but expect toys. For real photos, start the page with "
+    "<code>python app.py --model CompVis/stable-diffusion-v1-4</code>.</p>"
+)
+
+
+def connect(page: Page, backend: Backend) -> None:
+    """Inspect whenever a handler has asked for it by a new value of `page.inspection`."""
+    page.inspection.change(
+        friendly(inspector(backend)), page.state, [page.header.notice, *page.results.shown], **IN_TURN, **QUIET
+    )
+
+
+def request_inspection(anything: Any) -> Any:
+    """The value for `page.inspection`: a new one if there is anything to inspect."""
+    return next_version() if anything else gr.skip()
+
+
+def inspector(backend: Backend):
+    def inspect(session: Session) -> tuple[Any, ...]:
+        shown = show(session) if score(session, backend) else [gr.skip()] * len(show(session))
+        return notice(session, backend), *shown
+
+    return inspect
+
+
+def own_pictures(session: Session, backend: Backend) -> list[Any]:
+    """The user's own pictures, where the model is one that knows nothing but the toybox."""
+    pictures = (session.photo, session.reference) if backend.is_miniature else ()
+    return [picture.image for picture in pictures if picture.own and picture.image is not None]
+
+
+def notice(session: Session, backend: Backend) -> str:
+    """A friendly word when the embedded model is shown a picture from outside its world."""
+    outside = any(backend.out_of_distribution(image) for image in own_pictures(session, backend))
+    return NOTICE if outside else ""
+
+
+def score(session: Session, backend: Backend) -> bool:
+    """Score the pictures that came without one; whether any has one now."""
+    items, found = unscored(session), False
+    if not items or not backend.ready:
+        return False
+    scores = backend.scores([item.image for item in items], session.results[0].edit.prompt)
+    for item, value in zip(items, scores or (), strict=False):
+        item.score, found = value, True
+    if found and session.chosen == 0:  # no other was chosen meanwhile
+        session.chosen = best_index(session)
+    return found

@@ -1,0 +1,124 @@
+"""What follows every change: both layers together, the photo's own scene, and the line that says what Run would do."""
+
+from dataclasses import replace
+from typing import Any
+
+import gradio as gr
+
+from layerdiffusion.edit import Edit, Placement
+from layerdiffusion.errors import EditError, PlacementError
+from layerdiffusion.images.layers import Layers, lay_out
+from layerdiffusion.ui.backend import Backend
+from layerdiffusion.ui.errors import friendly, warn
+from layerdiffusion.ui.handlers.events import QUIET
+from layerdiffusion.ui.page import Page
+from layerdiffusion.ui.session import Session, next_version
+from layerdiffusion.ui.widgets.board import board_update
+from layerdiffusion.ui.widgets.cards import EMPTY_SCENE
+from layerdiffusion.ui.widgets.dials import settings_of
+from layerdiffusion.ui.widgets.drawing import duration, escape, picture_url
+
+UNMARKED = "Mark the subject on the photo: both layers appear here."
+NOT_GENERATED = "Generate backgrounds, and both layers appear here; or Run generates its own."
+PLACEHOLDER = ("a subject in a place", "a subject", "in a place")  # words that the layers don't depend on
+STAGE_NAMES = {"embeddings": "stage 1", "finetune": "stage 2", "sampling": "stage 3", "background": "the background"}
+
+
+def refresh_event(page: Page, backend: Backend) -> dict[str, Any]:
+    """What to give to an event, or its `then`, after which the layers and the plan may be others."""
+    return {
+        "fn": friendly(refresher(backend)),
+        "inputs": page.inputs,
+        "outputs": [page.place_board, page.background.scene, page.words.plan],
+        **QUIET,
+    }
+
+
+def refresher(backend: Backend):
+    def refresh(session: Session, *values: Any) -> tuple[Any, Any, str]:
+        words, background, swap, dials = values[:3], values[3], values[4], values[5:]
+        board, scene = together(session, words, background, swap, backend)
+        return board, scene, plan(session, words, background, swap, dials, backend)
+
+    return refresh
+
+
+def together(session: Session, words: Any, background: str, swap: bool, backend: Backend) -> tuple[Any, Any]:
+    """Both layers for their board, and the photo's scene without its subject."""
+    version = next_version()
+
+    def empty(note: str) -> dict[str, Any]:
+        return board_update(session.place_board(version, empty=note))
+
+    if not backend.ready:
+        loading = "Both layers appear here as soon as the model is loaded."
+        return empty(loading if backend.loading else "There is no model."), gr.skip()
+    try:
+        edit = session.edit(_complete(words, background), background, swap)
+        generated: Any = None
+        if edit.background == "generate":
+            by_seed: dict[int | None, Any] = dict(session.backgrounds)
+            generated = by_seed.get(session.background_seed)
+            if generated is None or generated.width != backend.size:  # none yet, or one of another model's
+                return empty(NOT_GENERATED), EMPTY_SCENE
+        layers = lay_out(edit, backend.size, generated)
+        still = layers if edit.placement.is_identity else lay_out(_unplaced(edit), backend.size, generated)
+        board = session.together(version, layers, still)
+    except EditError as error:
+        if isinstance(error, PlacementError):
+            warn(error)
+        return empty(UNMARKED), EMPTY_SCENE
+    return board_update(board), scene_html(layers) if background == "keep" else EMPTY_SCENE
+
+
+def _complete(words: Any, background: str) -> tuple[str, str, str]:
+    """The words, or others where some are missing, which matters to no layer."""
+    if not (words[0].strip() and words[1].strip()):
+        return PLACEHOLDER
+    if background == "generate" and not words[2].strip():
+        return words[0], words[1], PLACEHOLDER[2]
+    return tuple(words)
+
+
+def _unplaced(edit: Edit) -> Edit:
+    return replace(edit, placement=Placement())
+
+
+def scene_html(layers: Layers) -> str:
+    url = picture_url(layers.inpainted_background)
+    return f'<div class="ld-view"><img src="{url}" alt="The photo without its subject"></div>'
+
+
+def plan(session: Session, words: Any, background: str, swap: bool, dials: Any, backend: Backend) -> str:
+    """The line above Run: what is missing, or which stages run and how long they take."""
+    if session.running:
+        return gr.skip()
+    silent = not any(word.strip() for word in words)
+    try:
+        edit = session.edit(PLACEHOLDER if silent else words, background, swap)
+        settings = settings_of(dials, type(backend.defaults()))
+        if silent:
+            return next_html("Say what the picture should show.")
+        if backend.loading:
+            return next_html("The model is still loading; Run waits for it.")
+        statuses = backend.editor.plan(edit, settings)
+        seconds = backend.editor.estimate(edit, settings)
+    except EditError as error:
+        return next_html(str(error))
+    return ready_html(statuses, seconds, len(settings.seeds))
+
+
+def ready_html(statuses: dict[str, str], seconds: float | None, count: int) -> str:
+    """What Run would do: how many pictures, in how long, and which stages it has from before."""
+    if "run" not in statuses.values():
+        return '<p class="ld-plan ld-ready"><b>Nothing to compute:</b> every stage is there from before.</p>'
+    reused = [STAGE_NAMES[stage] for stage, status in statuses.items() if status == "reuse"]
+    parts = ["1 picture" if count == 1 else f"{count} pictures"]
+    if seconds is not None:
+        parts.append(f"about {duration(max(1, seconds))}")
+    before = f" · reuses {' and '.join(reused)}" if reused else ""
+    return f'<p class="ld-plan ld-ready"><b>Ready.</b> {", ".join(parts)}{before}.</p>'
+
+
+def next_html(sentence: str) -> str:
+    return f'<p class="ld-plan"><b>Next:</b> {escape(sentence)}</p>'

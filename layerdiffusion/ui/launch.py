@@ -1,0 +1,89 @@
+"""The page put together with its events, and its launch."""
+
+import logging
+import os
+import warnings
+from importlib import metadata
+from typing import Any
+
+import gradio as gr
+from packaging.requirements import Requirement
+
+from layerdiffusion.evaluation.study import Study
+from layerdiffusion.images.io import MAX_BYTES
+from layerdiffusion.ui import api
+from layerdiffusion.ui.backend import Backend
+from layerdiffusion.ui.handlers import backgrounds, badge, boards, compare, inspection, results, run, words
+from layerdiffusion.ui.handlers.plan import refresh_event
+from layerdiffusion.ui.options import Options
+from layerdiffusion.ui.page import page_of
+from layerdiffusion.ui.spaces import on_zero_gpu
+from layerdiffusion.ui.study import add_study
+from layerdiffusion.ui.theme import theme
+from layerdiffusion.ui.visits import OpenTabs
+from layerdiffusion.ui.widgets.static import static_text
+
+TITLE = "LayerDiffusion"
+CLEAN_EVERY, KEEP_FILES = 600, 7200  # seconds: how often Gradio's copies are looked through, and how long they last
+
+
+def build_page(backend: Backend) -> gr.Blocks:
+    """The whole page, its events and its API."""
+    defaults = backend.defaults()
+    clean = (CLEAN_EVERY, KEEP_FILES)
+    with gr.Blocks(title=TITLE, fill_width=True, analytics_enabled=False, delete_cache=clean) as blocks:
+        page = page_of(defaults)
+        refresh = refresh_event(page, backend)
+        for subject in (boards, words, backgrounds, run, results, compare):
+            subject.connect(page, backend, refresh)
+        inspection.connect(page, backend)
+        badge.connect(page, backend, refresh, defaults)
+        api.connect(backend)
+    if backend.options.study:
+        add_study(blocks, Study(backend.options.study))
+    return blocks.queue(max_size=backend.options.max_users, default_concurrency_limit=4)
+
+
+def launch(options: Options) -> None:
+    """Open the page and keep it open; the models load once it can be seen."""
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", category=UserWarning, module="gradio")
+    backend = Backend(options)
+    if on_zero_gpu():
+        backend.start()
+    blocks = build_page(backend)
+    blocks.launch(**launch_arguments(options), prevent_thread_lock=True)
+    if not on_zero_gpu():
+        backend.start()
+    blocks.block_thread()
+
+
+def launch_arguments(options: Options, tabs: OpenTabs | None = None) -> dict[str, Any]:
+    """What Gradio 6 takes at launch: the looks, the limits, and who may come in."""
+    return {
+        "server_name": options.host,
+        "server_port": options.port,
+        "share": options.share,
+        "auth": [options.auth] if options.auth else None,
+        "theme": theme(),
+        "css": static_text("page.css"),
+        "head": f"<script>{static_text('page.js')}</script>",
+        "max_file_size": MAX_BYTES,
+        "footer_links": ["api"],
+        "show_error": False,
+        "ssr_mode": False,
+        "mcp_server": _mcp(),
+        "quiet": False,
+        "app_kwargs": (tabs or OpenTabs()).launch_arguments(),
+    }
+
+
+def _mcp() -> bool:
+    """Whether Gradio's MCP extra is installed, in a version that this Gradio takes."""
+    try:
+        installed = metadata.version("mcp")
+    except metadata.PackageNotFoundError:
+        return False
+    wanted = (Requirement(line) for line in metadata.requires("gradio") or [])
+    return all(installed in requirement.specifier for requirement in wanted if requirement.name == "mcp")

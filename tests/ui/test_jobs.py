@@ -1,0 +1,95 @@
+"""However a job ends, its button comes back and the tab can start the next."""
+
+import threading
+
+import gradio as gr
+import pytest
+
+from layerdiffusion.errors import EditError
+from layerdiffusion.progress import Cancelled, Progress
+from layerdiffusion.ui.jobs import begin, followed, idle, job, stop
+from layerdiffusion.ui.session import Session
+from layerdiffusion.ui.widgets.progress import ProgressView
+
+
+@pytest.fixture
+def session() -> Session:
+    session = Session()
+    begin(session)
+    return session
+
+
+def handler(work):
+    return job(work, 2, lambda session: "cancelled")
+
+
+def test_a_line_alone_leaves_the_outputs_as_they_are(session):
+    def work(session, word):
+        yield (word,)
+        yield "done", 1, 2
+
+    assert [*handler(work)(session, "hello")] == [
+        (gr.skip(), gr.skip(), "hello", gr.skip(), gr.skip()),
+        (gr.skip(), gr.skip(), "done", 1, 2),
+        (*idle(), gr.skip(), gr.skip(), gr.skip()),
+    ]
+    assert not session.running
+
+
+def test_cancel_is_no_error(session):
+    def work(session):
+        yield ("half",)
+        raise Cancelled("stop")
+
+    assert [*handler(work)(session)][-1] == (*idle(), "cancelled", gr.skip(), gr.skip())
+    assert not session.running
+
+
+def test_an_error_is_raised_after_the_button_is_back(session):
+    def work(session):
+        raise EditError("no")
+        yield
+
+    updates = handler(work)(session)
+    assert next(updates) == (*idle(), "", gr.skip(), gr.skip())
+    with pytest.raises(EditError, match="no"):
+        next(updates)
+    assert not session.running
+
+
+def test_a_closed_tab_ends_the_work_and_frees_the_session(session):
+    ended = threading.Event()
+
+    def work(session):
+        try:
+            while True:
+                yield ("on",)
+        finally:
+            ended.set()
+
+    updates = handler(work)(session)
+    next(updates)
+    updates.close()
+    assert ended.is_set() and not session.running
+
+
+def test_one_job_at_a_time(session):
+    with pytest.raises(EditError, match="still running"):
+        begin(session)
+
+
+def test_following_shows_each_step_and_returns_the_result(session):
+    def run(cancel):
+        yield "progress", [Progress("sampling", 1, 4)]
+        yield "done", "result"
+
+    shown = []
+
+    def work():
+        result = yield from followed(session, ProgressView({"sampling": "run"}), run)
+        shown.append(result)
+
+    assert ["step 1 of 4" in line for (line,) in work()] == [True] and shown == ["result"]
+    stop(session)
+    with pytest.raises(Cancelled):
+        next(followed(session, ProgressView({}), run))
