@@ -157,7 +157,7 @@ def test_cancel_frees_the_device_and_keeps_the_page_usable(tab, page, pictures):
     tab.page.click("#cancel")
     tab.page.wait_for_function("() => document.querySelector('#progress').innerText.startsWith('Cancelled')")
     assert time.perf_counter() - began < 5
-    assert not page.backend.editor.runtime._lock.locked()
+    assert not page.backend.editor.runtime._device.locked()
     tab.dial("finetune-steps", 2)
     tab.ready("about")
     tab.page.click("#run")
@@ -170,10 +170,10 @@ def test_closing_the_tab_stops_its_edit(tab, page, pictures):
     tab.ready("about")
     tab.page.click("#run")
     tab.page.wait_for_selector(".ld-stages .ld-now")
-    assert page.backend.editor.runtime._lock.locked()
+    assert page.backend.editor.runtime._device.locked()
     tab.page.close()
     for _ in range(50):
-        if not page.backend.editor.runtime._lock.locked():
+        if not page.backend.editor.runtime._device.locked():
             return
         time.sleep(0.2)
     pytest.fail("the edit of a closed tab still runs")
@@ -261,11 +261,11 @@ def test_painting_backgrounds_is_cancelled_and_goes_on(tab, page, pictures):
     tab.dial("sampling-steps", 200)
     tab.page.click("#generate-run")
     tab.page.wait_for_selector("#generate-note .ld-bar")
-    assert page.backend.editor.runtime._lock.locked()
+    assert page.backend.editor.runtime._device.locked()
     tab.page.click("#generate-cancel")
     tab.page.wait_for_selector("#generate-note :text('Cancelled')")
     tab.page.wait_for_selector("#generate-run:visible")
-    assert not page.backend.editor.runtime._lock.locked() and not tab.page.is_visible("#generate-cancel")
+    assert not page.backend.editor.runtime._device.locked() and not tab.page.is_visible("#generate-cancel")
     assert tab.page.locator("#backgrounds .thumbnail-item").count() == 0
     tab.dial("sampling-steps", 4)
     tab.page.click("#generate-run")
@@ -328,7 +328,7 @@ def test_a_comparison_is_cancelled_and_goes_on(tab, page, pictures):
     tab.page.click("#baselines-cancel")
     tab.page.wait_for_selector("#baselines-progress :text('Cancelled')")
     tab.page.wait_for_selector("#baselines-run:visible")
-    assert not page.backend.editor.runtime._lock.locked() and not tab.page.is_visible("#row-sdedit")
+    assert not page.backend.editor.runtime._device.locked() and not tab.page.is_visible("#row-sdedit")
     compare_with(tab, "SDEdit")
     tab.page.wait_for_selector("#row-sdedit .thumbnail-item >> nth=1")
 
