@@ -26,6 +26,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return available_cores() if config.args_source is pytest.Config.ArgsSource.TESTPATHS else 0
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A worker gets the tests of a whole file, for its fixtures; those in the browser share a served page."""
     parts = {item: item.path.relative_to(HERE).parts for item in items}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -68,12 +69,15 @@ def save_page_model(folder: Path) -> Path:
 
 @contextmanager
 def served(folder: Path, **options: Any) -> Iterator[Served]:
-    """The page, open to requests, its model loading in the background."""
+    """The page, open to requests, its model loaded as the page does it: in the background, after it has opened."""
     options = Options(model=str(folder), host="127.0.0.1", offline=True, **options)
     backend = Backend(options)
     blocks = build_page(backend)
     _, url, _ = blocks.launch(**{**launch_arguments(options), "quiet": True}, prevent_thread_lock=True)
     backend.start()
+    for thread in threading.enumerate():
+        if thread.name == "load-models":  # a test that builds a network meanwhile would get the libraries' patches
+            thread.join(120)
     try:
         yield Served(url, backend, blocks)
     finally:

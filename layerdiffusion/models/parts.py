@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,9 @@ import torch
 from layerdiffusion.errors import ModelError
 from layerdiffusion.models import hub
 
+# Held by whoever builds a network: diffusers and transformers patch `torch.nn` meanwhile, for the whole process, and of
+# two at once the second puts back the first one's patch for good.
+BUILDING = threading.RLock()
 Network = Any  # an `nn.Module` with a `config`, for which neither diffusers nor transformers has a type
 
 
@@ -107,22 +111,23 @@ def reason(error: Exception | str) -> str:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """No bars and no advice from the libraries while they load; what matters is raised as an error."""
+    """One load at a time, without the libraries' bars and advice; what matters is raised as an error."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
     libraries = (diffusers_logging, transformers_logging)
-    before = [(library.get_verbosity(), library.is_progress_bar_enabled()) for library in libraries]
-    for library in libraries:
-        library.set_verbosity_error()
-        library.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for library, (verbosity, bars) in zip(libraries, before, strict=True):
-            library.set_verbosity(verbosity)
-            if bars:
-                library.enable_progress_bar()
+    with BUILDING:
+        before = [(library.get_verbosity(), library.is_progress_bar_enabled()) for library in libraries]
+        for library in libraries:
+            library.set_verbosity_error()
+            library.disable_progress_bar()
+        try:
+            yield
+        finally:
+            for library, (verbosity, bars) in zip(libraries, before, strict=True):
+                library.set_verbosity(verbosity)
+                if bars:
+                    library.enable_progress_bar()
 
 
 def _open_part(folder: Path, part: str, cls: Any) -> Network:

@@ -22,6 +22,7 @@ from torch import nn
 from layerdiffusion.errors import ModelError
 from layerdiffusion.models._torchvision import ensure_torchvision
 from layerdiffusion.models.hub import download
+from layerdiffusion.models.parts import BUILDING
 
 ensure_torchvision()
 
@@ -230,7 +231,7 @@ def _count(weights: Mapping[str, torch.Tensor], prefix: str) -> int:
 
 
 def _with_weights(config: SamConfig, weights: Mapping[str, torch.Tensor], path: Path) -> Sam:
-    with torch.device("meta"):  # fresh weights would only be thrown away
+    with BUILDING, torch.device("meta"):  # fresh weights would only be thrown away
         sam = build_sam(config)
     try:
         sam.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, assign=True)

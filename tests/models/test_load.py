@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -555,3 +556,12 @@ def test_importing_the_package_is_cheap_and_gives_the_public_names():
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+def test_models_loaded_by_many_threads_at_once_are_whole_and_leave_torch_as_it_was(tiny_folder):
+    """The libraries patch `torch.nn.Module` while they build a network, which two threads would leave patched."""
+    before = torch.nn.Module.register_parameter
+    with ThreadPoolExecutor(6) as pool:
+        loaded = list(pool.map(lambda _: load_models(tiny_folder, "cpu", "float32"), range(6)))
+    assert torch.nn.Module.register_parameter is before
+    assert not any(weight.is_meta for models in loaded for weight in models.unet.parameters())
