@@ -119,7 +119,7 @@ def test_with_a_segmenter_the_subject_is_looked_for_where_it_was_laid_down(model
 
 def layers_of(background: np.ndarray, own_subject: np.ndarray) -> Layers:
     picture = Image.fromarray(background)
-    return Layers(picture, own_subject, picture, ~own_subject)
+    return Layers(picture, own_subject, picture, own_subject)
 
 
 def test_background_likeness_is_the_psnr_where_neither_picture_has_a_subject():

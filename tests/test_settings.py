@@ -1,0 +1,93 @@
+"""The table of settings: one entry is all that a new setting costs."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+
+import gradio as gr
+import pytest
+from tiny import QUICK
+
+from layerdiffusion.commands.terminal import add_setting
+from layerdiffusion.editor import Editor
+from layerdiffusion.errors import RecipeError, SettingsError
+from layerdiffusion.recipe import recipe_from_dict, recipe_to_dict
+from layerdiffusion.settings import FINETUNE, SAMPLING, Limit, Settings, setting, setting_table
+
+
+@dataclasses.dataclass(frozen=True)
+class WithSharpness(Settings):
+    """The settings, and one more: this entry is the whole of it."""
+
+    sharpness: float = setting(
+        0.5, SAMPLING, limit=Limit(0.0, 2.0, 0.1), label="Sharpness", help="Higher has harder edges."
+    )
+
+
+@pytest.fixture
+def sharp() -> WithSharpness:
+    return WithSharpness(**QUICK.to_dict(), sharpness=0.75)
+
+
+def test_a_new_setting_is_in_the_help_with_its_range():
+    parser = argparse.ArgumentParser()
+    add_setting(parser.add_argument_group("settings"), setting_table(WithSharpness)["sharpness"])
+    text = " ".join(parser.format_help().split())
+    assert "--sharpness" in text and "Higher has harder edges; 0 to 2" in text
+    assert parser.parse_args(["--sharpness", "1.5"]).sharpness == 1.5
+
+
+def test_a_new_setting_is_checked_and_has_its_default(sharp):
+    with pytest.raises(SettingsError, match="sharpness must be a number from 0 to 2, not 3"):
+        WithSharpness(sharpness=3)
+    assert WithSharpness().resolve().sharpness == 0.5
+    assert sharp.resolve(Settings(alpha=0.2)).sharpness == 0.75
+
+
+def test_a_new_setting_is_in_the_recipe(edit, sharp):
+    data = recipe_to_dict(edit, sharp)
+    assert data["settings"]["sharpness"] == 0.75
+    assert recipe_from_dict(data, settings=WithSharpness).settings == sharp
+    with pytest.raises(RecipeError, match='unknown field "sharpness"'):
+        recipe_from_dict(data)
+
+
+def test_a_new_setting_is_in_the_key_of_its_stage_and_of_no_stage_before(tiny_v_models, edit, sharp):
+    editor = Editor(tiny_v_models)
+    editor.run(edit, sharp)
+    assert set(editor.plan(edit, sharp).values()) == {"reuse"}
+    harder = dataclasses.replace(sharp, sharpness=1.0)
+    assert editor.plan(edit, harder) == {"embeddings": "reuse", "finetune": "reuse", "sampling": "run"}
+
+
+@pytest.mark.parametrize("name", [name for name in setting_table() if name not in ("layers", "tune")])
+def test_a_setting_invalidates_the_first_stage_that_reads_it_and_what_comes_after(tiny_v_models, edit, name):
+    """All but those whose other words take longer to run than a test should."""
+    others = {"seeds": (5,), "schedule": "edit", "embedding_mask": "everything"}
+    value = getattr(QUICK.resolve(tiny_v_models.defaults), name)
+    changed = dataclasses.replace(QUICK, **{name: others.get(name, value + 1 if isinstance(value, int) else 0.25)})
+    editor = Editor(tiny_v_models)
+    editor.run(edit, QUICK)
+    stages = ["embeddings", "finetune", "sampling"]
+    first = stages.index(setting_table()[name].stages[0])
+    assert list(editor.plan(edit, changed).values()) == ["reuse"] * first + ["run"] * (len(stages) - first)
+
+
+def test_settings_of_a_stage_are_those_that_it_reads():
+    settings = QUICK.resolve()
+    assert settings.of(FINETUNE).to_dict().keys() == {
+        *("alpha", "object_weight", "background_weight", "finetune_steps", "finetune_lr", "training_seed"),
+        *("noise_offset", "tune", "layers"),
+    }
+    assert settings.of(SAMPLING).embedding_steps is None
+
+
+def test_a_new_setting_is_on_the_page(sharp):
+    from layerdiffusion.ui.widgets.dials import setting_dials
+
+    with gr.Blocks():
+        dials = setting_dials(setting_table(WithSharpness), sharp.resolve())
+    dial = dials["sharpness"]
+    assert (dial.label, dial.info, dial.value) == ("Sharpness", "Higher has harder edges.", 0.75)
+    assert (dial.minimum, dial.maximum) == (0.0, 2.0)
