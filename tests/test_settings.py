@@ -14,6 +14,7 @@ from layerdiffusion.editor import Editor
 from layerdiffusion.errors import RecipeError, SettingsError
 from layerdiffusion.recipe import recipe_from_dict, recipe_to_dict
 from layerdiffusion.settings import FINETUNE, SAMPLING, Limit, Settings, setting, setting_table
+from layerdiffusion.ui.widgets.dials import dial_values, dials_card, seed_count, settings_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +67,7 @@ def test_a_setting_invalidates_the_first_stage_that_reads_it_and_what_comes_afte
     """All but those whose other words take longer to run than a test should."""
     others = {"seeds": (5,), "schedule": "edit", "embedding_mask": "everything"}
     value = getattr(QUICK.resolve(tiny_v_models.defaults), name)
-    changed = dataclasses.replace(QUICK, **{name: others.get(name, value + 1 if isinstance(value, int) else 0.25)})
+    changed = dataclasses.replace(QUICK, **{name: others.get(name, value + 1 if isinstance(value, int) else 0.05)})
     editor = Editor(tiny_v_models)
     editor.run(edit, QUICK)
     stages = ["embeddings", "finetune", "sampling"]
@@ -84,10 +85,10 @@ def test_settings_of_a_stage_are_those_that_it_reads():
 
 
 def test_a_new_setting_is_on_the_page(sharp):
-    from layerdiffusion.ui.widgets.dials import setting_dials
-
+    shown = sharp.resolve()
     with gr.Blocks():
-        dials = setting_dials(setting_table(WithSharpness), sharp.resolve())
+        dials = dials_card(shown, seed_count(shown)).dials
     dial = dials["sharpness"]
     assert (dial.label, dial.info, dial.value) == ("Sharpness", "Higher has harder edges.", 0.75)
     assert (dial.minimum, dial.maximum) == (0.0, 2.0)
+    assert settings_of(tuple(dial_values(shown)), WithSharpness) == shown
