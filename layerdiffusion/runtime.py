@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 RUN, REUSE, SKIP = "run", "reuse", "skip"  # what there is to do for a stage: all of it, nothing (cached), no steps
+OUT_OF_MEMORY = (  # as torch, cuBLAS, cuDNN and the allocators of CPUs say it
+    *("out of memory", "can't allocate memory", "not enough memory", "unable to find an engine"),
+    *("cublas_status_alloc_failed", "cudnn_status_alloc_failed"),
+)
 _MISSING = object()
 
 
@@ -247,12 +251,7 @@ def training_generator(stage: str, seed: int) -> torch.Generator:
 def is_out_of_memory(error: Exception) -> bool:
     """Whether the error says that a device's or the machine's memory is used up."""
     words = str(error).lower()
-    return (
-        isinstance(error, MemoryError | torch.OutOfMemoryError)
-        or "out of memory" in words
-        or "can't allocate memory" in words
-        or "not enough memory" in words
-    )
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(part in words for part in OUT_OF_MEMORY)
 
 
 @contextlib.contextmanager

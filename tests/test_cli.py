@@ -4,6 +4,7 @@ Ctrl-C.
 
 import errno
 import json
+import math
 import os
 import signal
 import subprocess
@@ -355,6 +356,21 @@ def test_a_disk_that_fills_up_while_saving_ends_with_one_sentence(cli, monkeypat
 
     monkeypatch.setattr(Image.Image, "save", full)
     assert "No space left on device" in refusal(cli(*GOOD, *QUICK, "--out", "result"))
+
+
+def test_a_loss_that_is_not_finite_is_null_in_json(cli, monkeypatch):
+    """As float16 leaves steps out whose loss overflowed."""
+    run = Editor.run
+
+    def overflowed(self, *args, **kwargs):
+        result = run(self, *args, **kwargs)
+        result.losses["finetune"][0] = math.inf
+        return result
+
+    monkeypatch.setattr(Editor, "run", overflowed)
+    status, out, _ = cli("--image", "dog.png", "--mask", "mask.png", *WORDS, *QUICK, "--json")
+    losses = json.loads(out)["losses"]["finetune"]
+    assert status == 0 and losses[0] is None and all(loss > 0 for loss in losses[1:])
 
 
 def test_bad_input_is_json_too_when_a_machine_asks(cli):

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from layerdiffusion.runtime import RUN, SKIP, Runtime, Stage, StageCache
+from layerdiffusion.runtime import RUN, SKIP, Runtime, Stage, StageCache, is_out_of_memory
 
 
 @pytest.fixture
@@ -84,3 +84,18 @@ def test_a_stage_gets_the_values_of_the_stages_it_names_and_runs_once(tiny_v_mod
     assert runtime.plan([first, last]) == {"embeddings": "reuse", "sampling": "reuse"}
     assert runtime.cached(last) == 7 and runtime.cached(stage(number=5)) is None
     assert runtime.status(stage(number=5)) == RUN and runtime.status(stage(steps=0, number=5)) == SKIP
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "CUDA out of memory. Tried to allocate 2.00 GiB",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "GET was unable to find an engine to execute this computation",
+        "[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory",
+    ],
+)
+def test_out_of_memory_is_known_however_it_is_said(words):
+    assert is_out_of_memory(RuntimeError(words))
+    assert not is_out_of_memory(RuntimeError("shape '[2, 3]' is invalid for input of size 5"))

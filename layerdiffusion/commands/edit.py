@@ -9,7 +9,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from layerdiffusion.commands.terminal import Bars, add_setting, interruptible, number, seeds, writable
+from layerdiffusion.commands.terminal import Bars, add_setting, finite_or_none, interruptible, number, seeds, writable
 from layerdiffusion.edit import BACKGROUNDS, PLACEMENT, Edit, Placement, check_prompts
 from layerdiffusion.errors import EditError, MaskError
 from layerdiffusion.images.geometry import points_in_opened
@@ -225,7 +225,7 @@ def _report(args: argparse.Namespace, result: Result, folder: Path) -> None:
         "settings": result.settings.to_dict(),
         "stages": result.stages,
         "timings": result.timings,
-        "losses": result.losses,
+        "losses": {stage: [finite_or_none(loss) for loss in losses] for stage, losses in result.losses.items()},
         "warnings": list(result.warnings),
     }
     print(json.dumps(report, ensure_ascii=False, allow_nan=False))

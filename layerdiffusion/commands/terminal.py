@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import signal
 import threading
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,11 @@ def number(text: str) -> float | int:
         return float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
+
+
+def finite_or_none(value: float) -> float | None:
+    """The value as JSON can hold it: a loss of a step that float16 left out is not finite."""
+    return value if math.isfinite(value) else None
 
 
 def seeds(text: str) -> list[int]:

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from layerdiffusion.method.types import NoiseScheduler, OptimizerFactory
 
+MOST_OVERFLOWS = 12  # from 65,536 the scale is then 16: what overflows still does so for another reason
+
 
 @dataclass(frozen=True)
 class Step:
@@ -112,21 +114,28 @@ class OptimizerStep:
     ) -> None:
         parameters = list(parameters)
         self.optimizer = optimizer(parameters, lr=lr)
+        self.overflows = 0  # steps left out in a row
         self.scaler = torch.amp.GradScaler(parameters[0].device.type, enabled=precision == torch.float16)
 
     def __call__(self, loss: Tensor) -> float:
         """One step down the gradient of `loss`, a scalar, which is returned.
 
-        Raises `FloatingPointError` when it is no longer a number.
+        Raises `FloatingPointError` when it is no longer a number, or when float16 overflows `MOST_OVERFLOWS` times in
+        a row.
         """
         value = loss.item()
         # In float16 a single overflow is ordinary: the scaler leaves that step out and halves its scale.
         if not math.isfinite(value) and not self.scaler.is_enabled():
             raise FloatingPointError("the loss is no longer a finite number")
-        self.optimizer.zero_grad(set_to_none=True)
+        scale = self.scaler.get_scale()
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        # Freed now, not before the next backward: they would lie beside the activations of the next forward pass.
+        self.optimizer.zero_grad(set_to_none=True)
+        self.overflows = self.overflows + 1 if self.scaler.get_scale() < scale else 0
+        if self.overflows >= MOST_OVERFLOWS:
+            raise FloatingPointError("float16 overflows at every step")
         return value
 
 

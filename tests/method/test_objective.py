@@ -5,6 +5,7 @@ import torch
 from tiny import WIDTH, stable_diffusion_scheduler, tiny_unet
 
 from layerdiffusion.method.objective import (
+    MOST_OVERFLOWS,
     OptimizerStep,
     draw_noise_and_timestep,
     frozen,
@@ -104,10 +105,12 @@ def test_a_float16_step_scales_the_gradient_up_and_back_down():
     seen = []
     parameter.register_hook(lambda gradient: seen.append(gradient.clone()))
 
-    loss = OptimizerStep([parameter], 1e-3, torch.float16)((parameter * 1e-6).sum())
+    step, stepped = OptimizerStep([parameter], 1e-3, torch.float16), []
+    step.optimizer.register_step_pre_hook(lambda *_: stepped.append(parameter.grad.clone()))
+    loss = step((parameter * 1e-6).sum())
 
     assert seen[0][0] > 1e-3  # in the backward pass: far above what float16 would round to nothing
-    torch.testing.assert_close(parameter.grad, torch.full((3,), 1e-6))
+    torch.testing.assert_close(stepped, [torch.full((3,), 1e-6)])
     torch.testing.assert_close(start - parameter.detach(), torch.full((3,), 1e-3), rtol=0.02, atol=0)
     assert loss == pytest.approx(1.5e-6)
 
@@ -147,3 +150,21 @@ def tiny_unet_in_a_mixed_state():
 
 def state_of(unet):
     return [part.training for part in unet.modules()], [p.requires_grad for p in unet.parameters()]
+
+
+def test_gradients_are_freed_right_after_the_step():
+    parameter = torch.ones(3, requires_grad=True)
+    OptimizerStep([parameter], 1e-3)((parameter * 2).sum())
+    assert parameter.grad is None and (parameter < 1).all()
+
+
+def test_endless_overflow_in_float16_is_an_error_and_a_few_are_not():
+    parameter = torch.ones(3, requires_grad=True)
+    step = OptimizerStep([parameter], 1e-3, torch.float16)
+    for _ in range(MOST_OVERFLOWS - 1):
+        step((parameter * float("inf")).sum())
+    step((parameter * 1e-6).sum())
+    assert step.overflows == 0
+    with pytest.raises(FloatingPointError, match="overflows at every step"):
+        for _ in range(MOST_OVERFLOWS):
+            step((parameter * float("inf")).sum())
