@@ -19,6 +19,7 @@ from PIL import Image
 
 from layerdiffusion.__main__ import main
 from layerdiffusion.edit import Edit, Placement
+from layerdiffusion.editor import Editor
 from layerdiffusion.models.sam import SamConfig, build_sam, load_sam, save_sam
 from layerdiffusion.models.segmenter import Segmenter
 from layerdiffusion.recipe import load_recipe, save_recipe
