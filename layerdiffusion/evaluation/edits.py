@@ -22,15 +22,19 @@ if TYPE_CHECKING:
 
     from layerdiffusion.editor import Editor
     from layerdiffusion.evaluation.datasets.toyedits import ToyEdit
-    from layerdiffusion.miniature.judge import Judge
+    from layerdiffusion.miniature.shape import ShapeMeasure
 
-BARS = {"as asked": 0.60, "paint": 0.80}
+BARS = {"as asked": 0.88, "paint": 0.88, "as asked, in its paint": 0.80, "shape": 0.70}
 WITHOUT = "words alone"  # the untouched model, given the whole prompt
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of one picture: the judge's word on each attribute, and its background's likeness in dB."""
+    """What became of one picture.
+
+    The judge's word on each attribute and on whether the subject is `whole`; `shape`: the IoU of its outline with the
+    animal's own in the pose asked for, `outlined` if it has that outline; `background`: its likeness in dB.
+    """
 
     edit: int
     seed: int
@@ -38,7 +42,15 @@ class Verdict:
     pose: bool
     place: bool
     paint: bool
+    whole: bool
+    shape: float
+    outlined: bool
     background: float
+
+    @property
+    def as_asked(self) -> bool:
+        """Whether the prompt's words are all right, of a subject that is whole."""
+        return self.animal and self.pose and self.place and self.whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,14 +73,14 @@ def run(args: argparse.Namespace) -> int:
 
     from layerdiffusion.editor import Editor
     from layerdiffusion.evaluation.datasets.toyedits import FIRST_SEED, TUNING_SEED, toy_edits
-    from layerdiffusion.miniature.judge import load_judge
+    from layerdiffusion.miniature.quality import shape_measure
     from layerdiffusion.models.load import load_models
 
     settings = Settings(seeds=tuple(range(args.seeds)), **dict(map(parse_setting, args.set)))
     models = load_models(args.model)
-    if not (models.folder / "judge").is_dir():
-        raise EditError(f"The model {models.name} has no judge to tell right from wrong; use the miniature.")
-    editor, judge = Editor(models, cache_limit=1), load_judge(models.folder / "judge")
+    if not all((models.folder / part).is_dir() for part in ("judge", "sam")):
+        raise EditError(f"The model {models.name} has no judge and SAM to measure with; use the miniature.")
+    editor, measure = Editor(models, cache_limit=1), shape_measure(models.folder)
     methods = {"edits": settings} | ({} if args.no_baseline else {WITHOUT: settings})
     verdicts: dict[str, list[Verdict]] = {name: [] for name in methods}
     rows: list[list[Image.Image]] = []
@@ -77,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
         rows.append([toy.photo.image, toy.reference.image, editor.layers(toy.edit).composite])
         for name in methods:
             images = paint(editor, toy, settings, words_alone=name == WITHOUT)
-            verdicts[name] += judged(judge, toy, images, settings.seeds)
+            verdicts[name] += judged(measure, toy, images, settings.seeds)
             rows[-1] += images
     if args.pictures:
         _sheet(rows).save(args.pictures)
@@ -105,29 +117,35 @@ def paint(editor: Editor, toy: ToyEdit, settings: Settings, words_alone: bool = 
     return editor.run(words, replace(settings, embedding_steps=0, finetune_steps=0, schedule="edit")).images
 
 
-def judged(judge: Judge, toy: ToyEdit, images: list[Image.Image], seeds: Iterable[int]) -> list[Verdict]:
+def judged(measure: ShapeMeasure, toy: ToyEdit, images: list[Image.Image], seeds: Iterable[int]) -> list[Verdict]:
     """The verdict on each of an edit's pictures."""
     from layerdiffusion.evaluation.datasets.toyedits import background_psnr
     from layerdiffusion.images.masks import grow
 
-    found = zip(seeds, images, judge(images), judge.masks(images), strict=True)
+    judge, shapes = measure.judge, measure(images, [toy.wanted] * len(images))
+    found = zip(seeds, images, judge(images), judge.masks(images), shapes, strict=True)
     return [
         Verdict(
             edit=toy.seed,
             seed=seed,
             **{key: seen[key] == value for key, value in toy.wanted.items()},
+            whole=seen.get("shape", "whole") == "whole",
+            shape=shape.iou,
+            outlined=shape.whole,
             background=background_psnr(image, toy, grow(subject, 4)),
         )
-        for seed, image, seen, subject in found
+        for seed, image, seen, subject, shape in found
     ]
 
 
 def summary(verdicts: list[Verdict]) -> dict[str, float]:
-    """Shares of pictures: each attribute right, animal, pose and place all right; the background's mean likeness."""
+    """Shares of pictures: each attribute right; all that was asked right; the outline; the background's likeness."""
     shares = {key: float(np.mean([getattr(v, key) for v in verdicts])) for key in ("animal", "pose", "place", "paint")}
     return shares | {
-        "as asked": float(np.mean([v.animal and v.pose and v.place for v in verdicts])),
-        "as asked, in its paint": float(np.mean([v.animal and v.pose and v.place and v.paint for v in verdicts])),
+        "as asked": float(np.mean([v.as_asked for v in verdicts])),
+        "as asked, in its paint": float(np.mean([v.as_asked and v.paint for v in verdicts])),
+        "judged whole": float(np.mean([v.whole for v in verdicts])),
+        "shape": float(np.mean([v.outlined for v in verdicts])),
         "background": float(np.nanmean([v.background for v in verdicts])),
     }
 

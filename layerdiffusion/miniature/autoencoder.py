@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from layerdiffusion.miniature.data import Scenes, to_tensor
-from layerdiffusion.miniature.training import Plan, Rates, fit
+from layerdiffusion.miniature.training import Plan, Rates, autocast, fit
 from layerdiffusion.models._torchvision import ensure_torchvision
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ CONFIG = dict(
 )
 CROP, BATCH = 64, 24
 LATENT_NOISE = 0.08
+RATES = Rates(lr=2e-3, weight_decay=0.0, cooldown=0.3, muon=True)
+CONTINUED = Rates(lr=5e-4, weight_decay=0.0, warmup=20, cooldown=0.6, ema=0.99, muon=True)
 
 
 def build() -> AutoencoderTiny:
@@ -74,30 +76,32 @@ def reconstruction_loss(decoded: torch.Tensor, wanted: torch.Tensor, mask: torch
     return loss
 
 
-def train(scenes: Scenes, plan: Plan, rates: Rates | None = None) -> AutoencoderTiny:
-    """Train on crops of `scenes` for `plan.minutes`; the averaged weights, float32."""
+def train(scenes: Scenes, plan: Plan, rates: Rates | None = None, start: AutoencoderTiny | None = None):
+    """Train on crops of `scenes` for `plan.minutes`; the averaged weights, an `AutoencoderTiny` in float32.
+
+    `start`: a trained one, of which the decoder alone is trained on: latents stay what they are, and so does every
+    diffusion model that was trained on them.
+    """
     torch.manual_seed(plan.seed)
-    vae = build().to(plan.device)
+    vae = (build() if start is None else start).to(plan.device)
 
     def loss_of(step: int, rng: np.random.Generator, generator: torch.Generator) -> torch.Tensor:
         wanted, mask = (x.to(plan.device) for x in crops(scenes, rng))
-        latents = vae.encoder(wanted.contiguous(memory_format=torch.channels_last)).float()
+        with torch.set_grad_enabled(start is None):
+            latents = vae.encoder(wanted.contiguous(memory_format=torch.channels_last)).float()
         spread = latents.square().mean().sqrt()
         regular = latents.mean((0, 2, 3)).square().mean() + (spread - 1).square()
         noise = torch.randn(latents.shape, generator=generator).to(plan.device)
-        if step % 5 == 4:
+        if step % 5 == 4 and start is None:
             latents, wanted, mask = (F.avg_pool2d(x, 2) for x in (latents, wanted, mask))
             noise = noise[..., ::2, ::2]
         noisy = latents + LATENT_NOISE * spread.detach() * noise
         return reconstruction_loss(vae.decoder(noisy), wanted, mask) + 0.05 * regular
 
-    fit(
-        "vae",
-        nn.ModuleDict({"vae": vae}),
-        loss_of,
-        plan,
-        rates or Rates(lr=2e-3, weight_decay=0.0, cooldown=0.3, muon=True),
-    )
+    if start is None:
+        fit("vae", nn.ModuleDict({"vae": vae}), loss_of, plan, rates or RATES)
+    else:
+        fit("decoder", nn.ModuleDict({"decoder": vae.decoder.requires_grad_(True)}), loss_of, plan, rates or CONTINUED)
     return vae
 
 
@@ -108,6 +112,6 @@ def encode(vae: AutoencoderTiny, images: np.ndarray, batch: int = 64, dtype=torc
     latents = []
     for part in torch.from_numpy(images).split(batch):
         pixels = to_tensor(part.numpy()).to(vae.device, memory_format=torch.channels_last)
-        with torch.autocast(vae.device.type, torch.bfloat16):
+        with autocast(vae.device):
             latents.append((vae.encode(pixels).latents * vae.config.scaling_factor).to("cpu", dtype))
     return torch.cat(latents)

@@ -9,6 +9,9 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from layerdiffusion.errors import ModelError
+from layerdiffusion.miniature.figures import recorded, rough_parts
+from layerdiffusion.miniature.pictures import guidance_of, painter, wishes
+from layerdiffusion.miniature.sheets import label_grid
 from layerdiffusion.miniature.train import PARTS
 from layerdiffusion.miniature.world import (
     ANIMALS,
@@ -19,35 +22,35 @@ from layerdiffusion.miniature.world import (
     SIDE,
     SIZES,
     join,
-    label_grid,
     phrase,
 )
 
 SAMPLES, CURVES, CARD = "samples.webp", "losses.png", "README.md"
+NOTES = "notes.json"  # what no program can measure: which samples a person finds whole, and what was tried
 WHAT = {
     "vae": "AutoencoderTiny: 128 × 128 pixels to 16 × 16 × 16 latents",
+    "decoder": "the autoencoder's decoder, trained on: its latents stay what they are",
     "diffusion": "UNet2DConditionModel and CLIPTextModel, v-prediction",
     "judge": "a plain convolutional classifier",
     "sam": "`segment_anything`'s `Sam` with a small ViT",
     "clip": "`transformers.CLIPModel`, ViT and text transformer",
+    "features": "a small convolutional network, by whose features KID is measured",
 }
 
 
 def write(folder: Path, count: int = 24) -> Path:
     """Write `README.md` and its pictures to `folder`; what isn't there yet is said to be missing."""
-    from layerdiffusion.evaluation.miniature import recorded, rough_parts
-
     if not folder.is_dir():
         raise ModelError(f"There is no {folder} to describe; train the parts first, or give another --out.")
     facts = {name: _facts(folder / part.folder / "training.json") for name, part in PARTS.items()}
     facts = {name: fact for name, fact in facts.items() if fact}
-    figures = recorded(folder)
+    figures, notes = recorded(folder), _facts(folder / NOTES) or {}
     painted = (folder / "model_index.json").exists()
     if painted:
         samples(folder, count).save(folder / SAMPLES, quality=88, method=6)
     if facts:
         curves({name: fact["losses"] for name, fact in facts.items()}).save(folder / CURVES, optimize=True)
-    text = _text(folder, facts, figures, rough_parts(folder), painted, count)
+    text = _text(folder, facts, figures, rough_parts(folder), notes, count if painted else 0)
     (folder / CARD).write_text(text, encoding="utf-8")
     return folder / CARD
 
@@ -58,8 +61,6 @@ def _facts(path: Path) -> dict | None:
 
 def samples(folder: Path, count: int = 24) -> Image.Image:
     """Pictures of seeds 0, 1, 2, … with their captions beneath, none left out."""
-    from layerdiffusion.evaluation.miniature import painter, wishes
-
     captions = [join(*phrase(attributes)) for attributes in wishes(count, False, 0)]
     paint = painter(folder)
     images = [
@@ -97,21 +98,40 @@ def curves(losses: dict[str, list], width: int = 300, height: int = 190) -> Imag
     return sheet
 
 
-def _text(folder: Path, facts: dict, figures: list, rough: set[str], painted: bool, count: int) -> str:
-    from layerdiffusion.evaluation.miniature import guidance_of
-
+def _text(folder: Path, facts: dict, figures: list, rough: set[str], notes: dict, count: int) -> str:
     parts = [_HEAD.format(
         animals=", ".join(ANIMALS), paints=", ".join(PAINTS), poses=", ".join(POSES), sizes=", ".join(SIZES),
         places=", ".join(PLACES), side=SIDE, guidance=guidance_of(folder),
     )]  # fmt: skip
-    if painted:
+    if count:
         parts.append(f"## Samples\n\nSeeds 0 to {count - 1}, none left out, 50 DDIM steps.\n\n![samples]({SAMPLES})\n")
+        parts.append(_by_eye(notes, count))
     parts.append("## Parts\n\n" + _parts_table(folder, facts))
     if facts:
         parts.append(f"![loss curves]({CURVES})\n\n" + _outlook(facts))
     parts.append("## Figures\n\n" + _figures_table(figures, rough))
-    parts.append(_TAIL.format(first=f"{HELD_OUT_SEEDS:,}"))
+    whole = next((f.formatted(f.value) for f in figures if f.name.startswith("subject whole: ") and f.value), "not all")
+    parts.append(_TAIL.format(first=f"{HELD_OUT_SEEDS:,}", whole=whole, trials=_trials(notes)))
     return "\n".join(parts)
+
+
+def _by_eye(notes: dict, count: int) -> str:
+    """How many of the samples a person finds whole, and which not, counted from 0 along the rows."""
+    if "not_whole" not in notes:
+        return "Nobody has counted yet how many of them are whole.\n"
+    broken = notes["not_whole"]
+    which = f": not {', '.join(map(str, broken))}, counted from 0 along the rows" if broken else ""
+    return f"By eye, {count - len(broken)} of the {count} subjects are whole{which}.\n"
+
+
+def _trials(notes: dict) -> str:
+    """What was compared, and what was not."""
+    if not notes.get("trials") and not notes.get("not_tried"):
+        return ""
+    lines = ["## What was tried\n", "| | pictures | subject whole |", "|---|---|---|"]
+    lines += [f"| {t['what']} | {t['pictures']} | {100 * t['whole']:.1f} % |" for t in notes.get("trials", [])]
+    lines += [""] + [f"- {line}" for line in notes.get("not_tried", [])]
+    return "\n".join(lines) + "\n\n"
 
 
 def _parts_table(folder: Path, facts: dict) -> str:
@@ -140,10 +160,12 @@ def _parts_table(folder: Path, facts: dict) -> str:
 
 _FOLDERS = {
     "vae": ("vae",),
+    "decoder": ("vae/decoder",),
     "diffusion": ("unet", "text_encoder", "tokenizer", "scheduler"),
     "judge": ("judge",),
     "sam": ("sam",),
     "clip": ("clip",),
+    "features": ("features",),
 }
 
 
@@ -167,9 +189,9 @@ def _figures_table(figures: list, rough: set[str]) -> str:
         return "Not measured yet: `python -m layerdiffusion evaluate miniature --record`.\n"
     lines = ["| part | figure | reached | bar | |", "|---|---|---|---|---|"]
     for figure in figures:
-        bar = "–" if figure.bar is None else ("≤ " if figure.at_most else "≥ ") + figure.told(figure.bar)
+        bar = "–" if figure.bar is None else ("≤ " if figure.at_most else "≥ ") + figure.formatted(figure.bar)
         verdict = "" if figure.bar is None else "reached" if figure.reached else "**missed**"
-        lines.append(f"| {figure.part} | {figure.name} | {figure.told(figure.value)} | {bar} | {verdict} |")
+        lines.append(f"| {figure.part} | {figure.name} | {figure.formatted(figure.value)} | {bar} | {verdict} |")
     missed = sum(not figure.reached for figure in figures)
     said = f"{missed} of {len(figures)} figures miss their bar." if missed else "Every bar is reached."
     if rough:
@@ -202,11 +224,13 @@ Its pictures are {side} × {side}. What it knows: {animals}; in the paints {pain
 _TAIL = """`python -m layerdiffusion evaluate miniature` measures them again. Its scenes are of seeds {first} and up,
 from which no training draws. "Unseen combinations" are one place and one paint for each animal, left out of all
 training but the judge's: it measures the others, and must know what they are asked for. It says what is in a picture,
-and its own errors count against the diffusion model.
+and its own errors count against the diffusion model. "Whole" is what the outline is: the subject, cut out, covers the
+sprite's silhouette in the pose asked for, at the best place, scale and mirror image, with an IoU of 0.80 or more.
 
-## Limits
+{trials}## Limits
 
-- The smallest animals and thin legs can lose parts, even where the judge still knows them; larger ones are whole.
+- Of its subjects {whole} have the outline that their words name. The others lose parts, thin legs above all, or run
+  together, also where the judge still knows them.
 - It knows the toybox and nothing else: a word its captions don't have means nothing to it, and a photo of the real
   world is outside what any part of it has seen.
 - Two subjects, people, writing and counting are beyond the diffusion model. Only the SAM has seen two subjects.
@@ -217,7 +241,7 @@ and its own errors count against the diffusion model.
 
 ```
 python -m layerdiffusion train-miniature --out DIR          # every part
-python -m layerdiffusion train-miniature clip --out DIR     # or one: vae, diffusion, judge, sam, clip
+python -m layerdiffusion train-miniature clip --out DIR     # or one: vae, decoder, diffusion, judge, sam, clip, …
 python -m layerdiffusion train-miniature card --out DIR     # this page
 ```
 

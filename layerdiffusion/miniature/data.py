@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 import torch
 
+from layerdiffusion.miniature.broken import break_scene
 from layerdiffusion.miniature.world import SIDE, draw, held_out
 
 
@@ -24,13 +25,16 @@ class Scenes:
         return len(self.images)
 
 
-def _draw_one(seed: int, side: int, subjects: int, empty: float, unseen: bool | None):
+def _draw_one(seed: int, side: int, subjects: int, empty: float, unseen: bool | None, broken: float):
     """Scene `seed`, or None if it is on the wrong side of the held-out combinations."""
     if empty and np.random.default_rng([seed, 99]).random() < empty:
         subjects = 0
     scene = draw(seed, side=side, subjects=subjects)
     if unseen is not None and held_out(scene.attributes) != unseen:
         return None
+    if broken and scene.object_mask.any():
+        rng = np.random.default_rng([seed, 98])
+        scene = break_scene(scene, rng) if rng.random() < broken else scene
     masks = scene.masks or (scene.object_mask,)
     return np.asarray(scene.image), np.stack(masks), scene.attributes
 
@@ -43,14 +47,15 @@ def scenes(
     subjects: int = 1,
     empty: float = 0.0,
     unseen: bool | None = False,
+    broken: float = 0.0,
     processes: int | None = None,
 ) -> Scenes:
     """Draw `count` scenes from consecutive seeds.
 
     `empty`: the share of scenes with nobody in them. `unseen`: False leaves out the held-out combinations (for
-    training), True draws only those, None draws whatever comes.
+    training), True draws only those, None draws whatever comes. `broken`: the share of subjects broken on purpose.
     """
-    one = partial(_draw_one, side=side, subjects=subjects, empty=empty, unseen=unseen)
+    one = partial(_draw_one, side=side, subjects=subjects, empty=empty, unseen=unseen, broken=broken)
     images, masks, attributes = [], [], []
     seed = first_seed
     with ProcessPoolExecutor(processes, mp_context=torch.multiprocessing.get_context("spawn")) as pool:

@@ -1,8 +1,9 @@
 """The judge: a plain convolutional classifier that says what a picture of the toybox shows.
 
 It finds the subject first (a coarse mask, learnt from the drawn scenes), averages its features over it, and names
-animal, paint, pose, size and place. It judges decoded pictures, so it learns from pictures that were blurred, made
-noisy and compressed, and from pictures run through the trained autoencoder once there is one.
+animal, paint, pose, size and place, and whether the subject is whole or broken. It judges decoded pictures, so it
+learns from pictures that were blurred, made noisy and compressed, and from pictures run through the trained
+autoencoder once there is one.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,8 +24,8 @@ from torch import Tensor, nn
 
 from layerdiffusion.miniature.autoencoder import encode
 from layerdiffusion.miniature.data import Scenes, to_tensor
-from layerdiffusion.miniature.training import Plan, Rates, fit
-from layerdiffusion.miniature.world import ANIMALS, PAINTS, PLACES, POSES, SIDE, SIZES
+from layerdiffusion.miniature.training import Plan, Rates, autocast, fit
+from layerdiffusion.miniature.world import ANIMALS, PAINTS, PLACES, POSES, SHAPES, SIDE, SIZES
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderTiny
@@ -35,12 +37,14 @@ ATTRIBUTES = {
     "size": tuple(SIZES),
     "place": PLACES,
 }
+LABELS = {**ATTRIBUTES, "shape": SHAPES}  # what it names; the scenes of other parts have no broken subjects
+BROKEN_SHARE = 0.35  # of the scenes it learns from
 BATCH = 48
 WIDTHS = (64, 128, 192)  # channels at a quarter, an eighth and a sixteenth of the picture's side
 DECODED = 1500  # scenes run through the autoencoder, where there is one: a third of every batch
 
 
-class _Block(nn.Module):
+class Block(nn.Module):
     """Two 3 × 3 convolutions beside an identity."""
 
     def __init__(self, width: int):
@@ -60,7 +64,7 @@ class Network(nn.Module):
 
     def __init__(
         self,
-        labels: dict[str, Sequence[str]] = ATTRIBUTES,
+        labels: dict[str, Sequence[str]] = LABELS,
         widths: Sequence[int] = WIDTHS,
         side: int = SIDE,
     ):
@@ -69,8 +73,8 @@ class Network(nn.Module):
         self.widths, self.side = tuple(widths), side
         quarter, eighth, sixteenth = widths
         self.stem = nn.Sequential(nn.Conv2d(3, quarter, 4, 4), nn.BatchNorm2d(quarter), nn.ReLU())
-        self.fine = nn.Sequential(_Block(quarter), nn.Conv2d(quarter, eighth, 2, 2), _Block(eighth), _Block(eighth))
-        self.coarse = nn.Sequential(nn.Conv2d(eighth, sixteenth, 2, 2), _Block(sixteenth))
+        self.fine = nn.Sequential(Block(quarter), nn.Conv2d(quarter, eighth, 2, 2), Block(eighth), Block(eighth))
+        self.coarse = nn.Sequential(nn.Conv2d(eighth, sixteenth, 2, 2), Block(sixteenth))
         self.find = nn.Conv2d(eighth + sixteenth, 1, 1)
         self.mix = nn.Conv2d(eighth + sixteenth, sixteenth, 1)
         self.name = nn.Sequential(nn.Linear(2 * sixteenth + 3, 256), nn.ReLU())
@@ -165,16 +169,24 @@ def accuracy(judge: Judge, scenes: Scenes) -> dict[str, float]:
     right = {key: [] for key in judge.labels}
     for seen, drawn in zip(found, scenes.attributes, strict=True):
         for key in right:
-            if drawn[key] is not None:
-                right[key].append(seen[key] == drawn[key])
-    return {key: float(np.mean(values)) for key, values in right.items()}
+            value = shape_of(drawn) if key == "shape" else drawn[key]
+            if value is not None:
+                right[key].append(seen[key] == value)
+    return {key: float(np.mean(values)) for key, values in right.items() if values}
 
 
-def targets(attributes: Sequence[dict[str, str | None]]) -> dict[str, Tensor]:
+def shape_of(attributes: dict[str, str | None]) -> str | None:
+    """Whether a drawn scene's subject is whole or broken; None where there is nobody."""
+    return attributes.get("shape") or ("whole" if attributes["animal"] else None)
+
+
+def targets(
+    attributes: Sequence[dict[str, str | None]], labels: dict[str, Sequence[str]] = ATTRIBUTES
+) -> dict[str, Tensor]:
     """Class numbers of the attributes, int64 (N,) each; −100, which cross entropy skips, where there is none."""
     return {
         key: torch.tensor([-100 if a[key] is None else values.index(a[key]) for a in attributes])
-        for key, values in ATTRIBUTES.items()
+        for key, values in labels.items()
     }
 
 
@@ -214,18 +226,24 @@ def decoded(vae: AutoencoderTiny, images: np.ndarray, seed: int = 0, batch: int 
         latents = part.float()
         strength = 0.2 * torch.rand(len(latents), 1, 1, 1, generator=generator)
         latents = latents + strength * torch.randn(latents.shape, generator=generator)
-        with torch.autocast(vae.device.type, torch.bfloat16):
+        with autocast(vae.device):
             pixels = vae.decode(latents.to(vae.device) / vae.config.scaling_factor).sample
         pixels = (pixels.float().clamp(-1, 1) + 1) * 127.5
         parts.append(pixels.round().byte().permute(0, 2, 3, 1).cpu().numpy())
     return np.concatenate(parts)
 
 
-def train(scenes: Scenes, plan: Plan, vae: AutoencoderTiny | None = None) -> Judge:
-    """Train on `scenes` for `plan.minutes`; with `vae`, on `DECODED` of them run through it as well."""
+def train(scenes: Scenes, plan: Plan, vae: AutoencoderTiny | None = None, start: Judge | None = None) -> Judge:
+    """Train on `scenes`, some of them broken, for `plan.minutes`.
+
+    With `vae`, on `DECODED` of them run through it as well. `start`: a trained judge to go on from, which may know
+    fewer labels.
+    """
     torch.manual_seed(plan.seed)
     network = Network().to(plan.device)
-    wanted = targets(scenes.attributes)
+    if start is not None:
+        network.load_state_dict(start.network.state_dict(), strict=False)
+    wanted = targets([{**a, "shape": shape_of(a)} for a in scenes.attributes], LABELS)
     seen_through = None if vae is None else decoded(vae, scenes.images[:DECODED], plan.seed)
 
     def loss_of(step: int, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
@@ -245,6 +263,7 @@ def train(scenes: Scenes, plan: Plan, vae: AutoencoderTiny | None = None) -> Jud
             loss = loss + F.cross_entropy(values, wanted[key][chosen].to(plan.device), label_smoothing=0.02)
         return loss
 
-    rates = Rates(lr=2e-3, weight_decay=0.02, ema=0.998, muon=True)
+    fresh = Rates(lr=2e-3, weight_decay=0.02, ema=0.998, muon=True)
+    rates = fresh if start is None else replace(fresh, lr=1e-3, warmup=20, ema=0.99, cooldown=0.5)
     fit("judge", nn.ModuleDict({"judge": network}), loss_of, plan, rates)
     return Judge(network)

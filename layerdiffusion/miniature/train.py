@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from layerdiffusion.errors import ModelError
+from layerdiffusion.miniature.sheets import contact_sheet
 
 FINISHED = "miniature"
 CURVE_POINTS = 80
@@ -31,10 +32,12 @@ class Part:
 
 PARTS = {
     "vae": Part(25, 20_000, "vae"),
-    "diffusion": Part(240, 40_000, "unet"),
+    "decoder": Part(20, 20_000, "vae/decoder"),  # the autoencoder's, trained on with its latents as they are
+    "diffusion": Part(240, 4_000, "unet"),
     "judge": Part(12, 24_000, "judge"),
     "sam": Part(20, 18_000, "sam"),
     "clip": Part(20, 24_000, "clip"),
+    "features": Part(6, 6_000, "features"),
 }
 # Every part draws scenes of its own; scenes with two subjects have seeds that no other has.
 TWO_SUBJECTS_FROM = 10_000_000
@@ -70,8 +73,6 @@ def run(args: argparse.Namespace) -> int:
     """Train what was asked for; 0. Raises `ModelError` where a part is missing that another needs."""
     args.out.mkdir(parents=True, exist_ok=True)
     if args.part == "sheet":
-        from layerdiffusion.miniature.world import contact_sheet
-
         contact_sheet().save(args.out / "scenes.png")
         print(f"24 scenes with their captions: {args.out / 'scenes.png'}")
         return 0
@@ -98,7 +99,7 @@ def train_part(
     name: str, out: Path, minutes: float, *, seed: int = 0, device: str = "cpu", scenes: int | None = None
 ) -> Path:
     """Train part `name` for `minutes`, save it in the finished folder beside its facts, and return where."""
-    from layerdiffusion.miniature import autoencoder, clip, data, diffusion, judge, segmenter
+    from layerdiffusion.miniature import autoencoder, clip, data, diffusion, fidelity, judge, segmenter
     from layerdiffusion.miniature.training import Plan
 
     count = scenes or PARTS[name].scenes
@@ -110,16 +111,24 @@ def train_part(
         model = autoencoder.train(data.scenes(count, empty=0.05), plan)
         model.half().save_pretrained(folder)
         batch = autoencoder.BATCH
+    elif name == "decoder":
+        vae = autoencoder.train(data.scenes(count, empty=0.05), plan, start=_vae(finished))
+        vae.half().save_pretrained(finished / "vae")
+        model, batch = vae.decoder, autoencoder.BATCH
+        folder.mkdir(exist_ok=True)
     elif name == "diffusion":
         trained_before = (finished / "model_index.json").exists()
         pipeline = diffusion.load(finished) if trained_before else diffusion.build(_vae(finished))
-        diffusion.train(pipeline, data.scenes(count, empty=0.1), plan)
+        rates = diffusion.CONTINUED if trained_before else diffusion.RATES
+        diffusion.train(pipeline, diffusion.Pool(pipeline.vae, count), plan, rates)
         diffusion.save(pipeline, finished)
         model, batch = pipeline.unet, diffusion.BATCH
     elif name == "judge":
         vae = _vae(finished, missing_ok=True)
         # All combinations: a judge that errs on those the others never saw would blame them for it.
-        trained = judge.train(data.scenes(count, empty=0.03, unseen=None), plan, vae)
+        start = judge.load_judge(folder, device) if (folder / "config.json").exists() else None
+        drawn = data.scenes(count, seed * count, empty=0.03, unseen=None, broken=judge.BROKEN_SHARE)
+        trained = judge.train(drawn, plan, vae, start)
         judge.save_judge(trained, folder)
         model, batch = trained.network, judge.BATCH
     elif name == "sam":
@@ -127,6 +136,9 @@ def train_part(
         two = data.scenes(count // 2, TWO_SUBJECTS_FROM, subjects=2)
         model, batch = segmenter.train(one, two, plan), segmenter.BATCH
         segmenter.save(model, folder)
+    elif name == "features":
+        model, batch = fidelity.train(data.scenes(count, unseen=None), plan), fidelity.BATCH
+        fidelity.save(model, folder)
     else:
         helper = finished / "judge"
         teacher = judge.load_judge(helper, device) if (helper / "config.json").exists() else None

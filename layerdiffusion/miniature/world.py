@@ -34,10 +34,13 @@ PAINTS = {  # the colour that a sprite's luminance is mapped to; None leaves the
     "pink": (255, 96, 180),
 }
 POSES = ("standing", "jumping", "lying", "upside down")
+TURNS = {"standing": 0, "jumping": 20, "lying": 90, "upside down": 180}  # degrees, counterclockwise
+JITTER = 3.5  # degrees by which a subject may be turned further or less
 SIZES = {"small": (0.27, 0.32), "medium": (0.43, 0.50), "big": (0.62, 0.70)}  # longer side / picture side
 MARKINGS = ("none", "spots", "stripes", "saddle")  # looks that no caption names
 PLACES = ("meadow", "beach", "forest", "desert", "snow", "sea", "city", "moon")
 FACINGS = ("left", "right")
+SHAPES = ("whole", "broken")  # every drawn subject is whole; see `layerdiffusion.miniature.broken`
 POSITIONS = ("left", "centre", "right")
 
 # Seeds from here on are never trained on: figures and benches draw from them.
@@ -195,21 +198,28 @@ def _marking(marking: str, size: tuple[int, int], rng: np.random.Generator) -> t
     return np.asarray(canvas.resize(size, Image.Resampling.BOX), np.float32)[..., None] / 255, tone
 
 
+def _posed(sprite: Image.Image, pose: str, turn: float) -> Image.Image:
+    """The sprite turned by `turn` degrees, cut to what is visible, facing right."""
+    if pose == "upside down":  # turned over sideways, so that facing stays what it was
+        sprite = sprite.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    sprite = sprite.rotate(turn, Image.Resampling.BICUBIC, expand=True)
+    return sprite.crop(sprite.getchannel("A").point(lambda a: 255 * (a > 24)).getbbox())
+
+
+@lru_cache(maxsize=64)
+def silhouette(animal: str, pose: str) -> np.ndarray:
+    """The subject's outline in that pose: bool (h, w), True inside, cut to what is visible, facing right."""
+    sprite = _sprite(animal).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return np.asarray(_posed(sprite, pose, TURNS[pose]).getchannel("A")) > 127
+
+
 def _paint_subject(image: Image.Image, attributes: dict, looks_rng, pose_rng, ground: tuple[float, float]):
     """Lay the subject and its shadow over `image` in place; its mask. Corrects `attributes["position"]`."""
     side = image.width
     longer = round(side * pose_rng.uniform(*SIZES[attributes["size"]]))
     sprite = _painted(attributes["animal"], attributes["paint"], attributes["marking"], looks_rng, longer)
-    turn = {
-        "standing": pose_rng.uniform(-3, 3),
-        "jumping": pose_rng.uniform(17, 25),
-        "lying": 90 + pose_rng.uniform(-4, 4),
-        "upside down": 180 + pose_rng.uniform(-4, 4),
-    }[attributes["pose"]]
-    if attributes["pose"] == "upside down":  # turned over sideways, so that facing stays what it was
-        sprite = sprite.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    sprite = sprite.rotate(turn, Image.Resampling.BICUBIC, expand=True)
-    sprite = sprite.crop(sprite.getchannel("A").point(lambda a: 255 * (a > 24)).getbbox())
+    turn = TURNS[attributes["pose"]] + pose_rng.uniform(-JITTER, JITTER)
+    sprite = _posed(sprite, attributes["pose"], turn)
     if attributes["facing"] == "left":
         sprite = sprite.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
 
@@ -391,31 +401,3 @@ def training_caption(attributes: dict[str, str | None], rng: np.random.Generator
             kept["place"] = None
     thing, place = phrase(kept, rng)
     return join(thing, place, rng)
-
-
-def contact_sheet(seeds=range(24), columns: int = 6, side: int = 192) -> Image.Image:
-    """Scenes with their captions beneath, `columns` to a row, drawn at `side` pixels."""
-    scenes = [draw(seed, side=side) for seed in seeds]
-    return label_grid([scene.image for scene in scenes], [scene.caption for scene in scenes], columns)
-
-
-def label_grid(images: list[Image.Image], labels: list[str], columns: int = 6) -> Image.Image:
-    """Equal pictures in a grid, each with a line of text beneath, folded to its width."""
-    from PIL import ImageFont
-
-    font = ImageFont.load_default(size=12)
-    width, height = images[0].size
-    rows = -(-len(images) // columns)
-    sheet = Image.new("RGB", (columns * (width + 6), rows * (height + 36)), "white")
-    pen = ImageDraw.Draw(sheet)
-    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
-        x, y = (i % columns) * (width + 6), (i // columns) * (height + 36)
-        sheet.paste(image, (x, y))
-        lines, line = [], ""
-        for word in label.split():
-            if line and font.getlength(f"{line} {word}") > width:
-                lines.append(line)
-                line = ""
-            line = f"{line} {word}".strip()
-        pen.multiline_text((x + 2, y + height + 2), "\n".join([*lines, line][:2]), fill="black", font=font, spacing=1)
-    return sheet

@@ -8,12 +8,14 @@ import torch
 from torch import nn
 
 from layerdiffusion.__main__ import main
-from layerdiffusion.evaluation.miniature import Figure, record, recorded, rough_parts
-from layerdiffusion.miniature import clip, judge, segmenter
+from layerdiffusion.miniature import autoencoder, clip, diffusion, judge, segmenter, training
 from layerdiffusion.miniature.data import scenes
+from layerdiffusion.miniature.figures import Figure, record, recorded, rough_parts
 from layerdiffusion.miniature.train import record as record_training
 from layerdiffusion.miniature.train import thinned
-from layerdiffusion.miniature.training import Plan, Rates, fit
+from layerdiffusion.miniature.training import Muon, Plan, Rates, fit, orthogonalised
+from layerdiffusion.miniature.world import held_out
+from layerdiffusion.models.profile import Profile
 from layerdiffusion.models.sam import build_sam
 
 
@@ -55,6 +57,81 @@ def test_a_training_that_was_stopped_goes_on_where_it_was(tmp_path):
     assert first + rest == whole
     assert resumed.shape == weights.shape
     assert torch.load(tmp_path / "parts" / "line.pt", weights_only=True)["step"] == 12
+
+
+def test_muons_update_has_the_directions_of_the_gradient_and_equal_strengths():
+    """Against the singular value decomposition, wide and tall."""
+    torch.manual_seed(0)
+    for shape in ((12, 40), (40, 12)):
+        matrix = torch.randn(shape)
+        u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+        strengths = torch.diagonal(u.T @ orthogonalised(matrix) @ v.T)
+        assert strengths.min() > 0.6 and strengths.max() < 1.3
+        torch.testing.assert_close(orthogonalised(matrix), u @ torch.diag(strengths) @ v, atol=1e-4, rtol=1e-3)
+
+
+def test_muon_goes_downhill_and_comes_back_from_its_state():
+    def steps(count, state=None, start=None):
+        torch.manual_seed(1)
+        layer = nn.Linear(6, 4, bias=False)
+        if start is not None:
+            layer.load_state_dict(start)
+        optimizer = Muon(layer.parameters(), lr=0.1, weight_decay=0.0)
+        if state is not None:
+            optimizer.load_state_dict(state)
+        losses = []
+        for _ in range(count):
+            loss = (layer.weight - torch.eye(4, 6)).square().sum()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        return losses, optimizer.state_dict(), layer.state_dict()
+
+    whole, *_ = steps(20)
+    first, state, weights = steps(12)
+    rest, *_ = steps(8, state, weights)
+    assert first + rest == pytest.approx(whole)
+    assert whole[-1] < 0.5 * whole[0]
+
+
+def test_training_is_float32_where_bfloat16_is_emulated(monkeypatch):
+    for native in (True, False):
+        precision = torch.bfloat16 if native else torch.float32
+        monkeypatch.setattr(training, "device_profile", lambda _, precision=precision: Profile(
+            torch.device("cpu"), precision, torch.float32, torch.float32))  # fmt: skip
+        with training.autocast("cpu"):
+            product = torch.ones(2, 2) @ torch.ones(2, 2)
+        assert product.dtype == precision
+
+
+def test_the_pool_of_a_step_is_the_same_however_it_was_reached():
+    """Fresh scenes come in order, none of a held-out combination, and a mirrored latent is of the mirrored picture."""
+    vae = autoencoder.build().eval()
+    walked, jumped = diffusion.Pool(vae, 12), diffusion.Pool(vae, 12)
+    for step in (0, 1, 4):
+        walked.move(step)
+    jumped.move(4)
+    torch.testing.assert_close(walked.latents, jumped.latents)
+    torch.testing.assert_close(walked.places, jumped.places)
+    assert walked.attributes == jumped.attributes
+    numbers = range(4 * diffusion.FRESH, 4 * diffusion.FRESH + 12)
+    drawn = {number % 12: diffusion.fresh_scene(number) for number in numbers}
+    assert walked.attributes == [drawn[slot].attributes for slot in range(12)]
+    assert not any(held_out(attributes) for attributes in walked.attributes)
+    flipped = np.asarray(drawn[3].image)[None, :, ::-1]
+    wanted = autoencoder.encode(vae, np.ascontiguousarray(flipped), dtype=torch.float32)[0]
+    torch.testing.assert_close(walked.latents[1, 3], wanted, atol=1e-4, rtol=1e-4)
+    assert walked.places.min() == 1 and walked.places.max() == diffusion.SUBJECT_WEIGHT
+
+
+def test_a_decoder_trained_on_leaves_the_latents_as_they_are(one, tmp_path):
+    torch.manual_seed(0)
+    vae = autoencoder.build()
+    before = {name: weight.clone() for name, weight in vae.state_dict().items()}
+    after = autoencoder.train(one, Plan(tmp_path, 0.002), start=vae).state_dict()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved and all(name.startswith("decoder.") for name in moved)
 
 
 def test_first_prompts_point_where_they_say(two):
@@ -143,7 +220,7 @@ def test_an_untrained_judge_comes_back_from_its_folder_the_same(one, tmp_path):
     judge.save_judge(fresh, tmp_path)
     again = judge.load_judge(tmp_path)
     assert again(list(one.images)) == fresh(list(one.images))
-    assert set(again(list(one.images))[0]) == {"animal", "paint", "pose", "size", "place"}
+    assert set(again(list(one.images))[0]) == {"animal", "paint", "pose", "size", "place", "shape"}
 
 
 def test_worn_pictures_stay_pictures(one):
@@ -165,8 +242,9 @@ def test_a_figure_knows_its_bar():
 
 
 def test_figures_are_recorded_part_by_part(tmp_path):
-    record([Figure("vae", "PSNR", 20.0, 28.0, "dB"), Figure("judge", "animal", 0.9, 0.98)], tmp_path, False)
-    record([Figure("vae", "PSNR", 29.0, 28.0, "dB")], tmp_path, True)
+    order = ("vae", "judge")
+    record([Figure("vae", "PSNR", 20.0, 28.0, "dB"), Figure("judge", "animal", 0.9, 0.98)], tmp_path, False, order)
+    record([Figure("vae", "PSNR", 29.0, 28.0, "dB")], tmp_path, True, order)
     assert recorded(tmp_path) == [Figure("vae", "PSNR", 29.0, 28.0, "dB"), Figure("judge", "animal", 0.9, 0.98)]
     assert rough_parts(tmp_path) == {"vae"}
 
@@ -174,7 +252,7 @@ def test_figures_are_recorded_part_by_part(tmp_path):
 def test_a_missing_part_misses_its_bars_and_the_exit_status_says_so(tmp_path, capsys):
     assert main(["evaluate", "miniature", "--model", str(tmp_path), "--part", "judge", "--json"]) == 1
     rows = json.loads(capsys.readouterr().out)
-    assert [row["value"] for row in rows] == [None] * 5
+    assert [row["value"] for row in rows] == [None] * 6
     assert main(["evaluate", "miniature", "--model", str(tmp_path), "--part", "size"]) == 0
     assert main(["evaluate", "miniature", "--model", str(tmp_path / "nowhere")]) == 2
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from layerdiffusion.miniature.sheets import contact_sheet
 from layerdiffusion.miniature.tokenizer import build
 from layerdiffusion.miniature.world import (
     ANIMALS,
@@ -10,7 +11,6 @@ from layerdiffusion.miniature.world import (
     PLACES,
     POSES,
     SIZES,
-    contact_sheet,
     draw,
     draw_attributes,
     held_out,
