@@ -37,7 +37,7 @@ class TiffHeader(NamedTuple):
 
 def hides_depth(image: Image.Image) -> bool:
     """Whether Pillow would cut this file's 16-bit colours to 8: it has no deeper mode of several channels."""
-    return image.mode not in MODES and any(";16" in str(tile.args) for tile in getattr(image, "tile", ()))
+    return image.mode in ("RGB", "RGBA", "LA") and any(";16" in str(tile.args) for tile in getattr(image, "tile", ()))
 
 
 def read_deep(data: bytes) -> np.ndarray | None:

@@ -95,14 +95,14 @@ def fit_square(size: tuple[int, int], native: int, mask: np.ndarray | None = Non
 def points_in_opened(points: Iterable[Sequence[float]], image: Image.Image) -> list[tuple[float, ...]]:
     """Points (x, y), or boxes (x0, y0, x1, y1), of a file's upright picture in the pixels of the opened `image`.
 
-    The same ones unless `open_image` reduced it. Pixel centres are at whole numbers; what is no number stays as it is.
+    The same ones unless `open_image` reduced it. What is no number stays as it is.
     """
     before = image.info.get(REDUCED_FROM, image.size)
 
     def scaled(value: float, axis: int) -> float:
         if before == image.size or not isinstance(value, int | float):
             return value
-        return (value + 0.5) * image.size[axis] / before[axis] - 0.5
+        return value * image.size[axis] / before[axis]
 
     return [tuple(scaled(value, index % 2) for index, value in enumerate(point)) for point in points]
 

@@ -162,14 +162,13 @@ def _load(source: Image.Image | np.ndarray | bytes, name: str) -> tuple[Image.Im
         samples = depth.read_deep(data)
         if samples is None:
             raise ImageError(f"{name} is damaged or cut short and can't be read; save or download it again.")
-        deep = Image.fromarray(_eight_bits(samples, name))
-        deep.info = dict(image.info)
-        return deep, deep.size, 1 if image.format == "TIFF" else _orientation(image)
+        if image.format == "TIFF" and image.mode == "RGB":
+            samples = samples[..., :3]  # a fourth one means nothing
+        return _profiled(samples, image, name), image.size, 1 if image.format == "TIFF" else _orientation(image)
     image.load()
     orientation = _orientation(image)
     if image.mode in depth.MODES:
-        info, image = image.info, Image.fromarray(_eight_bits(np.asarray(image), name))
-        image.info = dict(info)
+        image = _profiled(np.asarray(image), image, name)
     return image, stored if drafted else image.size, orientation
 
 
@@ -209,6 +208,14 @@ def _eight_bits(samples: np.ndarray, name: str) -> np.ndarray:
         return depth.to_eight_bits(samples)
     except ValueError as error:
         raise ImageError(f"{name} can't be shown: {error}; save it as an ordinary PNG or JPEG.") from error
+
+
+def _profiled(samples: np.ndarray, image: Image.Image, name: str) -> Image.Image:
+    """Deep samples in 8 bits, with the colour profile of the picture that they are of."""
+    deep = Image.fromarray(_eight_bits(samples, name))
+    if "icc_profile" in image.info:
+        deep.info["icc_profile"] = image.info["icc_profile"]
+    return deep
 
 
 def _draft(image: Image.Image) -> bool:

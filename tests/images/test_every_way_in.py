@@ -134,3 +134,31 @@ def test_what_marks_nothing_is_refused_by_every_way_in(ways, tmp_path, kind, ref
         with pytest.raises(MaskError) as error:
             read(path, reference)
         assert words in str(error.value) and str(error.value).endswith("."), name
+
+
+@pytest.mark.parametrize("way", ["command", "http"])
+def test_a_click_on_a_picture_that_is_reduced_lands_on_the_same_place(tmp_path, tiny_folder, monkeypatch, way):
+    from layerdiffusion.__main__ import main
+    from layerdiffusion.models.load import Models
+    from layerdiffusion.ui.api import segmenter
+
+    monkeypatch.setattr("layerdiffusion.images.io.WORKING_PIXELS", 2000)
+    photo = tmp_path / "photo.png"
+    Image.fromarray(smooth(*SIZE)).save(photo)
+    asked = []
+
+    def ask(*given, image=None):
+        asked.extend(given if image is None else (image, *given))
+        raise Caught("Enough.")
+
+    if way == "command":
+        monkeypatch.setattr(Models, "segmenter", lambda self: SimpleNamespace(mask=ask))
+        flags = ["--image", photo, "--prompt", "a dog", "--point", "55.5,25.5", "--box", "0,0,96,64"]
+        assert main(["edit", *map(str, flags), "--model", str(tiny_folder), "--device", "cpu"]) == 2
+    else:
+        with pytest.raises(Caught):
+            next(segmenter(SimpleNamespace(candidates=ask))(photo.read_bytes(), [[55.5, 25.5]], None, [0, 0, 96, 64]))
+    pixels, points, _, box = asked
+    assert np.asarray(pixels).shape == (32, 48, 3)
+    assert points == [(27.75, 12.75)]
+    assert tuple(box) == (0, 0, 48, 32)

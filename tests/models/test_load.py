@@ -11,34 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from checkpoint import save_checkpoint
-from PIL import Image
+from refusals import change_json, sentence
 from safetensors.torch import load_file, save_file
 from tiny import TOKENS, WIDTH, noise_picture, save_tiny_model
 
 from layerdiffusion.errors import ModelError
 from layerdiffusion.models import load as models_module
-from layerdiffusion.models.hub import HUB_CLIP, HUB_DEFAULT
+from layerdiffusion.models.hub import HUB_DEFAULT
 from layerdiffusion.models.load import load_models
 from layerdiffusion.models.profile import device_profile
 from layerdiffusion.settings import PAPER
-
-
-@pytest.fixture
-def folder(tiny_folder, tmp_path) -> Path:
-    """A copy to break."""
-    return Path(shutil.copytree(tiny_folder, tmp_path / "model"))
-
-
-def sentence(error: pytest.ExceptionInfo) -> str:
-    text = str(error.value)
-    assert "\n" not in text
-    assert text.endswith(".")
-    return text
-
-
-def change_json(path: Path, **changes) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
 def test_sizes_lengths_and_scalings_come_from_the_models_own_configs(tiny_models, tiny_v_models):
@@ -209,166 +191,6 @@ def test_an_inpainting_or_wider_network_is_refused_as_such(folder, changes):
     sentence(error)
 
 
-@pytest.fixture
-def no_network(monkeypatch):
-    import huggingface_hub
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    def snapshot_download(repository, **_):
-        raise LocalEntryNotFoundError("Name or service not known")
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-
-
-def test_without_a_network_a_hub_model_is_one_sentence(no_network):
-    with pytest.raises(ModelError, match="hub can't be reached") as error:
-        load_models("someone/some-model", "cpu")
-    sentence(error)
-
-
-def test_a_hub_models_safetensors_alone_are_asked_for(monkeypatch, tiny_folder):
-    import huggingface_hub
-
-    asked = {}
-
-    def snapshot_download(repository, allow_patterns):
-        asked.update(repository=repository, patterns=allow_patterns)
-        return str(tiny_folder)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    assert load_models("someone/some-model", "cpu").name == "someone/some-model"
-    assert asked["repository"] == "someone/some-model"
-    assert not any("bin" in pattern or "*.safetensors" in pattern for pattern in asked["patterns"])
-
-
-def make_half(folder: Path, keep: bool = False) -> None:
-    """Save the weights again as fp16 variants, beside the full ones or alone."""
-    for path in [*folder.glob("*/model.safetensors"), *folder.glob("*/diffusion_pytorch_model.safetensors")]:
-        weights = {name: value.half() for name, value in load_file(path).items()}
-        save_file(weights, path.with_suffix(".fp16.safetensors"), metadata={"format": "pt"})
-        if not keep:
-            path.unlink()
-
-
-def test_a_folder_with_only_half_weights_opens_in_float32(folder, tiny_models):
-    make_half(folder)
-    models = load_models(folder, "cpu", "float32")
-    for part in ("unet", "vae", "text_encoder"):
-        for ours, full in zip(getattr(models, part).parameters(), getattr(tiny_models, part).parameters(), strict=True):
-            assert ours.dtype == torch.float32
-            torch.testing.assert_close(ours, full, atol=1e-3, rtol=1e-3)
-
-
-def test_half_weights_beside_full_ones_are_left_alone(folder, tiny_models):
-    make_half(folder, keep=True)
-    assert torch.equal(load_models(folder, "cpu").embed(["a dog"]), tiny_models.embed(["a dog"]))
-
-
-def test_half_weights_are_fetched_only_where_the_hub_has_no_others(monkeypatch, folder):
-    import huggingface_hub
-
-    asked = []
-
-    def snapshot_download(repository, allow_patterns):
-        asked.append(allow_patterns)
-        return str(folder)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    make_half(folder)
-    load_models("someone/some-model", "cpu")
-    half = [[pattern for pattern in patterns if "fp16" in pattern] for patterns in asked]
-    assert not half[0] and "unet/diffusion_pytorch_model.fp16.safetensors" in half[1]
-
-
-@pytest.mark.parametrize("beside", [True, False], ids=["configs beside it", "configs from the hub"])
-def test_a_single_checkpoint_file_opens_as_its_folder_does(monkeypatch, folder, tmp_path, tiny_models, beside):
-    import huggingface_hub
-
-    path = save_checkpoint(folder, (folder if beside else tmp_path) / "some model.safetensors")
-    for weights in [*folder.glob("*/*.safetensors")]:
-        weights.unlink()
-    (folder / "settings.json").write_text(json.dumps({"embedding_steps": 60}))
-    asked = []
-
-    def snapshot_download(repository, allow_patterns):
-        asked.append(repository)
-        assert not any("safetensors" in pattern for pattern in allow_patterns)
-        return str(folder)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    models = load_models(path, "cpu", "float32")
-    assert asked == ([] if beside else [HUB_DEFAULT])
-    for part in ("unet", "vae", "text_encoder"):
-        ours, full = getattr(models, part).state_dict(), getattr(tiny_models, part).state_dict()
-        assert ours.keys() == full.keys()
-        assert all(torch.equal(ours[name], full[name]) for name in full), part
-    assert torch.equal(models.embed(["a dog"]), tiny_models.embed(["a dog"]))
-    assert models.defaults.embedding_steps == 60
-    assert models.name == str(path)
-
-
-def test_a_single_file_without_configs_is_named_as_one(folder, tmp_path, no_network):
-    path = save_checkpoint(folder, tmp_path / "model.safetensors")
-    with pytest.raises(ModelError, match=r"model\.safetensors is a single checkpoint file") as error:
-        load_models(path, "cpu")
-    sentence(error)
-
-
-@pytest.mark.parametrize("content", [b"", b"no tensors", None], ids=["empty", "text", "other tensors"])
-def test_a_single_file_of_another_kind_is_refused_in_one_sentence(folder, content):
-    path = folder / "model.safetensors"
-    if content is None:
-        save_file({"weight": torch.zeros(3)}, path)
-    else:
-        path.write_bytes(content)
-    with pytest.raises(ModelError, match="single Stable Diffusion 1.x checkpoint") as error:
-        load_models(path, "cpu")
-    sentence(error)
-
-
-def test_a_file_that_would_be_unpickled_is_refused(folder):
-    (folder / "model.ckpt").write_bytes(b"")
-    with pytest.raises(ModelError, match=r"no \.safetensors file") as error:
-        load_models(folder / "model.ckpt", "cpu")
-    sentence(error)
-
-
-def test_a_relative_folder_or_file_that_is_not_there_is_named_as_one(no_network, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "outputs").mkdir()
-    for name, words in (
-        ("outputs/model", "no model folder at outputs/model"),
-        ("nowhere/model", "nowhere/model is no folder here"),
-        ("./nowhere", "no model folder at nowhere"),
-        ("outputs/model.safetensors", "no model file at outputs/model.safetensors"),
-    ):
-        with pytest.raises(ModelError, match=words) as error:
-            load_models(name, "cpu")
-        sentence(error)
-
-
-@pytest.mark.parametrize(
-    "cause", [None, PermissionError(13, "Permission denied"), OSError(30, "Read-only file system")]
-)
-def test_a_cache_that_cannot_be_written_is_named_with_what_moves_it(monkeypatch, tmp_path, cause):
-    import huggingface_hub
-    from huggingface_hub import constants
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    cache = tmp_path / "cache"
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache / "hub"))
-    if cause is None:
-        cache.write_text("a file where a folder should be")
-
-    def snapshot_download(repository, **_):
-        raise LocalEntryNotFoundError("Not found") from cause
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    with pytest.raises(ModelError, match="HF_HOME") as error:
-        load_models("someone/some-model", "cpu")
-    assert str(cache) in sentence(error)
-
-
 def test_auto_is_the_miniature_on_a_cpu(monkeypatch, tiny_v_folder):
     monkeypatch.setattr(models_module, "MINIATURE", tiny_v_folder)
     models = load_models("auto", "cpu")
@@ -387,56 +209,6 @@ def test_auto_without_the_hub_is_the_miniature_and_says_so(monkeypatch, tiny_v_f
     assert "\n" not in notice
 
 
-@pytest.mark.parametrize("changes", [{"device": "gpu"}, {"dtype": "int8"}, {"device": "meta"}])
-def test_a_device_or_dtype_there_is_not_is_one_sentence(tiny_folder, changes):
-    with pytest.raises(ModelError) as error:
-        load_models(tiny_folder, **{"device": "cpu", **changes})
-    sentence(error)
-
-
-def test_the_cpu_trains_in_float32_and_samples_in_bfloat16_where_it_has_it(monkeypatch):
-    monkeypatch.setattr("layerdiffusion.models.profile._cpu_has_bfloat16", lambda: True)
-    profile = device_profile("cpu")
-    assert (profile.precision, profile.training_precision) == (torch.bfloat16, torch.float32)
-    monkeypatch.setattr("layerdiffusion.models.profile._cpu_has_bfloat16", lambda: False)
-    assert device_profile("cpu").precision == torch.float32
-    assert device_profile("cpu", "bfloat16").training_precision == torch.bfloat16
-
-
-@pytest.fixture
-def cuda_card(monkeypatch):
-    """A CUDA device of a given size and generation, as far as a profile asks about it."""
-
-    def card(gibibytes: int, capability: tuple[int, int] = (8, 0)) -> None:
-        properties = type("Properties", (), {"total_memory": gibibytes * 2**30})
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-        monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda emulated: capability >= (8, 0))
-
-    return card
-
-
-def test_a_large_cuda_card_computes_in_bfloat16_and_keeps_everything(cuda_card):
-    cuda_card(80)
-    profile = device_profile("cuda")
-    assert profile.precision == profile.training_precision == profile.weights == torch.bfloat16
-    assert not profile.low_memory
-    assert profile.optimizer().keywords == {"fused": True}
-
-
-def test_a_small_older_cuda_card_saves_memory_and_computes_in_float16(cuda_card, folder):
-    cuda_card(15, (7, 5))
-    profile = device_profile("cuda")
-    assert profile.precision == torch.float16
-    assert profile.checkpointing
-    assert profile.batch < device_profile("cuda", low_memory=False).batch
-    assert not device_profile("cuda", low_memory=False).checkpointing
-    tune = models_module._defaults(folder, profile).tune
-    assert tune == ("full" if profile.eight_bit_adam else "lora")
-
-
 def test_a_model_saved_with_older_key_names_opens_as_the_same(folder, tiny_models):
     # Stable Diffusion v1.4's text encoder has a prefix that today's transformers leaves out, and a buffer.
     path = folder / "text_encoder" / "model.safetensors"
@@ -444,75 +216,6 @@ def test_a_model_saved_with_older_key_names_opens_as_the_same(folder, tiny_model
     weights["text_model.embeddings.position_ids"] = torch.arange(TOKENS)[None]
     save_file(weights, path, metadata={"format": "pt"})
     assert torch.equal(load_models(folder, "cpu").embed(["a dog"]), tiny_models.embed(["a dog"]))
-
-
-def save_tiny_clip(folder: Path) -> None:
-    from tiny import tiny_tokenizer
-    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
-
-    tokenizer = tiny_tokenizer()
-    text = dict(vocab_size=len(tokenizer), max_position_embeddings=TOKENS, eos_token_id=len(tokenizer) - 1)
-    small = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
-    config = CLIPConfig(
-        text_config={**text, **small},
-        vision_config={**small, "image_size": 32, "patch_size": 16},
-        projection_dim=6,
-    )
-    with torch.random.fork_rng(devices=[]):
-        CLIPModel(config).save_pretrained(folder)
-    pictures = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
-    CLIPProcessor(pictures, tokenizer).save_pretrained(folder)
-
-
-def test_the_score_model_in_a_models_folder_is_opened_once_and_scores(folder):
-    save_tiny_clip(folder / "clip")
-    models = load_models(folder, "cpu")
-    model, processor = models.clip()
-    assert models.clip()[0] is model
-    inputs = processor(text=["a dog"], images=[Image.new("RGB", (64, 64))], return_tensors="pt", padding=True)
-    assert model(**inputs).logits_per_image.shape == (1, 1)
-
-
-@pytest.mark.parametrize("where", ["main", "refs/pr/15", "pytorch_model.bin"])
-def test_the_hubs_score_model_opens_from_wherever_its_weights_are(monkeypatch, tiny_folder, tmp_path, where):
-    import huggingface_hub
-
-    save_tiny_clip(tmp_path / "main")
-    weights = tmp_path / "main" / "model.safetensors"
-    expected = load_file(weights)
-    if where != "main":
-        shutil.copytree(tmp_path / "main", tmp_path / "other")
-        torch.save(expected, tmp_path / "main" / "pytorch_model.bin")
-        weights.unlink()
-
-    def snapshot_download(repository, allow_patterns, revision="main"):
-        assert repository == HUB_CLIP
-        if revision != "main" and where == "pytorch_model.bin":
-            raise OSError("no such revision")
-        return str(tmp_path / ("main" if revision == "main" else "other"))
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    model, _ = load_models(tiny_folder, "cpu").clip()
-    found = model.state_dict()
-    assert expected.keys() <= found.keys()
-    assert all(torch.equal(found[name], value) for name, value in expected.items())
-
-
-def test_a_score_model_that_would_run_code_is_refused_and_runs_none(monkeypatch, tiny_folder, tmp_path):
-    import huggingface_hub
-
-    class Evil:
-        def __reduce__(self):
-            return (open, (str(tmp_path / "ran"), "w"))
-
-    save_tiny_clip(tmp_path / "clip")
-    (tmp_path / "clip" / "model.safetensors").unlink()
-    torch.save({"logit_scale": Evil()}, tmp_path / "clip" / "pytorch_model.bin")
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(tmp_path / "clip"))
-    with pytest.raises(ModelError, match="can't be opened") as error:
-        load_models(tiny_folder, "cpu").clip()
-    sentence(error)
-    assert not (tmp_path / "ran").exists()
 
 
 def test_the_segmenter_is_the_models_own(folder):

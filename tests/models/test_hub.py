@@ -1,0 +1,163 @@
+"""Files, folders and hub ids that are there are opened; those that are not are named for what they are."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from checkpoint import save_checkpoint
+from refusals import sentence
+from safetensors.torch import load_file, save_file
+
+from layerdiffusion.errors import ModelError
+from layerdiffusion.models.hub import HUB_DEFAULT
+from layerdiffusion.models.load import load_models
+
+
+def test_without_a_network_a_hub_model_is_one_sentence(no_network):
+    with pytest.raises(ModelError, match="hub can't be reached") as error:
+        load_models("someone/some-model", "cpu")
+    sentence(error)
+
+
+def test_a_hub_models_safetensors_alone_are_asked_for(monkeypatch, tiny_folder):
+    import huggingface_hub
+
+    asked = {}
+
+    def snapshot_download(repository, allow_patterns):
+        asked.update(repository=repository, patterns=allow_patterns)
+        return str(tiny_folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    assert load_models("someone/some-model", "cpu").name == "someone/some-model"
+    assert asked["repository"] == "someone/some-model"
+    assert not any("bin" in pattern or "*.safetensors" in pattern for pattern in asked["patterns"])
+
+
+def make_half(folder: Path, keep: bool = False) -> None:
+    """Save the weights again as fp16 variants, beside the full ones or alone."""
+    for path in [*folder.glob("*/model.safetensors"), *folder.glob("*/diffusion_pytorch_model.safetensors")]:
+        weights = {name: value.half() for name, value in load_file(path).items()}
+        save_file(weights, path.with_suffix(".fp16.safetensors"), metadata={"format": "pt"})
+        if not keep:
+            path.unlink()
+
+
+def test_a_folder_with_only_half_weights_opens_in_float32(folder, tiny_models):
+    make_half(folder)
+    models = load_models(folder, "cpu", "float32")
+    for part in ("unet", "vae", "text_encoder"):
+        for ours, full in zip(getattr(models, part).parameters(), getattr(tiny_models, part).parameters(), strict=True):
+            assert ours.dtype == torch.float32
+            torch.testing.assert_close(ours, full, atol=1e-3, rtol=1e-3)
+
+
+def test_half_weights_beside_full_ones_are_left_alone(folder, tiny_models):
+    make_half(folder, keep=True)
+    assert torch.equal(load_models(folder, "cpu").embed(["a dog"]), tiny_models.embed(["a dog"]))
+
+
+def test_half_weights_are_fetched_only_where_the_hub_has_no_others(monkeypatch, folder):
+    import huggingface_hub
+
+    asked = []
+
+    def snapshot_download(repository, allow_patterns):
+        asked.append(allow_patterns)
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    make_half(folder)
+    load_models("someone/some-model", "cpu")
+    half = [[pattern for pattern in patterns if "fp16" in pattern] for patterns in asked]
+    assert not half[0] and "unet/diffusion_pytorch_model.fp16.safetensors" in half[1]
+
+
+@pytest.mark.parametrize("beside", [True, False], ids=["configs beside it", "configs from the hub"])
+def test_a_single_checkpoint_file_opens_as_its_folder_does(monkeypatch, folder, tmp_path, tiny_models, beside):
+    import huggingface_hub
+
+    path = save_checkpoint(folder, (folder if beside else tmp_path) / "some model.safetensors")
+    for weights in [*folder.glob("*/*.safetensors")]:
+        weights.unlink()
+    (folder / "settings.json").write_text(json.dumps({"embedding_steps": 60}))
+    asked = []
+
+    def snapshot_download(repository, allow_patterns):
+        asked.append(repository)
+        assert not any("safetensors" in pattern for pattern in allow_patterns)
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    models = load_models(path, "cpu", "float32")
+    assert asked == ([] if beside else [HUB_DEFAULT])
+    for part in ("unet", "vae", "text_encoder"):
+        ours, full = getattr(models, part).state_dict(), getattr(tiny_models, part).state_dict()
+        assert ours.keys() == full.keys()
+        assert all(torch.equal(ours[name], full[name]) for name in full), part
+    assert torch.equal(models.embed(["a dog"]), tiny_models.embed(["a dog"]))
+    assert models.defaults.embedding_steps == 60
+    assert models.name == str(path)
+
+
+def test_a_single_file_without_configs_is_named_as_one(folder, tmp_path, no_network):
+    path = save_checkpoint(folder, tmp_path / "model.safetensors")
+    with pytest.raises(ModelError, match=r"model\.safetensors is a single checkpoint file") as error:
+        load_models(path, "cpu")
+    sentence(error)
+
+
+@pytest.mark.parametrize("content", [b"", b"no tensors", None], ids=["empty", "text", "other tensors"])
+def test_a_single_file_of_another_kind_is_refused_in_one_sentence(folder, content):
+    path = folder / "model.safetensors"
+    if content is None:
+        save_file({"weight": torch.zeros(3)}, path)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(ModelError, match="single Stable Diffusion 1.x checkpoint") as error:
+        load_models(path, "cpu")
+    sentence(error)
+
+
+def test_a_file_that_would_be_unpickled_is_refused(folder):
+    (folder / "model.ckpt").write_bytes(b"")
+    with pytest.raises(ModelError, match=r"no \.safetensors file") as error:
+        load_models(folder / "model.ckpt", "cpu")
+    sentence(error)
+
+
+def test_a_relative_folder_or_file_that_is_not_there_is_named_as_one(no_network, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "outputs").mkdir()
+    for name, words in (
+        ("outputs/model", "no model folder at outputs/model"),
+        ("nowhere/model", "nowhere/model is no folder here"),
+        ("./nowhere", "no model folder at nowhere"),
+        ("outputs/model.safetensors", "no model file at outputs/model.safetensors"),
+    ):
+        with pytest.raises(ModelError, match=words) as error:
+            load_models(name, "cpu")
+        sentence(error)
+
+
+@pytest.mark.parametrize(
+    "cause", [None, PermissionError(13, "Permission denied"), OSError(30, "Read-only file system")]
+)
+def test_a_cache_that_cannot_be_written_is_named_with_what_moves_it(monkeypatch, tmp_path, cause):
+    import huggingface_hub
+    from huggingface_hub import constants
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    cache = tmp_path / "cache"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache / "hub"))
+    if cause is None:
+        cache.write_text("a file where a folder should be")
+
+    def snapshot_download(repository, **_):
+        raise LocalEntryNotFoundError("Not found") from cause
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    with pytest.raises(ModelError, match="HF_HOME") as error:
+        load_models("someone/some-model", "cpu")
+    assert str(cache) in sentence(error)
