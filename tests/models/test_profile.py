@@ -31,10 +31,9 @@ def cuda_card(monkeypatch):
     """A CUDA device of a given size and generation, as far as a profile asks about it."""
 
     def card(gibibytes: int, capability: tuple[int, int] = (8, 0)) -> None:
-        properties = type("Properties", (), {"total_memory": gibibytes * 2**30})
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (gibibytes * 2**30, 80 * 2**30))
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda emulated: capability >= (8, 0))
 
