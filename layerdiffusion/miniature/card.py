@@ -141,6 +141,8 @@ def _parts_table(folder: Path, facts: dict) -> str:
     ]
     for name, part in PARTS.items():
         fact = facts.get(name)
+        if fact is None and name == "decoder":
+            continue  # nobody trained it on: it is as the autoencoder's training left it
         files = [file for sub in _FOLDERS[name] for file in (folder / sub).rglob("*") if file.is_file()]
         size = f"{sum(file.stat().st_size for file in files) / 1e6:.1f} MB" if files else "missing"
         if fact is None:
@@ -190,9 +192,10 @@ def _figures_table(figures: list, rough: set[str]) -> str:
     lines = ["| part | figure | reached | bar | |", "|---|---|---|---|---|"]
     for figure in figures:
         bar = "–" if figure.bar is None else ("≤ " if figure.at_most else "≥ ") + figure.formatted(figure.bar)
-        verdict = "" if figure.bar is None else "reached" if figure.reached else "**missed**"
+        verdict = "reached" if figure.reached else "**missed**" if figure.value is not None else "not measured"
+        verdict = "" if figure.bar is None else verdict
         lines.append(f"| {figure.part} | {figure.name} | {figure.formatted(figure.value)} | {bar} | {verdict} |")
-    missed = sum(not figure.reached for figure in figures)
+    missed = sum(not figure.reached for figure in figures if figure.value is not None)
     said = f"{missed} of {len(figures)} figures miss their bar." if missed else "Every bar is reached."
     if rough:
         said += f" Of {', '.join(sorted(rough))} only an eighth of the pictures were measured (--quick)."

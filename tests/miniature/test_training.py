@@ -9,6 +9,7 @@ from torch import nn
 
 from layerdiffusion.__main__ import main
 from layerdiffusion.miniature import autoencoder, clip, diffusion, judge, segmenter, training
+from layerdiffusion.miniature.card import write
 from layerdiffusion.miniature.data import scenes
 from layerdiffusion.miniature.figures import Figure, record, recorded, rough_parts
 from layerdiffusion.miniature.train import record as record_training
@@ -286,3 +287,20 @@ def test_a_part_trains_from_the_command_line_and_goes_on(part, module, tmp_path,
     assert json.loads((tmp_path / "miniature" / part / "training.json").read_text())["steps"] > first
     assert main(["train-miniature", "card", "--out", str(tmp_path)]) == 0
     assert f"{part} (`{part}/`)" in (tmp_path / "miniature" / "README.md").read_text()
+
+
+def test_the_card_has_what_was_not_measured_and_what_was_tried(tmp_path):
+    record(
+        [Figure("diffusion", "whole", None, 0.85), Figure("diffusion", "one", 0.5, 0.97)],
+        tmp_path,
+        False,
+        ["diffusion"],
+    )
+    notes = {"trials": [{"what": "guidance 6", "pictures": 48, "whole": 0.25}], "not_tried": ["Nothing else."]}
+    (tmp_path / "notes.json").write_text(json.dumps(notes))
+    assert main(["train-miniature", "card", "--out", str(tmp_path.parent)]) == 2  # there is no folder `miniature` in it
+    text = write(tmp_path).read_text(encoding="utf-8")
+    assert "| diffusion | whole | – | ≥ 85.0 % | not measured |" in text
+    assert "| diffusion | one | 50.0 % | ≥ 97.0 % | **missed** |" in text
+    assert "1 of 2 figures miss their bar." in text
+    assert "| guidance 6 | 48 | 25.0 % |" in text and "- Nothing else." in text
