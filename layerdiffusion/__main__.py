@@ -4,10 +4,8 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from importlib import import_module
-from importlib.util import find_spec
-from typing import NoReturn
 
+from layerdiffusion.commands.terminal import Parser
 from layerdiffusion.errors import EditError
 from layerdiffusion.threads import share_cores
 
@@ -18,12 +16,6 @@ COMMANDS = {
     "benchmark": "time the stages on this machine",
     "train-miniature": "train the embedded model from nothing",
 }
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One sentence instead of a usage page: bad flags are told as bad input is."""
-        raise EditError(f"{message[:1].upper()}{message[1:].rstrip('.')}; see {self.prog} --help.")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,24 +34,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = _Parser(
-        prog="python -m layerdiffusion",
-        description="Edit a photo's subject and its background in one go.",
-        allow_abbrev=False,
-    )
-    subparsers = parser.add_subparsers(dest="command", metavar="command", required=True)
-    asked = next((word for word in argv if not word.startswith("-")), None)
+    parser = Parser(prog="python -m layerdiffusion", description="Edit a photo's subject and its background in one go.")
+    commands = parser.add_subparsers(dest="command", metavar="command", required=True)
     for name, summary in COMMANDS.items():
         module = f"layerdiffusion.commands.{name.replace('-', '_')}"
-        if find_spec(module) is None:
-            continue
-        subparser = subparsers.add_parser(
-            name, help=summary, description=f"{summary.capitalize()}.", allow_abbrev=False
-        )
-        if name == asked:
-            command = import_module(module)
-            command.add_arguments(subparser)
-            subparser.set_defaults(run=command.run)
+        commands.add_parser(name, help=summary, description=f"{summary.capitalize()}.", module=module)
     return parser.parse_args(argv)
 
 

@@ -21,7 +21,7 @@ SIDE = 128
 def numbers(records: Records) -> dict[tuple[str, str], tuple]:
     """All that a run measures, and its pictures; not how long it took."""
     return {
-        (one["edit"], one["column"]): (
+        (one["edit"], one["variant"]): (
             one["measures"],
             one["settings"],
             [(records.folder / name).read_bytes() for name in one["pictures"]],
@@ -78,7 +78,7 @@ def bench_folder(
             "command": COMMAND,
             "model": {"name": "miniature"},
             "settings": {"seeds": list(seeds)},
-            "columns": {column: {} for column in columns},
+            "variants": {column: {} for column in columns},
             "edits": {edit: {} for edit in names},
         }
     )
@@ -90,7 +90,7 @@ def bench_folder(
             record = {
                 "edit": edit,
                 "kind": kind,
-                "column": column,
+                "variant": column,
                 "method": method,
                 "settings": {"alpha": 0.7, "seeds": list(seeds)},
                 "options": {} if method == "ours" else {"source": "photo"},

@@ -58,7 +58,7 @@ COMES_WITH = {
     "packaging": "gradio",
     "tokenizers": "transformers",
     "gradio_client": "gradio",
-    "jinja2": "gradio",
+    "markupsafe": "jinja2",
     "starlette": "gradio",
 }
 OPTIONAL = {"ray", "bitsandbytes", "spaces"}
@@ -80,25 +80,14 @@ AGAINST_THE_DIRECTION = _pairs(
     }
 )
 IN_CIRCLES = {
-    "evaluation.ray_backend",
-    "evaluation.runner",
     "miniature.card",
     "miniature.train",
 }
 IMPORTED_LATE = _pairs(
     {
-        "commands.benchmark": "PIL evaluation.datasets.toyedits numpy settings",
+        "commands.benchmark": "PIL evaluation.datasets.toybench numpy settings",
         "commands.compare": "result",
-        "evaluation.bench": "evaluation.claims evaluation.datasets.toybench evaluation.edits evaluation.records "
-        "evaluation.report.write evaluation.runner evaluation.variants",
-        "evaluation.claims": "methods.options",
-        "evaluation.datasets.tedbench": "edit evaluation.datasets.toybench evaluation.runner",
-        "evaluation.edits": "PIL evaluation.datasets.toyedits images.masks",
-        "evaluation.metrics": "images.layers images.masks",
         "evaluation.miniature": "miniature.data models._torchvision",
-        "evaluation.ray_backend": "evaluation.runner",
-        "evaluation.runner": "evaluation.metrics evaluation.ray_backend images.geometry images.io methods.options",
-        "evaluation.search": "evaluation.datasets.toybench evaluation.records evaluation.runner",
         "miniature.clip": "copy",
         "miniature.segmenter": "copy",
         "miniature.train": "models._torchvision os",
@@ -108,20 +97,10 @@ LONG_FILES = {
     "miniature/world.py",
 }
 LONG_FUNCTIONS = {
-    "evaluation.ray_backend.spread",
     "miniature.training.fit",
 }
 DIALECT = _pairs(
     {
-        "evaluation.claims": "KEPT readings says told",
-        "evaluation.datasets.toybench": "kept",
-        "evaluation.edits": "told",
-        "evaluation.report.markup": "told",
-        "evaluation.report.page": "_readings said told",
-        "evaluation.report.plots": "told",
-        "evaluation.report.rows": "reading_rows said told",
-        "evaluation.search": "kept told",
-        "evaluation.variants": "READINGS _READING_SAYS says",
         "miniature.card": "painted said",
         "miniature.clip": "kept said",
         "miniature.data": "kept",

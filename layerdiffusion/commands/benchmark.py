@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _edit(models: Models) -> Edit:
     """An edit of the toybox, at the model's size."""
-    from layerdiffusion.evaluation.datasets.toyedits import pose_and_place
+    from layerdiffusion.evaluation.datasets.toybench import pose_and_place
 
     edit = pose_and_place(0).edit
     if models.size == edit.object_image.width:

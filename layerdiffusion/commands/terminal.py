@@ -1,4 +1,4 @@
-"""What commands share: flags' numbers, a folder to write to, a clean end on Ctrl-C, and a bar for each stage."""
+"""What commands share: a parser, flags' numbers, a folder to write to, a clean end on Ctrl-C, a bar for each stage."""
 
 from __future__ import annotations
 
@@ -7,15 +7,40 @@ import contextlib
 import math
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from layerdiffusion.errors import EditError
-from layerdiffusion.settings import Setting
+from layerdiffusion.errors import EditError, SettingsError
+from layerdiffusion.settings import Setting, Settings, setting_table
 
 if TYPE_CHECKING:
     from layerdiffusion.progress import Progress
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one sentence, and whose flags are those of a module imported when they are needed.
+
+    `module` has `add_arguments(parser)`, and `run(args) -> int` unless all it does is done by sub-commands.
+    """
+
+    def __init__(self, *args: Any, module: str | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+        self._module = module
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Add the module's flags, then parse; argparse calls this for the sub-command that is asked for alone."""
+        if self._module is not None:
+            command, self._module = import_module(self._module), None
+            command.add_arguments(self)
+            self.set_defaults(run=getattr(command, "run", None))
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse bad flags in one sentence, as bad input is refused."""
+        raise EditError(f"{message[:1].upper()}{message[1:].rstrip('.')}; see {self.prog} --help.")
 
 
 def number(text: str) -> float | int:
@@ -44,6 +69,45 @@ def seeds(text: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no seed; give whole numbers, as in 0 1 2 or 0-3") from None
+
+
+class Seeds(argparse.Action):
+    """The action of a `--seeds` flag: its words, each read by `seeds`, as one list."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"type": seeds, "nargs": "+", "metavar": "N", **kwargs})
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        setattr(namespace, self.dest, [seed for part in values for seed in part])
+
+
+def assignments(flags: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What `--set` gives: by method ("" for the whole run) its values by name, numbers where they are written so.
+
+    Raises an `EditError` for a flag that is neither NAME=VALUE nor METHOD.NAME=VALUE.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for flag in flags:
+        target, _, value = flag.partition("=")
+        method, dot, name = target.rpartition(".")
+        if not (name and value) or bool(dot) != bool(method):
+            raise EditError(
+                f"--set {flag} is not NAME=VALUE, as in alpha=0.5, or METHOD.NAME=VALUE, as in pnp.alpha=1."
+            )
+        try:
+            found.setdefault(method, {})[name] = number(value)
+        except argparse.ArgumentTypeError:
+            found.setdefault(method, {})[name] = value
+    return found
+
+
+def with_changes(settings: Settings, changes: Mapping[str, Any]) -> Settings:
+    """The settings with these fields changed; raises a `SettingsError` for one there is not."""
+    known = [name for name in setting_table() if name != "seeds"]  # which have a flag of their own
+    unknown = next((name for name in changes if name not in known), None)
+    if unknown is not None:
+        raise SettingsError(f"There is no setting {unknown!r}; there are {', '.join(known)}.")
+    return replace(settings, **changes)
 
 
 def writable(folder: Path) -> Path:

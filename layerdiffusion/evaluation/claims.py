@@ -1,4 +1,4 @@
-"""What a folder of records says: means with their intervals, and the paper's claims tested one by one."""
+"""What a folder of records shows: means with their intervals, and the paper's claims tested one by one."""
 
 from __future__ import annotations
 
@@ -8,40 +8,43 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from layerdiffusion.evaluation.datasets.toybench import KINDS
-from layerdiffusion.evaluation.metrics import bootstrap
-from layerdiffusion.evaluation.report.plots import Point
-from layerdiffusion.evaluation.variants import METHODS, ROWS, TABLE_1
+from layerdiffusion.evaluation.statistics import Interval, bootstrap
+from layerdiffusion.evaluation.variants import METHOD_VARIANTS, ROWS, TABLE_1
+from layerdiffusion.methods.options import LABELS
 
 HOLDS, FAILS, UNDECIDED, UNMEASURED = "holds", "does not hold", "undecided", "not measured"
 OURS = "ours"
 BOTH = "both"  # the kind of edit that the paper is about
+BASELINES = ("sdedit", "imagic", "pnp")
 
 
 class Measure(NamedTuple):
-    """One column of the tables; of each, more is better."""
+    """One measure of the tables; of each, more is better."""
 
     name: str  # as in a record's measures
     label: str
     unit: str  # "share", "dB" or "cosine"
-    says: str
+    description: str
 
-    def told(self, value: float) -> str:
+    def format_value(self, value: float) -> str:
         """The value with as many digits as mean something."""
         if self.unit == "share":
             return f"{100 * value:.0f} %".replace("-", "−")
         return (f"{value:.1f}" if self.unit == "dB" else f"{value:.3f}").replace("-", "−")
 
-    def interval(self, point: Point) -> str:
+    def format_interval(self, interval: Interval) -> str:
         """ "62 % [55, 69]": the mean, and where it may lie."""
-        low, high = (self.told(value).removesuffix(" %") for value in (point.low, point.high))
-        return f"{self.told(point.mean)} [{low}, {high}]"
+        low, high = (self.format_value(value).removesuffix(" %") for value in interval[1:])
+        return f"{self.format_value(interval.mean)} [{low}, {high}]"
 
 
 WANTED = Measure(
     "as_wanted", "as wanted", "share", "pictures as asked that kept the rest of the subject's looks as well"
 )
 SATISFIED = Measure("satisfied", "as asked", "share", "pictures in which the judge sees all that the prompt names")
-KEPT = Measure("kept", "looks kept", "share", "pictures that kept what only the photo shows, such as paint and size")
+PRESERVED = Measure(
+    "kept", "looks kept", "share", "pictures that kept what only the photo shows, such as paint and size"
+)
 CLIP = Measure("clip_score", "CLIP score", "cosine", "cosine of the picture's and the prompt's CLIP embeddings")
 BACKGROUND = Measure(
     "background_psnr", "background, dB", "dB", "PSNR against the wanted background, where neither has a subject"
@@ -59,7 +62,7 @@ ATTRIBUTES = tuple(
 MEASURES = (
     WANTED,
     SATISFIED,
-    KEPT,
+    PRESERVED,
     *ATTRIBUTES,
     CLIP,
     Measure("clipscore", "CLIPScore", "cosine", "2.5 · max(0, cosine), with the prefix “A photo depicts”"),
@@ -83,7 +86,7 @@ class Test:
     measure: Measure
     better: str
     worse: str
-    difference: Point | None
+    difference: Interval | None
     edits: int
 
     @property
@@ -129,12 +132,12 @@ class Claim:
 
 
 class Bench:
-    """The records of a bench, by edit and column."""
+    """The records of a bench, by edit and variant."""
 
     def __init__(self, records: Iterable[dict[str, Any]]) -> None:
         self.records = list(records)
-        self._points: dict[tuple[str, Measure, tuple[str, ...]], Point | None] = {}
-        self.by_name = {(record["edit"], record["column"]): record for record in self.records}
+        self._intervals: dict[tuple[str, Measure, tuple[str, ...]], Interval | None] = {}
+        self.by_name = {(record["edit"], record["variant"]): record for record in self.records}
         self.kind = {record["edit"]: record["kind"] for record in self.records}
         self.edits = list(self.kind)
         order = [BOTH, *KINDS]  # the paper's own kind comes first, those of another bench last
@@ -142,11 +145,11 @@ class Bench:
             dict.fromkeys(self.kind.values()), key=lambda k: order.index(k) if k in order else len(order)
         )
         self.seeds = sorted({seed for record in self.records for seed in record["seeds"]})
-        present = dict.fromkeys(record["column"] for record in self.records)
+        present = dict.fromkeys(record["variant"] for record in self.records)
         self.rows = [name for name in TABLE_1 if name in present]
-        self.methods = [name for name in METHODS if name in present]
-        self.readings = [name for name in present if name not in self.methods and name not in self.rows]
-        self.columns = [*self.methods, *self.rows, *self.readings]
+        self.methods = [name for name in METHOD_VARIANTS if name in present]
+        self.ablations = [name for name in present if name not in self.methods and name not in self.rows]
+        self.variants = [*self.methods, *self.rows, *self.ablations]
         self.full = "f" if "f" in present else OURS  # row (f) has the paper's weights, ours the model's own
         found = {name for record in self.records for picture in record["measures"] for name in picture}
         self.measures = [measure for measure in MEASURES if measure.name in found and self.any(measure)]
@@ -166,20 +169,24 @@ class Bench:
         pictures = self.any_record(edit)["pictures"]
         return f"{pictures[0].rpartition('/')[0]}/{name}.png" if pictures else None
 
-    def says(self, column: str) -> str:
-        """What the column is, in one line; "" where nobody says."""
-        told = (record.get("says", "") for record in self.records if record["column"] == column)
-        known = METHODS | ROWS
-        return next(filter(None, told), known[column].says if column in known else "")
+    def of(self, variant: str) -> list[dict[str, Any]]:
+        """The variant's records."""
+        return [record for record in self.records if record["variant"] == variant]
 
-    def record(self, edit: str, column: str) -> dict[str, Any] | None:
-        return self.by_name.get((edit, column))
+    def description(self, variant: str) -> str:
+        """What the variant is, in one line; "" for one that is unknown and undescribed."""
+        recorded = (record.get("description", "") for record in self.of(variant))
+        known = METHOD_VARIANTS | ROWS
+        return next(filter(None, recorded), known[variant].description if variant in known else "")
 
-    def values(self, column: str, measure: Measure, kinds: Sequence[str] = ()) -> dict[str, dict[int, float]]:
+    def record(self, edit: str, variant: str) -> dict[str, Any] | None:
+        return self.by_name.get((edit, variant))
+
+    def values(self, variant: str, measure: Measure, kinds: Sequence[str] = ()) -> dict[str, dict[int, float]]:
         """Edit → seed → value; what was not measured, or isn't finite, is left out."""
         found: dict[str, dict[int, float]] = {}
         for edit in self.edits:
-            record = self.record(edit, column)
+            record = self.record(edit, variant)
             if record is not None and (not kinds or record["kind"] in kinds):
                 pictures = {
                     picture["seed"]: float(picture[measure.name])
@@ -190,16 +197,16 @@ class Bench:
                     found[edit] = pictures
         return found
 
-    def point(self, column: str, measure: Measure, kinds: Sequence[str] = ()) -> Point | None:
+    def interval(self, variant: str, measure: Measure, kinds: Sequence[str] = ()) -> Interval | None:
         """Mean and 95 % interval over edits; None where nothing was measured."""
-        key = column, measure, tuple(kinds)
-        if key not in self._points:
-            values = [list(seeds.values()) for seeds in self.values(column, measure, kinds).values()]
-            self._points[key] = Point(*bootstrap(values)) if values else None
-        return self._points[key]
+        key = variant, measure, tuple(kinds)
+        if key not in self._intervals:
+            values = [list(seeds.values()) for seeds in self.values(variant, measure, kinds).values()]
+            self._intervals[key] = bootstrap(values) if values else None
+        return self._intervals[key]
 
     def test(self, better: str, worse: str, measure: Measure, kinds: Sequence[str] = ()) -> Test:
-        """The difference of two columns, edit by edit and seed by seed."""
+        """The difference of two variants, edit by edit and seed by seed."""
         first, second = self.values(better, measure, kinds), self.values(worse, measure, kinds)
         pairs = [
             [value - second[edit][seed] for seed, value in seeds.items() if seed in second[edit]]
@@ -207,7 +214,7 @@ class Bench:
             if edit in second
         ]
         pairs = [pair for pair in pairs if pair]
-        return Test(measure, better, worse, Point(*bootstrap(pairs)) if pairs else None, len(pairs))
+        return Test(measure, better, worse, bootstrap(pairs) if pairs else None, len(pairs))
 
     @property
     def main(self) -> Measure:
@@ -216,7 +223,6 @@ class Bench:
 
     def claims(self) -> list[Claim]:
         """The paper's claims, tested on these records."""
-        others = ("sdedit", "imagic", "pnp")
         both = (BOTH,) if BOTH in self.kinds else ()
         ahead = [m for m in (WANTED, SATISFIED, CLIP) if m in self.measures] or [self.main]
         measured = [*ahead, *(m for m in (BACKGROUND, LIKENESS) if m in self.measures)]
@@ -228,7 +234,7 @@ class Bench:
                 f"Ours is ahead of the compared methods {words}",
                 "ours leads in CLIP score and in both ratings of the user study",
                 self.main,
-                tuple(self.test(OURS, other, m, both) for m in measured for other in others),
+                tuple(self.test(OURS, baseline, m, both) for m in measured for baseline in BASELINES),
                 both,
             ),
             Claim(
@@ -245,7 +251,7 @@ class Bench:
             ),
             Claim(
                 "Stage 1 makes the background more similar",
-                "said of row (g), without a figure",
+                "claimed of row (g), without a figure",
                 BACKGROUND,
                 (self.test(full, "g", BACKGROUND),),
             ),
@@ -253,32 +259,31 @@ class Bench:
         if layered:
             found.append(
                 Claim(
-                    f"Ours is still ahead {words} when the others are given the layered picture as well",
+                    f"Ours is still ahead {words} when the baselines are given the layered picture as well",
                     "not tested",
                     self.main,
-                    tuple(self.test(OURS, other, m, both) for m in measured for other in layered),
+                    tuple(self.test(OURS, baseline, m, both) for m in measured for baseline in layered),
                     both,
                 )
             )
         return found
 
-    def seconds(self, column: str) -> dict[str, float]:
+    def seconds(self, variant: str) -> dict[str, float]:
         """Mean seconds of an edit in each stage, and in all."""
-        timings = [record["timings"] for record in self.records if record["column"] == column]
+        timings = [record["timings"] for record in self.of(variant)]
         stages = dict.fromkeys(stage for timing in timings for stage in timing)
         return {stage: sum(timing.get(stage, 0.0) for timing in timings) / len(timings) for stage in stages}
 
 
-def label(column: str) -> str:
-    """A column's name for people: "Plug-and-Play", "(a)", or as it is."""
-    from layerdiffusion.methods.options import LABELS
-
-    if column in TABLE_1:
-        return f"({column})"
-    if column in METHODS:
-        name = "Ours" if METHODS[column].method == OURS else LABELS[METHODS[column].method]
-        return f"{name}, layered" if column != METHODS[column].method else name
-    return column
+def label(variant: str) -> str:
+    """A variant's name for people: "Plug-and-Play", "(a)", or as it is."""
+    if variant in TABLE_1:
+        return f"({variant})"
+    if variant in METHOD_VARIANTS:
+        method = METHOD_VARIANTS[variant].method
+        name = "Ours" if method == OURS else LABELS[method]
+        return f"{name}, layered" if variant.endswith("-layered") else name
+    return variant
 
 
 def kind_label(kind: str) -> str:

@@ -1,24 +1,25 @@
-"""What is measured of a bench's pictures, and how sure one can be of the means."""
+"""What is measured of a bench's pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
+from layerdiffusion.evaluation.datasets.toybench import BenchEdit
+from layerdiffusion.images.layers import Layers, lay_out
+from layerdiffusion.images.masks import grow
+from layerdiffusion.models.clip import PREFIX, clip_name, clipscore, embed
+
 if TYPE_CHECKING:
-    from layerdiffusion.evaluation.datasets.toybench import BenchEdit
-    from layerdiffusion.images.layers import Layers
     from layerdiffusion.miniature.judge import Judge
     from layerdiffusion.models.load import Models
     from layerdiffusion.models.segmenter import Segmenter
 
 MOST_PSNR = 100.0  # dB, of pictures that are the same: JSON has no infinity
 RIM = 1 / 32  # of the picture's side: how far beyond a subject's mask its soft rim and its contact shadow are left out
-LEVEL = 0.95
-RESAMPLES = 10_000
 
 
 class Measures:
@@ -34,8 +35,6 @@ class Measures:
     @property
     def clip_name(self) -> str:
         """The CLIP that all cosines are of."""
-        from layerdiffusion.models.clip import clip_name
-
         return clip_name(self.models)
 
     def __call__(
@@ -53,8 +52,6 @@ class Measures:
 
         Raises `ModelError` where there is no CLIP.
         """
-        from layerdiffusion.images.layers import lay_out
-
         layers = lay_out(bench_edit.edit, images[0].width)
         subjects = self._subjects(layers, images)
         cosines = self._cosines(bench_edit, images, subjects)
@@ -78,8 +75,6 @@ class Measures:
     def _cosines(
         self, bench_edit: BenchEdit, images: Sequence[Image.Image], subjects: Sequence[np.ndarray]
     ) -> list[dict[str, float]]:
-        from layerdiffusion.models.clip import PREFIX, clipscore, embed
-
         edit = bench_edit.edit
         crops = [cut_out(image, subject) for image, subject in zip(images, subjects, strict=True)]
         photo = cut_out(edit.object_image, edit.object_mask)
@@ -98,7 +93,7 @@ def judged(bench_edit: BenchEdit, shown: dict[str, str]) -> dict[str, bool]:
     right = {name: shown.get(name) == value for name, value in bench_edit.wanted.items()}
     return right | {
         "satisfied": all(right[name] for name in bench_edit.asked),
-        "kept": all(right[name] for name in bench_edit.kept),
+        "kept": all(right[name] for name in bench_edit.preserved),
         "as_wanted": all(right.values()),
     }
 
@@ -110,13 +105,16 @@ def background_psnr(image: Image.Image, layers: Layers, subject: np.ndarray) -> 
     background picture's own subject, and the result's, `subject`, bool (H, W). At most `MOST_PSNR`; None where
     nothing is left to compare.
     """
-    from layerdiffusion.images.masks import grow
-
     outside = ~grow(subject | layers.background_mask, max(1, round(RIM * image.width)))
-    if not outside.any():
+    return psnr(layers.background_image, image, outside)
+
+
+def psnr(wanted: Image.Image, image: Image.Image, where: np.ndarray) -> float | None:
+    """PSNR in dB of the pixels `where`, bool (H, W), at most `MOST_PSNR`; None where there are none."""
+    if not where.any():
         return None
-    wanted, found = (np.asarray(picture, np.float64)[outside] for picture in (layers.background_image, image))
-    error = float(np.mean((found - wanted) ** 2))
+    expected, found = (np.asarray(picture, np.float64)[where] for picture in (wanted, image))
+    error = float(np.mean((found - expected) ** 2))
     return min(MOST_PSNR, float(10 * np.log10(255**2 / error))) if error else MOST_PSNR
 
 
@@ -139,63 +137,6 @@ def cut_out(image: Image.Image, mask: np.ndarray) -> Image.Image:
     square = Image.new("RGB", (side, side), (128, 128, 128))
     square.paste(image, (-x, -y))
     return square
-
-
-class Interval(NamedTuple):
-    """A mean and the ends of its interval; NaN where there is nothing to take the mean of."""
-
-    mean: float
-    low: float
-    high: float
-
-
-def bootstrap(
-    values_by_edit: Sequence[Sequence[float | None]],
-    level: float = LEVEL,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> Interval:
-    """The mean over edits of each edit's mean, and its percentile bootstrap interval over edits.
-
-    `values_by_edit`: an edit's values, one a picture. The edits are drawn again, not the pictures: seeds of one edit
-    succeed and fail together, and an interval over pictures would be too narrow. None and NaN are left out, and so
-    is an edit without any value. The same values and `seed` give the same interval.
-    """
-    return _interval(edit_means(values_by_edit), level, resamples, seed)
-
-
-def paired(
-    a_by_edit: Sequence[Sequence[float | None]],
-    b_by_edit: Sequence[Sequence[float | None]],
-    level: float = LEVEL,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> Interval:
-    """How much more A has than B on the same edits, given in the same order: the mean difference and its interval.
-
-    Edits that either lacks are left out. Edits differ more than methods do, so this interval is narrower than what
-    the two means' own suggest. Raises ValueError for unequal numbers of edits.
-    """
-    pairs = [(_mean(a), _mean(b)) for a, b in zip(a_by_edit, b_by_edit, strict=True)]
-    return _interval(np.array([a - b for a, b in pairs if a is not None and b is not None]), level, resamples, seed)
-
-
-def edit_means(values_by_edit: Sequence[Sequence[float | None]]) -> np.ndarray:
-    """Each edit's mean, (edits,); None and NaN are left out, and so is an edit without any value."""
-    return np.array([mean for values in values_by_edit if (mean := _mean(values)) is not None])
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [float(value) for value in values if value is not None and not np.isnan(value)]
-    return float(np.mean(known)) if known else None
-
-
-def _interval(means: np.ndarray, level: float, resamples: int, seed: int) -> Interval:
-    if not len(means):
-        return Interval(float("nan"), float("nan"), float("nan"))
-    drawn = np.random.default_rng(seed).integers(len(means), size=(resamples, len(means)))
-    low, high = np.quantile(means[drawn].mean(1), [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(means.mean()), float(low), float(high))
 
 
 def _box(mask: np.ndarray) -> tuple[int, int, int, int]:

@@ -1,12 +1,13 @@
 """A bench spread over a Ray cluster: one worker a GPU, or a CPU where there is none, each with its own models.
 
-Workers only paint and measure; the one process that started the run writes the records. So a worker that is killed
-takes nothing with it but the column it was at, which is done again, and nothing is ever written by two.
+Workers only edit and measure; the one process that started the run writes the records. So a worker that is killed
+takes nothing with it but the variant it was at, which is done again, and nothing is ever written by two.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import socket
 import sys
@@ -14,143 +15,105 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from layerdiffusion.errors import EditError
+from layerdiffusion.evaluation.variants import Variant
+from layerdiffusion.evaluation.worker import Failed, Finished, Job, Worker
 from layerdiffusion.settings import Settings
 from layerdiffusion.threads import available_cores, thread_variables
 
-if TYPE_CHECKING:
-    from layerdiffusion.evaluation.runner import Failed, Finished, Job, Worker
-    from layerdiffusion.evaluation.variants import Column
-
 LOCAL = "local"
 ROOT = Path(__file__).resolve().parents[2]
-MOST_DEATHS = 3  # of workers at one column of an edit, before it is taken to be the cause
+MOST_DEATHS = 3  # of workers at one variant of an edit, before it is taken to be the cause
 OBJECT_STORE = 256 << 20  # bytes: photos go out and pictures come back one edit at a time
 # What a cluster's other machines need of the project; the rest of its folder stays here.
 LEFT_BEHIND = [".git", ".venv", "tests", "assets/examples", "outputs"]
 
 
 @dataclass
-class _Task:
-    """An edit's columns that have yet to be done, and how many workers it has lost."""
-
-    job: Job
-    columns: deque[Column]
-    deaths: int = 0  # at the first of the columns
-
-
-@dataclass
 class _Seat:
-    """One worker of the cluster, and what it is doing."""
+    """One worker of the cluster, and the edit it is at, with the variants that are left of it."""
 
     actor: Any
     loaded: bool = False
-    task: _Task | None = None
-    edit: Any = field(default=None, repr=False)  # the task's edit, in the cluster's memory
+    edit_id: str = ""
+    edit: Any = None  # in the cluster's memory
+    left: deque[Variant] = field(default_factory=deque)
 
 
 def spread(
     make_worker: Callable[[], Worker],
     jobs: Sequence[Job],
     settings: Settings,
-    all_columns: Sequence[Column],
+    all_variants: Sequence[Variant],
     begin: Callable[[dict[str, Any]], None],
     address: str = LOCAL,
     workers: int | None = None,
 ) -> Iterator[Finished | Failed]:
-    """What the jobs come to, as it comes; all columns of an edit on one worker, for its caches.
+    """What comes of the jobs, as it comes; all variants of an edit on one worker, for its caches.
 
     `address` is "local", which starts a cluster on this machine and ends it afterwards, or that of a running one;
-    `workers` are as many as its GPUs, or its CPUs where it has none. When a worker dies, another one goes on with its
-    edit from the column it was at. `begin` gets what each worker is, and may refuse it.
+    `workers` are as many as its GPUs, or its CPUs where it has none. When a worker dies, Ray starts another one, which
+    goes on with the variant it was at. `begin` gets what each worker is, and may refuse it.
 
-    Raises an `EditError` where there is no Ray, no cluster and no room in it, and for a column of an edit at which
+    Raises an `EditError` where there is no Ray, no cluster and no room in it, and for a variant of an edit at which
     three workers died; whatever a worker raises but an `EditError` of its edit is raised here.
     """
     with _cluster(address, workers) as (ray, seats, gpus):
-        from layerdiffusion.evaluation.runner import Failed
-
-        Actor = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=0, max_task_retries=0)(_Actor)
-        queue = deque(_Task(job, deque(job.columns)) for job in jobs)
-        idle: list[_Seat] = []
-        pending: dict[Any, _Seat] = {}
-        lost_loading = 0
-
-        def sit() -> None:
-            actor = Actor.remote(make_worker)
-            pending[actor.ready.remote(all_columns)] = _Seat(actor)
-
-        def next_column(seat: _Seat) -> None:
-            """Give the worker the next column of its edit, or another edit, or rest."""
-            if seat.task is None or not seat.task.columns:
-                seat.task = queue.popleft() if queue else None
-                seat.edit = ray.put(seat.task.job.edit) if seat.task else None
-            if seat.task is None:
-                idle.append(seat)
-            else:
-                pending[seat.actor.paint.remote(seat.edit, seat.task.columns[0], settings)] = seat
-
-        for _ in range(min(seats, len(queue))):
-            sit()
-        while queue or any(seat.task for seat in pending.values()):
+        tries = {"max_restarts": -1, "max_task_retries": MOST_DEATHS - 1}
+        Actor = ray.remote(num_cpus=1, num_gpus=gpus, **tries)(_Actor)
+        queue, left = deque(jobs), sum(len(job.variants) for job in jobs)
+        actors = [Actor.remote(make_worker) for _ in range(min(seats, len(jobs)))]
+        pending = {actor.ready.remote(all_variants): _Seat(actor) for actor in actors}
+        while left:
             (ready,), _ = ray.wait(list(pending), num_returns=1)
             seat = pending.pop(ready)
-            one: Finished | Failed | None = None
-            try:
-                value = ray.get(ready)
-            except ray.exceptions.RayTaskError as error:
-                cause = error.cause
-                if not isinstance(cause, EditError):
-                    raise
-                if seat.task is None:  # models that can't be loaded, or a column's options
-                    raise cause from None
-                one = Failed(seat.task.job.edit.id, seat.task.columns.popleft().name, str(cause))
-            except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError) as error:
-                ray.kill(seat.actor)
-                lost_loading += seat.task is None
-                if seat.task is not None:
-                    seat.task.deaths += 1
-                    queue.appendleft(seat.task)
-                if lost_loading > seats * MOST_DEATHS:
-                    raise EditError(
-                        "Ray's workers die while they load the models; is there memory for them?"
-                    ) from error
-                if seat.task is not None and seat.task.deaths >= MOST_DEATHS:
-                    name = f"{seat.task.job.edit.id}, {seat.task.columns[0].name}"
-                    raise EditError(
-                        f"{MOST_DEATHS} workers died one after the other at {name}; is there memory for it?"
-                    ) from error
-                if idle:
-                    next_column(idle.pop())
-                else:
-                    sit()
-                continue
-            else:
-                if seat.loaded:
-                    seat.task.columns.popleft()
-                    seat.task.deaths, one = 0, value
-                else:
-                    begin(value)
-                    seat.loaded = True
-            next_column(seat)  # before what is done is written, so that nobody waits for the disk
+            one = _answer(ray, seat, ready, begin)
+            if not seat.left and queue:
+                job = queue.popleft()
+                seat.edit_id, seat.edit, seat.left = job.edit.id, ray.put(job.edit), deque(job.variants)
+            if seat.left:  # before what is done is written, so that nobody waits for the disk
+                pending[seat.actor.run.remote(seat.edit, seat.left[0], settings)] = seat
             if one is not None:
+                left -= 1
                 yield one
 
 
+def _answer(ray: Any, seat: _Seat, ready: Any, begin: Callable[[dict[str, Any]], None]) -> Finished | Failed | None:
+    """What the worker at `seat` has come to; None where that is its models."""
+    try:
+        value = ray.get(ready)
+    except ray.exceptions.RayTaskError as error:
+        if not isinstance(error.cause, EditError):
+            raise
+        if not seat.loaded:  # models that can't be loaded, or a variant's options
+            raise error.cause from None
+        return Failed(seat.edit_id, seat.left.popleft().name, str(error.cause))
+    except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError) as error:
+        if not seat.loaded:
+            raise EditError("Ray's workers die while they load the models; is there memory for them?") from error
+        at = f"{seat.edit_id}, {seat.left[0].name}"
+        raise EditError(f"{MOST_DEATHS} workers died one after the other at {at}; is there memory for it?") from error
+    if seat.loaded:
+        seat.left.popleft()
+        return value
+    begin(value)
+    seat.loaded = True
+    return None
+
+
 class _Actor:
-    """A worker's process. The models are loaded by the first call, whose errors Ray passes on as they are."""
+    """A worker's process. The models are loaded by its first call, whose errors Ray passes on as they are."""
 
     def __init__(self, make_worker: Callable[[], Worker]) -> None:
-        self._make, self._worker = make_worker, None
+        self._worker = functools.cache(make_worker)
 
-    def ready(self, columns: Sequence[Column]) -> dict[str, Any]:
-        self._worker = self._make()
-        return self._worker.ready(columns)
+    def ready(self, variants: Sequence[Variant]) -> dict[str, Any]:
+        return self._worker().ready(variants)
 
-    def paint(self, edit: Any, column: Column, settings: Settings) -> Finished:
-        return self._worker.paint(edit, column, settings)
+    def run(self, edit: Any, variant: Variant, settings: Settings) -> Finished:
+        return self._worker().run(edit, variant, settings)
 
 
 @contextlib.contextmanager
@@ -162,7 +125,7 @@ def _cluster(address: str, workers: int | None) -> Iterator[tuple[Any, int, int]
     try:
         import ray
     except ImportError as error:
-        raise EditError("--ray needs Ray, which is not installed; run pip install ray.") from error
+        raise EditError('--ray needs Ray, which is not installed; run pip install "ray>=2.40".') from error
     if ray.is_initialized():
         raise EditError("This process is connected to a Ray cluster already; disconnect from it first.")
     environment: dict[str, Any] = {"env_vars": thread_variables(1)}

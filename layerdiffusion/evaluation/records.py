@@ -1,11 +1,12 @@
-"""The folder of an evaluation: one JSON record and its pictures for each edit and column, and a manifest of the run.
+"""The folder of an evaluation: one JSON record and its pictures for each edit and variant, and a manifest.
 
-    bench.json                            what the run is: command, model, settings, columns, edits, versions
-    records/<edit>/<column>.json          one finished edit; it is there only when all of it is there
+    bench.json                            what the run is: command, model, settings, variants, edits, versions
+    records/<edit>/<variant>.json          one finished edit; it is there only when all of it is there
     pictures/<edit>/photo.png             the photo, the reference and the layered picture, as the model sees them
-    pictures/<edit>/<column>-<seed>.png   the results
+    pictures/<edit>/<variant>-<seed>.png   the results
 
 A record appears in one step, after its pictures, so a run can be killed at any moment and go on where it was.
+Earlier versions called a variant a column, and its description what it says: `read` and `manifest` read theirs too.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from urllib.parse import quote
 from layerdiffusion.errors import EditError
 
 MANIFEST = "bench.json"
+RENAMED_IN_RECORDS = {"column": "variant", "says": "description"}  # what earlier versions wrote
+RENAMED_IN_MANIFESTS = {"columns": "variants", "says": "descriptions"}
 SAME = ("bench", "model", "settings")  # the fields of a manifest that may not change
 
 
@@ -31,9 +34,9 @@ class Records:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
 
-    def has(self, edit: str, column: str) -> bool:
+    def has(self, edit: str, variant: str) -> bool:
         """Whether the record is there, readable, with all its pictures."""
-        return self._read(self._path(edit, column)) is not None
+        return self._read(self._path(edit, variant)) is not None
 
     def write(self, record: Mapping[str, Any], pictures: Mapping[int, bytes], sources: Mapping[str, bytes]) -> None:
         """Write a record and its pictures, PNG by seed; and of its edit, once, the `sources`, PNG by name.
@@ -41,10 +44,10 @@ class Records:
         Numbers in "measures" that are not finite become null, as are those that could not be measured. Raises an
         `EditError` for a record that is there already, and when the folder can't be written.
         """
-        edit, column = record["edit"], record["column"]
-        if self.has(edit, column):
-            raise EditError(f"The record of {edit}, {column} is in {self.folder} already; it is never written twice.")
-        names = {seed: f"pictures/{_file(edit)}/{_file(column)}-{seed}.png" for seed in pictures}
+        edit, variant = record["edit"], record["variant"]
+        if self.has(edit, variant):
+            raise EditError(f"The record of {edit}, {variant} is in {self.folder} already; it is never written twice.")
+        names = {seed: f"pictures/{_file(edit)}/{_file(variant)}-{seed}.png" for seed in pictures}
         with self._writing():
             for name, content in sources.items():
                 path = self.folder / "pictures" / _file(edit) / f"{_file(name)}.png"
@@ -57,33 +60,35 @@ class Records:
                 "pictures": list(names.values()),
                 "measures": [{key: _finite(value) for key, value in one.items()} for one in record["measures"]],
             }
-            _put(self._path(edit, column), _json(whole))
+            _put(self._path(edit, variant), _json(whole))
 
     def read(self) -> list[dict[str, Any]]:
-        """All complete records, in the order of the manifest's columns and edits."""
+        """All complete records, in the order of the manifest's variants and edits."""
         found = [self._read(path) for path in sorted((self.folder / "records").glob("*/*.json"))]
         manifest = self.manifest() or {}
-        places = {name: {key: at for at, key in enumerate(manifest.get(f"{name}s", {}))} for name in ("column", "edit")}
+        places = {
+            name: {key: at for at, key in enumerate(manifest.get(f"{name}s", {}))} for name in ("variant", "edit")
+        }
         last = 1 << 30
         records = [record for record in found if record is not None]
-        records.sort(key=lambda record: [places[name].get(record[name], last) for name in ("column", "edit")])
+        records.sort(key=lambda record: [places[name].get(record[name], last) for name in ("variant", "edit")])
         return records
 
     def manifest(self) -> dict[str, Any] | None:
-        """What `bench.json` says, None where there is none. Raises an `EditError` for one that can't be read."""
+        """The content of `bench.json`, None where there is none. Raises an `EditError` for one that can't be read."""
         path = self.folder / MANIFEST
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            return _renamed(json.loads(path.read_text(encoding="utf-8")), RENAMED_IN_MANIFESTS)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, AttributeError) as error:
             raise EditError(f"{path} can't be read, so nobody knows what this run was; use another folder.") from error
 
     def begin(self, manifest: Mapping[str, Any]) -> None:
-        """Write the manifest, or go on with the run that is there: new edits and columns are added to it.
+        """Write the manifest, or go on with the run that is there: new edits and variants are added to it.
 
         Raises an `EditError` for a folder whose run has another bench, model or settings (seeds among them), or
-        means something else by a column or an edit of the same name.
+        means something else by a variant or an edit of the same name.
         """
         before = self.manifest()
         if before is None:
@@ -92,14 +97,14 @@ class Records:
             before = {**manifest, "commands": []}
         for key in SAME:
             _same(self.folder, key, before[key], _plain(manifest[key]))
-        for key in ("columns", "edits"):
+        for key in ("variants", "edits"):
             for name in manifest[key].keys() & before[key].keys():
                 _same(self.folder, f"{key[:-1]} “{name}”", before[key][name], _plain(manifest[key][name]))
         whole = {
             **before,
             **manifest,
             "commands": [*dict.fromkeys([*before["commands"], manifest["command"]])],
-            "columns": {**before["columns"], **manifest["columns"]},
+            "variants": {**before["variants"], **manifest["variants"]},
             "edits": {**before["edits"], **manifest["edits"]},
         }
         with self._writing():
@@ -123,14 +128,14 @@ class Records:
                 raise EditError(f"Another run is writing to {self.folder}; wait for it, or end it first.") from error
             yield
 
-    def _path(self, edit: str, column: str) -> Path:
-        return self.folder / "records" / _file(edit) / f"{_file(column)}.json"
+    def _path(self, edit: str, variant: str) -> Path:
+        return self.folder / "records" / _file(edit) / f"{_file(variant)}.json"
 
     def _read(self, path: Path) -> dict[str, Any] | None:
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
+            record = _renamed(json.loads(path.read_text(encoding="utf-8")), RENAMED_IN_RECORDS)
             whole = all((self.folder / name).is_file() for name in record["pictures"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
         return record if whole else None
 
@@ -160,6 +165,10 @@ def _json(value: Any) -> bytes:
     return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
+def _renamed(data: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    return {names.get(key, key): value for key, value in data.items()}
+
+
 def _plain(value: Any) -> Any:
     """The value as it will be read again: tuples are lists in JSON."""
     return json.loads(json.dumps(value))
@@ -171,7 +180,8 @@ def _finite(value: Any) -> Any:
 
 def _file(name: str) -> str:
     """The name as that of a file: nothing in it leads to another folder."""
-    return quote(name, safe=" =+,()").replace(".", "%2E") if name.startswith(".") else quote(name, safe=" =+,()")
+    quoted = quote(name, safe=" =+,()")
+    return quoted.replace(".", "%2E") if name.startswith(".") else quoted
 
 
 def _same(folder: Path, what: str, before: Any, now: Any) -> None:

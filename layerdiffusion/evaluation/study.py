@@ -12,7 +12,7 @@ import random
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -20,8 +20,8 @@ import numpy as np
 
 from layerdiffusion.errors import EditError
 from layerdiffusion.evaluation.records import Records
-from layerdiffusion.evaluation.report.plots import Point
-from layerdiffusion.evaluation.variants import METHODS
+from layerdiffusion.evaluation.statistics import Interval
+from layerdiffusion.evaluation.variants import METHOD_VARIANTS
 
 FILE = "study.sqlite"
 SCALES = ("background", "action")
@@ -47,14 +47,14 @@ CREATE TABLE IF NOT EXISTS ratings (
 
 @dataclass(frozen=True)
 class Trial:
-    """One edit with one seed, by every method: `pictures[i]` is by `columns[i]`, in the order this rater sees them."""
+    """One edit with one seed, by every method: `pictures[i]` is by `variants[i]`, in the order this rater sees them."""
 
     edit: str
     seed: int
     prompt: str
     photo: Path
     reference: Path | None  # None: the photo's own scene is kept
-    columns: tuple[str, ...]
+    variants: tuple[str, ...]
     pictures: tuple[Path, ...]
 
 
@@ -65,7 +65,7 @@ class Rating:
     rater: str
     edit: str
     seed: int
-    column: str
+    variant: str
     place: int
     background: int
     action: int
@@ -76,12 +76,12 @@ class Rating:
 class Summary:
     """What all raters gave a method on one scale, with 95 % intervals over raters and edits."""
 
-    column: str
+    variant: str
     scale: str
     count: int
-    shares: tuple[Point, ...]  # of each score, 0 to 1
-    mean: Point
-    behind_first: Point | None  # the first column's mean less this one's; None for itself
+    shares: tuple[Interval, ...]  # of each score, 0 to 1
+    mean: Interval
+    behind_first: Interval | None  # the first variant's mean less this one's; None for itself
 
 
 class Study:
@@ -93,14 +93,14 @@ class Study:
 
     def __init__(self, folder: str | Path, images: int = IMAGES, seeds: int = SEEDS) -> None:
         self.folder = Path(folder)
-        records = [record for record in Records(self.folder).read() if record["column"] in METHODS]
-        present = {record["column"] for record in records}
-        self.columns = tuple(name for name in METHODS if name in present)
+        records = [record for record in Records(self.folder).read() if record["variant"] in METHOD_VARIANTS]
+        present = {record["variant"] for record in records}
+        self.variants = tuple(name for name in METHOD_VARIANTS if name in present)
         by_edit: dict[str, dict[str, dict]] = {}
         for record in records:
-            by_edit.setdefault(record["edit"], {})[record["column"]] = record
-        whole = [found for found in by_edit.values() if len(found) == len(self.columns)]
-        if len(self.columns) < 2 or not whole:
+            by_edit.setdefault(record["edit"], {})[record["variant"]] = record
+        whole = [found for found in by_edit.values() if len(found) == len(self.variants)]
+        if len(self.variants) < 2 or not whole:
             raise EditError(
                 f"There is nothing to compare in {self.folder}: no edit is finished by two or more methods; "
                 "run `python -m layerdiffusion evaluate toybench --out DIR` first."
@@ -119,16 +119,12 @@ class Study:
         trial = self._trials.get((edit, seed))
         if trial is None:
             raise EditError("There is no such picture in this study; reload the page.")
-        order = list(range(len(self.columns)))
+        order = list(range(len(self.variants)))
         random.Random(f"{rater} {edit} {seed}").shuffle(order)
-        return Trial(
-            trial.edit,
-            trial.seed,
-            trial.prompt,
-            trial.photo,
-            trial.reference,
-            tuple(trial.columns[i] for i in order),
-            tuple(trial.pictures[i] for i in order),
+        return replace(
+            trial,
+            variants=tuple(trial.variants[i] for i in order),
+            pictures=tuple(trial.pictures[i] for i in order),
         )
 
     def next(self, rater: str) -> Trial | None:
@@ -147,19 +143,19 @@ class Study:
         return self.done(rater) >= min(REVEAL_AFTER, len(self))
 
     def save(self, rater: str, edit: str, seed: int, scores: Sequence[tuple[int, int]]) -> None:
-        """Keep a trial's scores, (background, action) from 1 to 5 for each picture in the rater's order.
+        """Store a trial's scores, (background, action) from 1 to 5 for each picture in the rater's order.
 
         Raises `EditError` for scores that are missing or none, and for a trial this rater has rated already.
         """
         trial = self.trial(rater, edit, seed)
-        if not rater or len(scores) != len(trial.columns):
+        if not rater or len(scores) != len(trial.variants):
             raise EditError("Some scores are missing; rate every picture on both scales.")
         if any(type(score) is not int or score not in SCORES for pair in scores for score in pair):
             raise EditError("A score must be 1, 2, 3, 4 or 5; rate every picture on both scales.")
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         rows = [
-            (rater, edit, seed, column, place, *pair, now)
-            for place, (column, pair) in enumerate(zip(trial.columns, scores, strict=True))
+            (rater, edit, seed, variant, place, *pair, now)
+            for place, (variant, pair) in enumerate(zip(trial.variants, scores, strict=True))
         ]
         try:
             with self._store() as store:
@@ -182,7 +178,7 @@ class Study:
         sheet = csv.writer(text, lineterminator="\n")
         sheet.writerow(["rater", "edit", "seed", "method", "place", *SCALES, "at"])
         for r in ratings:
-            sheet.writerow([number[r.rater], r.edit, r.seed, r.column, r.place, r.background, r.action, r.at])
+            sheet.writerow([number[r.rater], r.edit, r.seed, r.variant, r.place, r.background, r.action, r.at])
         return text.getvalue()
 
     def _done(self, rater: str) -> set[tuple[str, int]]:
@@ -190,7 +186,7 @@ class Study:
             return set(store.execute("SELECT DISTINCT edit, seed FROM ratings WHERE rater = ?", (rater,)))
 
     def _trial(self, found: Mapping[str, dict], seed: int) -> Trial:
-        records = [found[column] for column in self.columns]
+        records = [found[variant] for variant in self.variants]
         names = [record["pictures"][record["seeds"].index(seed)] for record in records]
         here = (self.folder / names[0]).parent
         reference = here / "reference.png"
@@ -200,7 +196,7 @@ class Study:
             prompt=records[0]["prompt"],
             photo=here / "photo.png",
             reference=reference if reference.exists() else None,
-            columns=self.columns,
+            variants=self.variants,
             pictures=tuple(self.folder / name for name in names),
         )
 
@@ -219,41 +215,43 @@ def _shared_seeds(found: Mapping[str, dict]) -> list[int]:
     return [seed for seed in first["seeds"] if all(seed in record["seeds"] for record in others)]
 
 
-def summaries(ratings: Sequence[Rating], columns: Sequence[str], resamples: int = RESAMPLES) -> list[Summary]:
-    """For each scale and each of `columns` that was rated: the histogram, the mean, and how far it is behind the first.
+def summaries(ratings: Sequence[Rating], variants: Sequence[str], resamples: int = RESAMPLES) -> list[Summary]:
+    """For each scale and each of `variants` that was rated: histogram, mean, and how far it is behind the first.
 
     Raters differ and so do edits, and each gives many ratings, so both are drawn again at once, as two independent
-    bootstraps whose weights multiply (Owen 2007's pigeonhole bootstrap). The same ratings give the same intervals.
+    bootstraps whose weights multiply (Owen 2007's pigeonhole bootstrap, which SciPy's can't do). The same ratings give
+    the same intervals.
     """
     raters = {name: at for at, name in enumerate(sorted({rating.rater for rating in ratings}))}
     edits = {name: at for at, name in enumerate(sorted({rating.edit for rating in ratings}))}
-    columns = [column for column in columns if any(rating.column == column for rating in ratings)]
-    if not columns:
+    variants = [variant for variant in variants if any(rating.variant == variant for rating in ratings)]
+    if not variants:
         return []
     rng = np.random.default_rng(0)
     weights = [
         np.vstack([np.ones(n), rng.multinomial(n, np.full(n, 1 / n), resamples)]) for n in (len(raters), len(edits))
     ]
     found: list[Summary] = []
+    first: np.ndarray | None
     for scale in SCALES:
         first = None
-        for column in columns:
+        for variant in variants:
             counts = np.zeros((len(raters), len(edits), len(SCORES)))
             for rating in ratings:
-                if rating.column == column:
+                if rating.variant == variant:
                     counts[raters[rating.rater], edits[rating.edit], getattr(rating, scale) - 1] += 1
             drawn = np.einsum("be,bes->bs", weights[1], np.tensordot(weights[0], counts, 1))  # the first: as it was
             with np.errstate(invalid="ignore"):
                 shares = drawn / drawn.sum(1, keepdims=True)
             means = shares @ np.array(SCORES)
-            behind = None if first is None else _point(first - means)
+            behind = None if first is None else _interval(first - means)
             first = means if first is None else first
-            points = tuple(_point(share) for share in shares.T)
-            found.append(Summary(column, scale, int(counts.sum()), points, _point(means), behind))
+            bars = tuple(_interval(share) for share in shares.T)
+            found.append(Summary(variant, scale, int(counts.sum()), bars, _interval(means), behind))
     return found
 
 
-def _point(values: np.ndarray) -> Point:
+def _interval(values: np.ndarray) -> Interval:
     """The value as measured, which comes first, and the interval of those drawn; a draw of nobody counts nothing."""
     low, high = np.nanquantile(values[1:], [0.025, 0.975]) if np.isfinite(values[1:]).any() else (values[0], values[0])
-    return Point(float(values[0]), float(low), float(high))
+    return Interval(float(values[0]), float(low), float(high))

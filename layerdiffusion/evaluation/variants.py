@@ -1,6 +1,6 @@
-"""The columns of a comparison: the methods, the rows of the paper's Table 1, and the readings the paper leaves open.
+"""The variants of a comparison: the methods, the rows of the paper's Table 1, and ablations of what it leaves open.
 
-A column is one way of editing, in plain values, so that it can be written down, sent to a worker and run again.
+A variant is one way of editing, in plain values, so that it can be written down, sent to a worker and run again.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from layerdiffusion.settings import setting_table
 
 
 @dataclass(frozen=True)
-class Column:
+class Variant:
     """One way of editing: a method, and what it changes of its own defaults.
 
     `name` is safe as a part of a file's name and never changes its meaning. `settings` are fields of `Settings`
@@ -26,7 +26,7 @@ class Column:
     method: str
     settings: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
-    says: str = ""  # one line for a table's reader
+    description: str = ""  # one line for a table's reader
 
     @property
     def engine(self) -> str:
@@ -34,45 +34,45 @@ class Column:
         return OWN if self.method == "ours" else self.method
 
 
-_WHOLE = "the photo and the whole prompt"
-_LAYERED = "the layered picture that ours trains on, and the whole prompt"
-METHODS = {
-    "ours": Column("ours", "ours", says="LayerDiffusion, all three stages"),
-    "sdedit": Column("sdedit", "sdedit", says=f"SDEdit on {_WHOLE}"),
-    "imagic": Column("imagic", "imagic", says=f"Imagic on {_WHOLE}"),
-    "pnp": Column("pnp", "pnp", says=f"Plug-and-Play on {_WHOLE}"),
-    # Not as their authors run them: what is left of ours' lead once the others see the reference's background too.
-    "sdedit-layered": Column("sdedit-layered", "sdedit", {}, {"source": "composite"}, f"SDEdit on {_LAYERED}"),
-    "imagic-layered": Column("imagic-layered", "imagic", {}, {"source": "composite"}, f"Imagic on {_LAYERED}"),
-    "pnp-layered": Column("pnp-layered", "pnp", {}, {"source": "composite"}, f"Plug-and-Play on {_LAYERED}"),
-}
-
-
-def _row(name: str, says: str, **changes: Any) -> Column:
-    # λ1 and λ2 are in every row, so that the table is the paper's whatever the run's own weights are.
-    return Column(name, "ours", {"object_weight": 2.0, "background_weight": 1.0} | changes, {}, says)
-
-
-TABLE_1 = {
-    row.name: row
-    for row in (
-        _row("a", "no subject term (λ1 = 0)", object_weight=0.0),
-        _row("b", "no background term (λ2 = 0)", background_weight=0.0),
-        _row("c", "λ1 = 1, λ2 = 1", object_weight=1.0),
-        _row("d", "λ1 = 3, λ2 = 1", object_weight=3.0),
-        _row("e", "λ1 = 1, λ2 = 3", object_weight=1.0, background_weight=3.0),
-        _row("f", "full: λ1 = 2, λ2 = 1"),
-        _row("g", "no stage 1", embedding_steps=0),
-        _row("h", "no stage 2", finetune_steps=0),
-        _row("i", "no stage 3 (e_opt at every step)", schedule="edit"),
-        _row("j", "α = 1 (the object's embedding alone)", alpha=1.0),
-        _row("k", "α = 0 (the background's embedding alone)", alpha=0.0),
+def _compared(name: str, label: str) -> tuple[Variant, Variant]:
+    """A compared method as its authors run it, and given the reference's background too: what is left of our lead."""
+    layered = "the layered picture that ours trains on, and the whole prompt"
+    return (
+        Variant(name, name, description=f"{label} on the photo and the whole prompt"),
+        Variant(f"{name}-layered", name, options={"source": "composite"}, description=f"{label} on {layered}"),
     )
-}
 
-_READING_SAYS = {
+
+def _row(name: str, description: str, **changes: Any) -> Variant:
+    # λ1 and λ2 are in every row, so that the table is the paper's whatever the run's own weights are.
+    return Variant(name, "ours", {"object_weight": 2.0, "background_weight": 1.0} | changes, {}, description)
+
+
+def _by_name(*variants: Variant) -> dict[str, Variant]:
+    return {variant.name: variant for variant in variants}
+
+
+_PLAIN, _LAYERED = zip(
+    *(_compared(*one) for one in (("sdedit", "SDEdit"), ("imagic", "Imagic"), ("pnp", "Plug-and-Play"))), strict=True
+)
+METHOD_VARIANTS = _by_name(Variant("ours", "ours", description="LayerDiffusion, all three stages"), *_PLAIN, *_LAYERED)
+TABLE_1 = _by_name(
+    _row("a", "no subject term (λ1 = 0)", object_weight=0.0),
+    _row("b", "no background term (λ2 = 0)", background_weight=0.0),
+    _row("c", "λ1 = 1, λ2 = 1", object_weight=1.0),
+    _row("d", "λ1 = 3, λ2 = 1", object_weight=3.0),
+    _row("e", "λ1 = 1, λ2 = 3", object_weight=1.0, background_weight=3.0),
+    _row("f", "full: λ1 = 2, λ2 = 1"),
+    _row("g", "no stage 1", embedding_steps=0),
+    _row("h", "no stage 2", finetune_steps=0),
+    _row("i", "no stage 3 (e_opt at every step)", schedule="edit"),
+    _row("j", "α = 1 (the object's embedding alone)", alpha=1.0),
+    _row("k", "α = 0 (the background's embedding alone)", alpha=0.0),
+)
+
+_ABLATION_DESCRIPTIONS = {
     "layers-composite": "stage 2 trains both terms on the layered picture",
-    "layers-overlay": "the background's own subject is left out of the losses, not painted out",
+    "layers-overlay": "the background's own subject is left out of the losses, not inpainted",
     "layers-separate": "stage 2 trains each term on its own picture",
     "embedding_mask-background": "stage 1 looks at the background",
     "embedding_mask-around": "stage 1 sees the layered picture, and looks off its subject",
@@ -84,36 +84,32 @@ _READING_SAYS = {
     "tune-full": "stage 2 tunes the whole network",
     "tune-lora": "stage 2 tunes low-rank additions",
 }
-READINGS = {
-    f"{setting}-{choice}": Column(
-        f"{setting}-{choice}",
-        "ours",
-        {setting: choice},
-        {},
-        _READING_SAYS.get(f"{setting}-{choice}", f"{setting} is {choice}"),
-    )
-    for setting, entry in setting_table().items()
-    for choice in entry.choices or ()
-} | {
-    "noise_offset-0": Column(
-        "noise_offset-0", "ours", {"noise_offset": 0.0}, {}, "stages 1 and 2 see plain noise, as in the paper"
-    )
-}
-
-ROWS = TABLE_1 | READINGS
 
 
-def columns(methods: Sequence[str] = (), rows: Sequence[str] = ()) -> list[Column]:
-    """The columns of these names, methods first, none twice.
+def _ablation(setting: str, value: str) -> Variant:
+    name = f"{setting}-{value}"
+    description = _ABLATION_DESCRIPTIONS.get(name, f"{setting} is {value}")
+    return Variant(name, "ours", {setting: value}, {}, description)
 
-    `methods`: names in `METHODS`. `rows`: names in `ROWS`, which are the paper's "a" to "k" and open readings such
+
+ABLATIONS = _by_name(
+    *(_ablation(setting, choice) for setting, entry in setting_table().items() for choice in entry.choices or ()),
+    Variant("noise_offset-0", "ours", {"noise_offset": 0.0}, {}, "stages 1 and 2 see plain noise, as in the paper"),
+)
+ROWS = TABLE_1 | ABLATIONS
+
+
+def variants(methods: Sequence[str] = (), rows: Sequence[str] = ()) -> list[Variant]:
+    """The variants of these names, methods first, none twice.
+
+    `methods`: names in `METHOD_VARIANTS`. `rows`: names in `ROWS`, which are the paper's "a" to "k" and ablations such
     as "layers-separate". Raises `EditError` for a name that isn't there.
     """
-    asked = [_named(name, METHODS, "method") for name in dict.fromkeys(methods)]
+    asked = [_named(name, METHOD_VARIANTS, "method") for name in dict.fromkeys(methods)]
     return asked + [_named(name, ROWS, "row") for name in dict.fromkeys(rows)]
 
 
-def _named(name: str, known: Mapping[str, Column], what: str) -> Column:
+def _named(name: str, known: Mapping[str, Variant], kind: str) -> Variant:
     if name not in known:
-        raise EditError(f"There is no {what} {name!r}; choose from {', '.join(known)}.")
+        raise EditError(f"There is no {kind} {name!r}; choose from {', '.join(known)}.")
     return known[name]

@@ -12,8 +12,8 @@ from PIL import Image
 
 from layerdiffusion.errors import EditError
 from layerdiffusion.evaluation.claims import label
-from layerdiffusion.evaluation.report.markup import table
 from layerdiffusion.evaluation.report.plots import histogram
+from layerdiffusion.evaluation.report.template import table
 from layerdiffusion.evaluation.study import REVEAL_AFTER, SCALES, SCORES, Study, Summary, Trial, summaries
 from layerdiffusion.ui.errors import friendly
 from layerdiffusion.ui.widgets.drawing import escape, picture_url
@@ -40,7 +40,7 @@ def add_study(blocks: gr.Blocks, study: Study) -> None:
             asked = gr.HTML("", elem_id="study-asked")
         pictures, scores = [], []
         with gr.Row(elem_id="study-trial", visible=False) as row:
-            for at in range(len(study.columns)):
+            for at in range(len(study.variants)):
                 with gr.Column(elem_classes=["ld-card"], min_width=230):
                     pictures.append(gr.HTML("", elem_classes=["ld-study"]))
                     scores += [_score(at, scale) for scale in SCALES]
@@ -100,15 +100,15 @@ def known(rater: Any) -> str | None:
 
 def view(study: Study, rater: str) -> tuple[Any, ...]:
     """What the page shows this rater now: a trial with no scores given yet, or thanks."""
-    trial, columns = study.next(rater), len(study.columns)
+    trial, count = study.next(rater), len(study.variants)
     open_ = study.revealed(rater)
     show = gr.update(interactive=open_, value=SHOW if open_ else LATER)
     if trial is None:
-        nothing = [""] * columns + [None] * (columns * len(SCALES))
+        nothing = [""] * count + [None] * (count * len(SCALES))
         return None, DONE, gr.update(visible=False), gr.update(visible=False), show, *nothing
     visible = gr.update(visible=True)
     pictures = [_figure(path, f"Picture {letter(at)}") for at, path in enumerate(trial.pictures)]
-    scores = [None] * (columns * len(SCALES))
+    scores = [None] * (count * len(SCALES))
     asked = _asked(trial, study.done(rater) + 1, len(study))
     return (trial.edit, trial.seed), asked, visible, visible, show, *pictures, *scores
 
@@ -139,7 +139,7 @@ def _figure(path: Path, caption: str) -> str:
 def results(study: Study) -> str:
     """Histograms and means with the methods' names, how sure they are, and everything as a file."""
     ratings = study.ratings()
-    found = summaries(ratings, study.columns)
+    found = summaries(ratings, study.variants)
     count = len({rating.rater for rating in ratings})
     parts = [
         f"<p>{count} {'rater' if count == 1 else 'raters'}, {len(ratings)} pictures rated. Bars: the share of each "
@@ -147,15 +147,14 @@ def results(study: Study) -> str:
     ]
     for scale in SCALES:
         here = [summary for summary in found if summary.scale == scale]
-        drawn = (
-            f"<figure><figcaption><b>{escape(label(s.column))}</b> {format_interval(s.mean)}</figcaption>"
-            + histogram(f"{label(s.column)}, {scale}: share of each score", s.shares, at)
-            + "</figure>"
+        drawn = "".join(
+            f"<figure><figcaption><b>{escape(label(s.variant))}</b> {format_interval(s.mean)}</figcaption>"
+            f"{histogram(f'{label(s.variant)}, {scale}: share of each score', s.shares, at)}</figure>"
             for at, s in enumerate(here)
         )
-        rows = [[label(s.column), s.count, format_interval(s.mean), _behind(s)] for s in here]
-        head = ["method", "ratings", "mean", f"{label(study.columns[0])} is higher by"]
-        parts.append(f'<h2>{scale.capitalize()} similarity</h2><div class="ld-histograms">{"".join(drawn)}</div>')
+        rows = [[label(s.variant), s.count, format_interval(s.mean), _behind(s)] for s in here]
+        head = ["method", "ratings", "mean", f"{label(study.variants[0])} is higher by"]
+        parts.append(f'<h2>{scale.capitalize()} similarity</h2><div class="ld-histograms">{drawn}</div>')
         parts.append(table(f"{scale.capitalize()}: means and differences", head, rows))
     data = base64.b64encode(study.csv().encode()).decode()
     parts.append(f'<p><a download="ratings.csv" href="data:text/csv;base64,{data}">All ratings as CSV</a></p>')

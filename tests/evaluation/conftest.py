@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tiny import QUICK, save_tiny_model
 
-from layerdiffusion.evaluation.runner import Worker
+from layerdiffusion.evaluation.worker import Worker
 from layerdiffusion.models.load import MINIATURE
 from layerdiffusion.settings import Settings
 

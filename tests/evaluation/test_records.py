@@ -1,5 +1,6 @@
 """The folder of an evaluation: a record is there whole or not at all, once, and a folder belongs to one run."""
 
+import json
 import math
 import os
 import subprocess
@@ -16,15 +17,15 @@ MANIFEST = {
     "command": "python -m layerdiffusion evaluate toybench --out here",
     "model": {"name": "miniature", "digest": "abc"},
     "settings": {"seeds": [0, 1], "sampling_steps": 4},
-    "columns": {"ours": {"method": "ours", "settings": {}}, "a": {"method": "ours", "settings": {"object_weight": 0}}},
+    "variants": {"ours": {"method": "ours", "settings": {}}, "a": {"method": "ours", "settings": {"object_weight": 0}}},
     "edits": {"e1": {"fingerprint": "1"}, "e0": {"fingerprint": "0"}},
     "versions": {"torch": "2"},
 }
 PNG = {0: b"one", 1: b"two"}
 
 
-def record(edit: str = "e0", column: str = "ours", **changes):
-    return {"edit": edit, "column": column, "measures": [{"seed": 0, "clip_score": 0.5}], **changes}
+def record(edit: str = "e0", variant: str = "ours", **changes):
+    return {"edit": edit, "variant": variant, "measures": [{"seed": 0, "clip_score": 0.5}], **changes}
 
 
 def files(records: Records) -> set[str]:
@@ -101,9 +102,9 @@ def test_records_come_in_the_order_of_the_manifest(tmp_path):
     records = Records(tmp_path)
     records.begin(MANIFEST)
     for edit in ("e0", "e1"):
-        for column in ("a", "ours"):
-            records.write(record(edit, column), PNG, {})
-    assert [(one["column"], one["edit"]) for one in records.read()] == [
+        for variant in ("a", "ours"):
+            records.write(record(edit, variant), PNG, {})
+    assert [(one["variant"], one["edit"]) for one in records.read()] == [
         ("ours", "e1"),
         ("ours", "e0"),
         ("a", "e1"),
@@ -120,19 +121,37 @@ def test_no_name_leads_out_of_the_folder(tmp_path, name):
     assert {len(path.split("/")) for path in files(records)} == {3}
 
 
-def test_a_run_goes_on_and_may_grow_by_columns_and_edits(tmp_path):
+def test_a_folder_of_an_earlier_version_is_read_and_goes_on(tmp_path):
+    """Which wrote "column", "says" and "columns"."""
+    old = {"edit": "e0", "column": "a", "says": "no subject term", "measures": [], "pictures": []}
+    (tmp_path / "records" / "e0").mkdir(parents=True)
+    (tmp_path / "records" / "e0" / "a.json").write_text(json.dumps(old))
+    renamed = {"variants": "columns", "descriptions": "says"}
+    manifest = {**MANIFEST, "commands": [], "descriptions": {"ours": "all three stages"}}
+    (tmp_path / "bench.json").write_text(json.dumps({renamed.get(k, k): v for k, v in manifest.items()}))
+    records = Records(tmp_path)
+    assert records.has("e0", "a") and records.manifest() == manifest
+    (read,) = records.read()
+    assert (read["variant"], read["description"]) == ("a", "no subject term") and "column" not in read
+    records.begin({**MANIFEST, "variants": {"b": {"method": "ours"}}, "descriptions": {}})
+    assert list(records.manifest()["variants"]) == ["ours", "a", "b"]
+    with pytest.raises(EditError, match="another variant “a”'s settings"):
+        records.begin({**MANIFEST, "variants": {"a": {"method": "ours", "settings": {}}}})
+
+
+def test_a_run_goes_on_and_may_grow_by_variants_and_edits(tmp_path):
     records = Records(tmp_path)
     records.begin(MANIFEST)
     more = {
         **MANIFEST,
         "command": "another",
-        "columns": {"b": {"method": "ours"}},
+        "variants": {"b": {"method": "ours"}},
         "edits": {"e2": {"fingerprint": "2"}, **MANIFEST["edits"]},
     }
     records.begin(more)
     records.begin({**MANIFEST, "model": {"name": "the same by another name", "digest": "abc"}})
     found = records.manifest()
-    assert list(found["columns"]) == ["ours", "a", "b"]
+    assert list(found["variants"]) == ["ours", "a", "b"]
     assert list(found["edits"]) == ["e1", "e0", "e2"]
     assert found["commands"] == [MANIFEST["command"], "another"]
 
@@ -144,7 +163,7 @@ def test_a_run_goes_on_and_may_grow_by_columns_and_edits(tmp_path):
         ({"model": {"name": "miniature", "digest": "xyz"}}, "another model's digest"),
         ({"settings": {"seeds": [0, 1, 2], "sampling_steps": 4}}, r"another settings's seeds \(\[0, 1\], now"),
         ({"settings": {"seeds": [0, 1]}}, "sampling_steps"),
-        ({"columns": {"ours": {"method": "ours", "settings": {"alpha": 1}}}}, "another column “ours”'s settings"),
+        ({"variants": {"ours": {"method": "ours", "settings": {"alpha": 1}}}}, "another variant “ours”'s settings"),
         ({"edits": {"e0": {"fingerprint": "9"}}}, "another edit “e0”'s fingerprint"),
     ],
 )

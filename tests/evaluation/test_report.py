@@ -23,9 +23,11 @@ from layerdiffusion.evaluation.claims import (
     Test,
 )
 from layerdiffusion.evaluation.records import Records
+from layerdiffusion.evaluation.report import tables
 from layerdiffusion.evaluation.report import write as report
-from layerdiffusion.evaluation.report.markup import markdown_table, tag
-from layerdiffusion.evaluation.report.plots import Point, histogram, interval_plot, scatter
+from layerdiffusion.evaluation.report.plots import histogram, interval_plot, scatter
+from layerdiffusion.evaluation.report.template import markdown_text, table
+from layerdiffusion.evaluation.statistics import Interval
 
 ROWS = ("f", "a", "b", "g", "h", "i")
 
@@ -67,19 +69,19 @@ def page(folder):
 
 
 def bench(values, measure=SATISFIED.name, kind="both"):
-    """Records from {column: {edit: [value of seed 0, of seed 1, …]}}."""
+    """Records from {variant: {edit: [value of seed 0, of seed 1, …]}}."""
     return Bench(
         {
             "edit": edit,
             "kind": kind,
-            "column": column,
+            "variant": variant,
             "method": "ours",
             "seeds": list(range(len(found))),
             "pictures": [],
             "measures": [{"seed": seed, measure: value} for seed, value in enumerate(found)],
             "timings": {"total": 1.0},
         }
-        for column, edits in values.items()
+        for variant, edits in values.items()
         for edit, found in edits.items()
     )
 
@@ -103,7 +105,7 @@ def test_every_picture_and_plot_says_what_it_is(page):
 
 def test_the_first_picture_is_photo_reference_and_two_seeds_of_each_method(folder):
     text = (folder / "report.html").read_text(encoding="utf-8")
-    lead = text[text.index('class="lead"') : text.index(report.RULE)]
+    lead = text[text.index('class="lead"') : text.index(tables.RULE)]
     assert lead.count("<img") == 3 * (2 + 2 * 4)
     assert lead.index("pose and background changed") < lead.index("background replaced") < lead.index("pose changed")
     assert [lead.count(f">{name}<") for name in ("Ours", "SDEdit", "Imagic", "Plug-and-Play")] == [6] * 4
@@ -114,11 +116,11 @@ def test_the_first_picture_is_photo_reference_and_two_seeds_of_each_method(folde
 def test_the_page_says_how_it_was_made(page):
     for words in (COMMAND, "torch 2.13.0", "0, 1", "miniature", "without a figure", ".35 against", "43 %", "81 %"):
         assert words in page.words
-    assert "12 edits, 11 columns, 2 seeds: 264 pictures" in page.words
+    assert "12 edits, 11 variants, 2 seeds: 264 pictures" in page.words
 
 
 def test_the_tables_hold_the_means_that_the_records_have(page, folder):
-    records = [record for record in Records(folder).read() if record["column"] == "sdedit"]
+    records = [record for record in Records(folder).read() if record["variant"] == "sdedit"]
     by_hand = [sum(picture["clip_score"] for picture in record["measures"]) / 2 for record in records]
     assert f"{sum(by_hand) / len(by_hand):.3f} [" in page.words
     text = (folder / "report.md").read_text(encoding="utf-8")
@@ -126,8 +128,8 @@ def test_the_tables_hold_the_means_that_the_records_have(page, folder):
     for row, clip in (("a", "0.28"), ("f", "0.35"), ("g", "0.33")):
         assert re.search(rf"^\| \({row}\) \| .*\| {clip} \|", text, re.MULTILINE)
     wanted = {
-        column: [p["as_wanted"] for r in Records(folder).read() if r["column"] == column for p in r["measures"]]
-        for column in "fa"
+        variant: [p["as_wanted"] for r in Records(folder).read() if r["variant"] == variant for p in r["measures"]]
+        for variant in "fa"
     }
     more = f"{100 * (sum(wanted['a']) - sum(wanted['f'])) / len(wanted['f']):.0f}".replace("-", "−")
     assert re.search(rf"^\| \(a\) .*\| {more} % \\\[[^|]*\|$", text, re.MULTILINE)
@@ -188,13 +190,13 @@ def test_a_folder_without_records_is_refused(tmp_path):
     [(0.01, 0.2, HOLDS), (-0.1, 0.2, UNDECIDED), (-0.2, -0.1, FAILS), (0.0, 0.0, FAILS), (0.0, 0.1, UNDECIDED)],
 )
 def test_a_verdict_is_read_off_the_interval(low, high, verdict):
-    assert Test(SATISFIED, "ours", "pnp", Point((low + high) / 2, low, high), 10).verdict == verdict
+    assert Test(SATISFIED, "ours", "pnp", Interval((low + high) / 2, low, high), 10).verdict == verdict
 
 
 def test_a_claim_holds_only_where_all_its_tests_do():
     def claim(*intervals):
-        tests = (Test(SATISFIED, "f", "a", interval and Point(0, *interval), 5) for interval in intervals)
-        return Claim("", "", SATISFIED, (*tests, Test(CLIP, "f", "a", Point(-1, -2, -1), 5)))
+        tests = (Test(SATISFIED, "f", "a", interval and Interval(0, *interval), 5) for interval in intervals)
+        return Claim("", "", SATISFIED, (*tests, Test(CLIP, "f", "a", Interval(-1, -2, -1), 5)))
 
     assert claim((0.1, 0.2), (0.1, 0.3)).verdict == HOLDS
     assert claim((0.1, 0.2), (-0.1, 0.3)).verdict == UNDECIDED
@@ -204,7 +206,7 @@ def test_a_claim_holds_only_where_all_its_tests_do():
 
 
 def test_differences_are_paired_by_edit_and_seed():
-    """Edits differ wildly and the columns by one tenth each time: only a paired interval is so narrow."""
+    """Edits differ wildly and the variants by one tenth each time: only a paired interval is so narrow."""
     values = {f"e{i}": [i / 10, i / 10 + 1] for i in range(8)}
     less = {edit: [value - 0.1 for value in found] for edit, found in values.items()}
     less["e9"] = [5.0, 5.0]  # of an edit that the other one lacks
@@ -227,10 +229,10 @@ def test_the_claims_are_about_the_paper_s_kind_of_edit(folder):
     assert [test.worse for test in parts.tests_in(CLIP)] == list("abghi") and parts.verdict_in(CLIP) == HOLDS
     assert lift.main == SATISFIED and lift.tests[0].worse == "i" and lift.verdict == HOLDS
     assert stage_1.main == BACKGROUND and stage_1.tests[0].worse == "g" and stage_1.verdict == HOLDS
-    assert found.full == "f" and Bench(r for r in found.records if r["column"] != "f").full == "ours"
+    assert found.full == "f" and Bench(r for r in found.records if r["variant"] != "f").full == "ours"
 
 
-def test_rivals_that_see_the_reference_too_are_a_test_of_their_own(tmp_path):
+def test_baselines_that_see_the_reference_too_are_a_test_of_their_own(tmp_path):
     folder = bench_folder(tmp_path, ("ours", "sdedit-layered"), ("both",), 2, (0,))
     *_, last = Bench(Records(folder).read()).claims()
     assert "layered picture" in last.title and {test.worse for test in last.tests} == {"sdedit-layered"}
@@ -239,23 +241,47 @@ def test_rivals_that_see_the_reference_too_are_a_test_of_their_own(tmp_path):
 # --- how it is drawn --------------------------------------------------------------------------------------------------
 
 
-def test_elements_escape_what_they_are_given():
-    assert tag("p", "a < b", tag("b", '"'), title='"x"', hidden=False, open=True) == (
-        '<p title="&quot;x&quot;" open>a &lt; b<b>&quot;</b></p>'
-    )
-    assert markdown_table(["a|b"], [["1\n2"]]) == "| a\\|b |\n| --- |\n| 1 2 |"
+def test_tables_escape_what_they_are_given():
+    shown = Page(str(table("a < b", ["<i>", "&"], [["<b>x</b>", '"']])))
+    assert not shown.all("i") and not shown.all("b") and "<b>x</b>" in shown.words and "a < b" in shown.words
+    assert shown.all("div")[0]["aria-label"] == "a < b"
+    assert markdown_text("a|b\n<c>") == "a\\|b \\<c\\>"
+
+
+def marks(svg: str) -> list[tuple[float, float]]:
+    """Where the marks are that have words of their own."""
+    uses = re.findall(r"<title>[^<]*: [^<]*</title>(.*?)</g>", svg, re.DOTALL)
+    return [tuple(map(float, re.search(r'x="([\d.]+)" y="([\d.]+)"', use).groups())) for use in uses]
 
 
 def test_a_plot_puts_more_further_right_and_shows_its_interval():
-    svg = interval_plot("t", [("x", [Point(1, 0.5, 2)]), ("y", [Point(3, 2, 4)])], ["one"], str, zero=True)
-    first, second = (float(x) for x in re.findall(r'cx="([\d.]+)"', svg))
-    assert first < second
-    low, high = map(float, re.search(r'x1="([\d.]+)"[^>]*x2="([\d.]+)"[^>]*stroke="#7358f0"', svg).groups())
+    rows = [("x", [Interval(1, 0.5, 2)]), ("y", [Interval(3, 2, 4)])]
+    svg = interval_plot("t", rows, ["one"], str, zero=True)
+    (first, _), (second, _) = marks(svg)
+    assert first < second and "<title>x, one: 1, from 0.5 to 2</title>" in svg
+    low, high = map(float, re.search(r'd="M ([\d.]+) [\d.]+ \nL ([\d.]+) [^>]*stroke: #7358f0', svg).groups())
     assert low < first < high and (first - low) / (high - first) == pytest.approx(0.5, abs=0.02)
     assert interval_plot("t", [("x", [None])], ["one"], str) == "" == scatter("t", [], [], ("", ""), (str, str))
 
 
+def test_a_scatter_has_more_to_the_right_and_above():
+    points = [(Interval(1, 0.5, 2), Interval(1, 0, 2)), (Interval(3, 2, 4), Interval(3, 2, 4))]
+    (x1, y1), (x2, y2) = marks(scatter("t", points, ["one", "two"], ("a", "b"), (str, str)))
+    assert x1 < x2 and y1 > y2
+
+
 def test_a_histogram_s_bars_are_as_tall_as_their_shares():
-    svg = histogram("t", [Point(0.1, 0, 0.2), Point(0.4, 0.3, 0.5)])
-    small, large = (float(h) for h in re.findall(r'<rect[^>]* height="([\d.]+)"', svg))
+    svg = histogram("t", [Interval(0.1, 0, 0.2), Interval(0.4, 0.3, 0.5)])
+    bars = re.findall(r'<title>\d: [^<]*</title>\s*<path d="([^"]*)"', svg)
+    small, large = (
+        max(ys) - min(ys) for ys in ([float(y) for _, y in re.findall(r"([\d.]+) ([\d.]+)", bar)] for bar in bars)
+    )
     assert large / small == pytest.approx(4, abs=0.05)
+
+
+def test_a_plot_is_the_same_every_time_fits_both_themes_and_asks_nothing_of_anybody():
+    draw = lambda: interval_plot("<t>", [("<x>", [Interval(1, 0, 2)])], ["one"], str)  # noqa: E731
+    svg = draw()
+    assert svg == draw() and "currentColor" in svg and not re.search(r"#01020[3]|#04050[6]", svg)
+    assert not re.search(r"<style|<metadata|<script|@import|<x>|<t>", svg)
+    assert {one for one in re.findall(r'https?://[^"]+', svg)} <= {"http://www.w3.org/1999/xlink"}

@@ -12,24 +12,25 @@ from PIL import Image
 from layerdiffusion.errors import EditError
 from layerdiffusion.evaluation.datasets.toybench import toybench
 from layerdiffusion.evaluation.records import Records
-from layerdiffusion.evaluation.runner import Failed, in_order, model_digest, run_bench
-from layerdiffusion.evaluation.variants import Column, columns
+from layerdiffusion.evaluation.runner import in_order, run_bench
+from layerdiffusion.evaluation.variants import Variant, variants
+from layerdiffusion.evaluation.worker import Failed, model_digest
 
 EDITS = toybench(3)
-COLUMNS = columns(["ours", "sdedit"], ["i"])
+VARIANTS = variants(["ours", "sdedit"], ["i"])
 ABOUT = {"bench": "toybench", "command": "python -m layerdiffusion evaluate toybench"}
 
 
 class Counting:
-    """A worker that remembers what it painted."""
+    """A worker that remembers what it ran."""
 
     def __init__(self, worker):
-        self.worker, self.painted = worker, []
+        self.worker, self.ran = worker, []
         self.ready = worker.ready
 
-    def paint(self, edit, column, settings):
-        self.painted.append((edit.id, column.name))
-        return self.worker.paint(edit, column, settings)
+    def run(self, edit, variant, settings):
+        self.ran.append((edit.id, variant.name))
+        return self.worker.run(edit, variant, settings)
 
 
 @pytest.fixture
@@ -42,14 +43,14 @@ def plain(worker, quick, tmp_path_factory):
     """An uninterrupted run, and its progress."""
     records, seen = Records(tmp_path_factory.mktemp("plain")), []
     worker.editor.clear_cache()
-    run_bench(EDITS, COLUMNS, quick, records, lambda: worker, on_progress=seen.append, about=ABOUT)
+    run_bench(EDITS, VARIANTS, quick, records, lambda: worker, on_progress=seen.append, about=ABOUT)
     return records, seen
 
 
-def test_every_edit_has_a_record_in_every_column(plain):
+def test_every_edit_has_a_record_as_every_variant(plain):
     records, seen = plain
     found = records.read()
-    assert [(one["column"], one["edit"]) for one in found] == [(c.name, e.id) for c in COLUMNS for e in EDITS]
+    assert [(one["variant"], one["edit"]) for one in found] == [(v.name, e.id) for v in VARIANTS for e in EDITS]
     assert [(one.done, one.found, one.total) for one in seen] == [(done, 0, 9) for done in range(10)]
     one = found[0]
     assert one["kind"] == EDITS[0].kind and one["wanted"] == EDITS[0].wanted
@@ -76,15 +77,15 @@ def test_pictures_are_the_results_and_what_they_were_made_of(plain, worker, quic
 def test_rows_that_share_their_training_take_it_from_the_cache(plain):
     records, _ = plain
     for one in records.read():
-        if one["column"] == "i":
+        if one["variant"] == "i":
             assert one["stages"]["embeddings"] == one["stages"]["finetune"] == "reuse"
             assert one["stages"]["sampling"] == "run"
 
 
-def test_columns_of_one_training_stand_together():
-    order = [c.name for c in in_order(columns(["ours", "sdedit"], ["a", "i", "schedule-object", "b"]))]
+def test_variants_of_one_training_stand_together():
+    order = [c.name for c in in_order(variants(["ours", "sdedit"], ["a", "i", "schedule-object", "b"]))]
     assert order == ["ours", "schedule-object", "sdedit", "a", "i", "b"]
-    trained = columns([], ["schedule-edit", "a", "schedule-object"])
+    trained = variants([], ["schedule-edit", "a", "schedule-object"])
     assert [c.name for c in in_order(trained)] == ["schedule-edit", "schedule-object", "a"]
 
 
@@ -96,31 +97,31 @@ def test_an_interrupted_run_goes_on_and_comes_to_the_same(tmp_path, quick, count
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_bench(EDITS, COLUMNS, quick, records, lambda: counting, on_progress=interrupt, about=ABOUT)
-    assert len(records.read()) == len(counting.painted) == 4
+        run_bench(EDITS, VARIANTS, quick, records, lambda: counting, on_progress=interrupt, about=ABOUT)
+    assert len(records.read()) == len(counting.ran) == 4
     (tmp_path / "records" / EDITS[0].id / "sdedit.json").write_text('{"edit": "cut o')
-    before = list(counting.painted)
-    counting.painted.clear()
-    outcome = run_bench(EDITS, COLUMNS, quick, records, lambda: counting, about=ABOUT)
+    before = list(counting.ran)
+    counting.ran.clear()
+    outcome = run_bench(EDITS, VARIANTS, quick, records, lambda: counting, about=ABOUT)
     assert (outcome.found, outcome.written, outcome.failed) == (3, 6, ())
-    assert set(before) & set(counting.painted) == {(EDITS[0].id, "sdedit")}, "only the damaged one is done again"
-    assert len(counting.painted) == len(set(counting.painted)) == 6
+    assert set(before) & set(counting.ran) == {(EDITS[0].id, "sdedit")}, "only the damaged one is done again"
+    assert len(counting.ran) == len(set(counting.ran)) == 6
     assert numbers(records) == numbers(plain[0])
 
-    counting.painted.clear()
-    outcome = run_bench(EDITS, COLUMNS, quick, records, lambda: counting, about=ABOUT)
-    assert (outcome.found, outcome.written, counting.painted) == (9, 0, [])
+    counting.ran.clear()
+    outcome = run_bench(EDITS, VARIANTS, quick, records, lambda: counting, about=ABOUT)
+    assert (outcome.found, outcome.written, counting.ran) == (9, 0, [])
 
 
 def test_a_run_may_grow_and_its_records_stay(tmp_path, quick, counting):
     records = Records(tmp_path)
-    run_bench(EDITS[:1], COLUMNS[:1], quick, records, lambda: counting, about=ABOUT)
-    run_bench(EDITS[:2], COLUMNS[1:2], quick, records, lambda: counting, about=ABOUT)
-    assert counting.painted == [(EDITS[0].id, "ours"), (EDITS[0].id, "sdedit"), (EDITS[1].id, "sdedit")]
-    assert list(records.manifest()["columns"]) == ["ours", "sdedit"]
+    run_bench(EDITS[:1], VARIANTS[:1], quick, records, lambda: counting, about=ABOUT)
+    run_bench(EDITS[:2], VARIANTS[1:2], quick, records, lambda: counting, about=ABOUT)
+    assert counting.ran == [(EDITS[0].id, "ours"), (EDITS[0].id, "sdedit"), (EDITS[1].id, "sdedit")]
+    assert list(records.manifest()["variants"]) == ["ours", "sdedit"]
 
 
-def test_a_folder_of_other_settings_or_another_model_is_refused_before_anything_is_painted(
+def test_a_folder_of_other_settings_or_another_model_is_refused_before_anything_is_generated(
     plain, worker, quick, measured_folder, tmp_path
 ):
     records, before = plain[0], numbers(plain[0])
@@ -128,40 +129,40 @@ def test_a_folder_of_other_settings_or_another_model_is_refused_before_anything_
     more = [*EDITS, *toybench(4)[3:]]
     for settings in (replace(quick, seeds=(0, 1, 2)), replace(quick, sampling_steps=7)):
         with pytest.raises(EditError, match="was started with another settings's"):
-            run_bench(more, COLUMNS, settings, records, lambda: counting, about=ABOUT)
+            run_bench(more, VARIANTS, settings, records, lambda: counting, about=ABOUT)
     other = {**worker.ready([]), "digest": "0" * 16}
-    counting.ready = lambda columns: other
+    counting.ready = lambda variants: other
     with pytest.raises(EditError, match="another model's digest"):
-        run_bench(more, COLUMNS, quick, records, lambda: counting, about=ABOUT)
-    assert counting.painted == [] and numbers(records) == before
+        run_bench(more, VARIANTS, quick, records, lambda: counting, about=ABOUT)
+    assert counting.ran == [] and numbers(records) == before
 
 
 def test_an_edit_that_fails_is_told_and_stops_no_other(tmp_path, quick, counting):
     records, seen = Records(tmp_path), []
-    broken = Column("broken", "ours", {"alpha": 7})
+    broken = Variant("broken", "ours", {"alpha": 7})
     for found in (0, 2):
         outcome = run_bench(
-            EDITS[:2], [broken, COLUMNS[1]], quick, records, lambda: counting, on_progress=seen.append, about=ABOUT
+            EDITS[:2], [broken, VARIANTS[1]], quick, records, lambda: counting, on_progress=seen.append, about=ABOUT
         )
         assert outcome.found == found and outcome.written == 2 - found
-        assert [(one.edit, one.column) for one in outcome.failed] == [(edit.id, "broken") for edit in EDITS[:2]]
+        assert [(one.edit, one.variant) for one in outcome.failed] == [(edit.id, "broken") for edit in EDITS[:2]]
         assert "alpha must be a number from 0 to 1" in outcome.failed[0].reason
     assert isinstance(seen[1].last, Failed) and seen[1].done == 0
-    assert {one["column"] for one in records.read()} == {"sdedit"}
+    assert {one["variant"] for one in records.read()} == {"sdedit"}
 
 
-def test_an_option_there_is_not_is_refused_before_anything_is_painted(tmp_path, quick, counting):
-    wrong = Column("sdedit", "sdedit", {}, {"strenght": 0.5})
+def test_an_option_there_is_not_is_refused_before_anything_is_generated(tmp_path, quick, counting):
+    wrong = Variant("sdedit", "sdedit", {}, {"strenght": 0.5})
     with pytest.raises(EditError, match="no option strenght"):
         run_bench(EDITS[:1], [wrong], quick, Records(tmp_path), lambda: counting)
-    assert counting.painted == [] and not (tmp_path / "bench.json").exists()
+    assert counting.ran == [] and not (tmp_path / "bench.json").exists()
 
 
 def test_names_that_are_there_twice_are_refused(tmp_path, quick, counting):
-    with pytest.raises(EditError, match="column “ours” is there twice"):
-        run_bench(EDITS, [COLUMNS[0], COLUMNS[0]], quick, Records(tmp_path), lambda: counting)
+    with pytest.raises(EditError, match="variant “ours” is there twice"):
+        run_bench(EDITS, [VARIANTS[0], VARIANTS[0]], quick, Records(tmp_path), lambda: counting)
     with pytest.raises(EditError, match="is there twice"):
-        run_bench([EDITS[0], EDITS[0]], COLUMNS, quick, Records(tmp_path), lambda: counting)
+        run_bench([EDITS[0], EDITS[0]], VARIANTS, quick, Records(tmp_path), lambda: counting)
 
 
 def test_the_digest_is_of_what_the_pictures_depend_on(measured_folder, tmp_path):
@@ -180,7 +181,7 @@ def test_the_digest_is_of_what_the_pictures_depend_on(measured_folder, tmp_path)
 
 
 def test_pictures_of_a_record_travel_as_png(worker, quick):
-    finished = worker.paint(EDITS[0], COLUMNS[1], quick)
+    finished = worker.run(EDITS[0], VARIANTS[1], quick)
     assert sorted(finished.pictures) == [0, 1] and set(finished.sources) == {"photo", "reference", "layers"}
     assert Image.open(io.BytesIO(finished.pictures[0])).format == "PNG"
     json.dumps(finished.record, allow_nan=False)

@@ -40,14 +40,14 @@ def test_a_rater_sees_every_picture_once(study):
     assert len(seen) == len(study) == 12 and len(set(pictures)) == len(pictures) == 12 * 4
     assert all(picture.is_file() for picture in pictures) and study.next("me") is None and study.done("me") == 12
     for trial in seen:
-        assert sorted(trial.columns) == sorted(METHODS)
-        assert [p.name for p in trial.pictures] == [f"{column}-{trial.seed}.png" for column in trial.columns]
+        assert sorted(trial.variants) == sorted(METHODS)
+        assert [p.name for p in trial.pictures] == [f"{variant}-{trial.seed}.png" for variant in trial.variants]
 
 
 def test_orders_are_shuffled_anew_for_each_rater_and_stay_the_same_for_one(study, folder):
     me, you = walk(study, "me"), walk(study, "you")
     assert [(t.edit, t.seed) for t in me] != [(t.edit, t.seed) for t in you]
-    assert len({t.columns for t in me + you}) > 6, "the place of a method tells its name"
+    assert len({t.variants for t in me + you}) > 6, "the place of a method tells its name"
     other = Study(folder)
     assert [other.trial("me", t.edit, t.seed) for t in me] == me
 
@@ -86,8 +86,8 @@ def test_a_trial_of_another_study_is_refused(study):
 def test_scores_are_kept_with_the_method_they_were_given_to(study):
     trial = study.next("me")
     study.save("me", trial.edit, trial.seed, [(1, 2), (2, 3), (3, 4), (4, 5)])
-    kept = {rating.column: (rating.place, rating.background, rating.action) for rating in study.ratings()}
-    assert kept == {column: (at, at + 1, at + 2) for at, column in enumerate(trial.columns)}
+    kept = {rating.variant: (rating.place, rating.background, rating.action) for rating in study.ratings()}
+    assert kept == {variant: (at, at + 1, at + 2) for at, variant in enumerate(trial.variants)}
 
 
 def test_names_are_kept_back_until_enough_is_rated(study):
@@ -111,9 +111,9 @@ def test_the_trials_are_the_first_edits_that_every_method_has_finished(folder):
     assert {(t.edit, t.seed) for t in walk(study, "me")} == {("pose-00", 0), ("both-00", 0)}
 
 
-@pytest.mark.parametrize("columns", [(), ("ours",), ("ours", "a", "layers-separate")])
-def test_a_folder_with_nothing_to_compare_is_refused(tmp_path, columns):
-    folder = bench_folder(tmp_path, columns, ("both",), 1, (0,), side=16)
+@pytest.mark.parametrize("variants", [(), ("ours",), ("ours", "a", "layers-separate")])
+def test_a_folder_with_nothing_to_compare_is_refused(tmp_path, variants):
+    folder = bench_folder(tmp_path, variants, ("both",), 1, (0,), side=16)
     with pytest.raises(EditError, match="nothing to compare"):
         Study(folder)
 
@@ -150,10 +150,10 @@ def test_the_csv_has_a_row_a_rating_and_nobody_s_id(study):
 
 
 def given(scores):
-    """Ratings from {column: {(rater, edit): score}}, the same on both scales."""
+    """Ratings from {variant: {(rater, edit): score}}, the same on both scales."""
     return [
-        Rating(rater, edit, 0, column, 0, score, score, "")
-        for column, found in scores.items()
+        Rating(rater, edit, 0, variant, 0, score, score, "")
+        for variant, found in scores.items()
         for (rater, edit), score in found.items()
     ]
 
@@ -182,5 +182,5 @@ def test_a_difference_that_every_rater_sees_is_sure_though_raters_differ():
     base = {(f"r{i}", f"e{j}"): 2 + (i + j) % 3 for i in range(6) for j in range(5)}
     better = {key: score + 1 for key, score in base.items()}
     found = summaries(given({"ours": better, "pnp": base}), METHODS)
-    (behind,) = (s.behind_first for s in found if s.column == "pnp" and s.scale == "action")
+    (behind,) = (s.behind_first for s in found if s.variant == "pnp" and s.scale == "action")
     assert behind == pytest.approx((1, 1, 1))

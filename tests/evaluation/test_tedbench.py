@@ -112,8 +112,8 @@ def test_masks_are_kept_and_found_again_without_the_segmenter(folder, tmp_path, 
     [
         ({"dog.png": [[999, 10]]}, "not on the picture"),
         ({"horse.png": [[9, 10]]}, "horse.png"),
-        ({"dog.png": [9, 10]}, "nothing clear of dog.png"),
-        ({"dog.png": {"clicks": [[9, 10]]}}, "nothing clear of dog.png"),
+        ({"dog.png": [9, 10]}, "unclear about dog.png"),
+        ({"dog.png": {"clicks": [[9, 10]]}}, "unclear about dog.png"),
         ([[9, 10]], "holds no points"),
     ],
 )
@@ -144,22 +144,21 @@ def test_no_folder_no_bench(tmp_path, segmenter):
         tedbench(tmp_path / "nowhere", lambda: segmenter, tmp_path / "masks")
 
 
-def test_the_command_edits_measures_and_goes_on_where_it_was(folder, tmp_path, measured_folder, monkeypatch):
+def test_the_command_edits_measures_and_goes_on_where_it_was(folder, tmp_path, measured_folder):
     from layerdiffusion.__main__ import main
 
     out = tmp_path / "out"
     command = ["evaluate", "tedbench", "--data", str(folder), "--out", str(out), "--model", str(measured_folder)]
-    command += ["--sam", "miniature", "--device", "cpu", "--methods", "ours,sdedit", "--seeds", "1", "--json"]
+    command += ["--sam", "miniature", "--device", "cpu", "--methods", "ours,sdedit", "--seeds", "0", "--json"]
     for setting in ("embedding_steps=1", "finetune_steps=1", "sampling_steps=2"):
         command += ["--set", setting]
-    monkeypatch.setattr("sys.argv", ["layerdiffusion", *command])
     assert main([*command, "--edits", "1"]) == 0
     (first,) = out.glob("records/*/ours.json")
     written = first.stat().st_mtime_ns
     assert main(command) == 0
     records = Records(out).read()
-    assert sorted((one["edit"], one["column"]) for one in records) == sorted(
-        (edit, column) for edit in ("000-dog", "001-cat", "002-dog") for column in ("ours", "sdedit")
+    assert sorted((one["edit"], one["variant"]) for one in records) == sorted(
+        (edit, variant) for edit in ("000-dog", "001-cat", "002-dog") for variant in ("ours", "sdedit")
     )
     assert first.stat().st_mtime_ns == written, "a finished record is not made again"
     for record in records:

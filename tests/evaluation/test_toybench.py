@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 
 from layerdiffusion.errors import EditError
-from layerdiffusion.evaluation.datasets import toyedits
 from layerdiffusion.evaluation.datasets.toybench import (
     BENCH_SEED,
     BENCH_TUNING_SEED,
     JUDGED,
     KINDS,
     MOST_EDITS,
+    POSE_REFERENCES,
+    POSE_SEED,
+    POSE_TUNING_SEED,
     REFERENCES,
     toybench,
     tuning_edits,
@@ -49,10 +51,10 @@ def test_dials_are_chosen_on_other_edits_than_figures_are_reported_on(bench):
     assert not pictures & {edit.edit.object_image.tobytes() for edit in tuning}
     assert not {edit.id for edit in bench} & {edit.id for edit in tuning}
     starts = [
-        toyedits.FIRST_SEED,
-        toyedits.FIRST_SEED + 50_000,
-        toyedits.TUNING_SEED,
-        toyedits.TUNING_SEED + 50_000,
+        POSE_SEED,
+        POSE_SEED + POSE_REFERENCES,
+        POSE_TUNING_SEED,
+        POSE_TUNING_SEED + POSE_REFERENCES,
         BENCH_SEED,
         BENCH_SEED + REFERENCES,
         BENCH_TUNING_SEED,
@@ -78,7 +80,7 @@ def test_the_prompt_names_what_is_asked_and_not_what_the_photo_has_to_tell(bench
         assert edit.wanted["animal"] in words
         assert ("paint" in edit.asked) == any(paint in words.split() for paint in PAINTS)
         assert ("size" in edit.asked) == any(size in words for size in SIZES)
-        assert set(edit.asked) >= {"animal", "pose", "place"} and set(edit.asked) | set(edit.kept) == set(JUDGED)
+        assert set(edit.asked) >= {"animal", "pose", "place"} and set(edit.asked) | set(edit.preserved) == set(JUDGED)
         assert changes(edit) <= set(edit.asked), "nobody can guess a change that the words don't ask for"
         assert words == f"{edit.edit.object_prompt} {edit.edit.background_prompt}"
 

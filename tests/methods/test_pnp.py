@@ -74,7 +74,7 @@ def test_with_injection_off_it_is_plain_ddim_sampling_from_the_inverted_photo(gi
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
 def test_with_everything_injected_the_photo_comes_back(guidance_scale, record_property):
-    from layerdiffusion.evaluation.datasets.toyedits import pose_and_place
+    from layerdiffusion.evaluation.datasets.toybench import pose_and_place
 
     models = load_models("miniature", "cpu", "float32")
     photo = pose_and_place(0).edit.object_image.resize((models.size, models.size))

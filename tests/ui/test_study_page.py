@@ -62,7 +62,7 @@ def test_saving_goes_on_to_the_next_with_no_scores_given(study):
     following = saver(study)(rater, current, *GOOD)
     assert following[0] != current and "2 of 12" in following[1] and list(following[-8:]) == [None] * 8
     assert opener(study)(rater)[1:3] == following[:2], "a reload goes on there"
-    kept = {rating.column: (rating.background, rating.action) for rating in study.ratings()}
+    kept = {rating.variant: (rating.background, rating.action) for rating in study.ratings()}
     assert kept == dict.fromkeys(METHODS, (4, 5))
 
 

@@ -1,70 +1,32 @@
-"""`evaluate tedbench`: the same comparison on photographs, in a folder laid out as TEdBench is.
+"""TEdBench: edits of photographs, from a folder laid out as it is.
 
     input_list.json     [{"img_name": "dog.jpeg", "target_text": "a jumping dog"}, …]
     originals/dog.jpeg
 
 TEdBench has no masks. The subject is what SAM finds at the picture's centre, or at the clicks that a file of points
-gives for it; the mask is kept beside the records, to be looked at, and is used again as it is.
+gives for it; the mask is saved beside the records, to be looked at, and is used again as it is.
 """
 
 from __future__ import annotations
 
-import argparse
-import functools
 import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from layerdiffusion.edit import Edit
 from layerdiffusion.errors import EditError
-from layerdiffusion.evaluation.bench import add_bench_arguments, check, model_name, run_and_report
+from layerdiffusion.evaluation.datasets.toybench import BenchEdit
 from layerdiffusion.images.io import open_image, png_bytes
 from layerdiffusion.images.masks import open_mask
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from layerdiffusion.evaluation.datasets.toybench import BenchEdit
     from layerdiffusion.models.segmenter import Segmenter
 
 CLICKS = ("points", "not_points", "box")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of `evaluate tedbench`."""
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="input_list.json and originals/")
-    parser.add_argument(
-        "--points",
-        type=Path,
-        metavar="FILE",
-        help='clicks on the subjects as JSON: {"dog.jpeg": [[120, 200]], "cat.jpeg": {"points": [[90, 80]], '
-        '"not_points": [[30, 30]]}, "cup.jpeg": {"box": [20, 40, 90, 120]}}; else the centre of each picture; '
-        "a mask that is in OUT/masks already is used as it is",
-    )
-    parser.add_argument("--edits", type=int, metavar="N", help="only the first so many")
-    parser.add_argument("--sam", help="miniature, vit_b, vit_l, vit_h, a file, a folder, or a hub id; else the model's")
-    add_bench_arguments(parser, model="auto", seeds=2)
-
-
-def run(args: argparse.Namespace) -> int:
-    """Mark the subjects, edit, measure, print and report; 0 when every record is there, 1 when some edits failed."""
-    from layerdiffusion.evaluation.runner import Worker
-
-    check(args)
-    sam = args.sam or ("miniature" if args.model == "miniature" else "auto")
-
-    @functools.cache
-    def segmenter() -> Segmenter:
-        from layerdiffusion.models.profile import device_profile
-        from layerdiffusion.models.sam import load_sam
-        from layerdiffusion.models.segmenter import Segmenter
-
-        return Segmenter(load_sam(sam, device_profile(args.device).device))
-
-    edits = tedbench(args.data, segmenter, args.out / "masks", read_points(args.points), args.edits)
-    load = functools.partial(Worker.load, model_name(args), args.device, 1 if args.ray else None, sam)
-    return run_and_report(args, "tedbench", edits, load)
 
 
 def tedbench(
@@ -74,14 +36,11 @@ def tedbench(
     points: Mapping[str, Mapping[str, Any]] | None = None,
     count: int | None = None,
 ) -> list[BenchEdit]:
-    """The edits of a folder laid out as TEdBench's, in the order of its list; the scene is kept in each.
+    """The edits of a folder laid out as TEdBench's, in the order of its list, each in its own scene.
 
     `segmenter` is asked for when the first mask is missing from the folder `masks`; `points` are clicks by a
     picture's name, as `read_points` gives them. Raises an `EditError` that names the file.
     """
-    from layerdiffusion.edit import Edit
-    from layerdiffusion.evaluation.datasets.toybench import BenchEdit
-
     folder, masks = Path(folder), Path(masks)
     wishes = _read_list(folder / "input_list.json")
     if count is not None and not 1 <= count <= len(wishes):
@@ -118,7 +77,7 @@ def read_points(path: str | Path | None) -> dict[str, dict[str, Any]]:
         clicks = {"points": clicks} if isinstance(clicks, list) else clicks
         known = isinstance(clicks, dict) and clicks and set(clicks) <= set(CLICKS)
         if not known or not all(_fits(kind, value) for kind, value in clicks.items()):
-            raise EditError(f"{path} says nothing clear of {name}: give [[x, y], …], or points, not_points and box.")
+            raise EditError(f"{path} is unclear about {name}: give [[x, y], …], or points, not_points and box.")
         found[name] = clicks
     return found
 
@@ -165,7 +124,7 @@ def _read_json(path: Path) -> Any:
     except FileNotFoundError as error:
         raise EditError(f"There is no {path}; check the path.") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise EditError(f"{path} can't be read as JSON; mend it or fetch it again.") from error
+        raise EditError(f"{path} can't be read as JSON; correct it or fetch it again.") from error
 
 
 def _fits(kind: str, value: Any) -> bool:

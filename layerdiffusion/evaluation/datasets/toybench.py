@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,10 @@ from layerdiffusion.miniature.world import (
     phrase,
 )
 
-# Beyond the seeds of `evaluate edits`, of its tuning, of the figures and of the page: nothing was chosen on these.
+POSE_SEED = HELD_OUT_SEEDS + 500_000  # of `pose_edits` that figures are reported on
+POSE_TUNING_SEED = HELD_OUT_SEEDS + 600_000  # of those that defaults are chosen on
+POSE_REFERENCES = 50_000
+# Beyond the seeds of `pose_edits`, of their tuning, of the figures and of the page: nothing was chosen on these.
 BENCH_SEED = HELD_OUT_SEEDS + 2_000_000
 BENCH_TUNING_SEED = HELD_OUT_SEEDS + 3_000_000
 REFERENCES = 500_000  # from a photo's seed to its reference's
@@ -36,6 +40,15 @@ KINDS = {
     "attribute": "attribute changed",
     "kept": "scene kept",
 }
+# What the edits of each kind change, in turn.
+CHANGED: dict[str, tuple[tuple[str, ...], ...]] = {
+    "background": (("place",),),
+    "pose": (("pose",),),
+    "both": (("pose", "place"),),
+    "size": (("size",),),
+    "attribute": (("paint",),),
+    "kept": (("pose",), ("paint",)),
+}
 JUDGED = ("animal", "pose", "place", "paint", "size")
 _COLOURS = tuple(paint for paint in PAINTS if paint != "plain")
 
@@ -45,8 +58,8 @@ class BenchEdit:
     """One edit of a bench.
 
     `wanted`: attribute → the value that the result ought to show; of these the prompt names the `asked` ones, and
-    the others (`kept`) are the subject's own, which only the photo shows. An edit of photographs wants nothing that
-    can be judged and has no scenes.
+    `preserved` ones are the subject's own, which only the photo shows. An edit of photographs wants nothing that can be
+    judged and has no scenes.
     """
 
     id: str  # safe as a file's name, the same in every run
@@ -58,7 +71,7 @@ class BenchEdit:
     asked: tuple[str, ...] = ()
 
     @property
-    def kept(self) -> tuple[str, ...]:
+    def preserved(self) -> tuple[str, ...]:
         """What the result has to keep of the photo without being told."""
         return tuple(name for name in self.wanted if name not in self.asked)
 
@@ -87,6 +100,65 @@ def tuning_edits(count: int = 12) -> list[BenchEdit]:
     return _edits(count, BENCH_TUNING_SEED, "tuning-")
 
 
+def pose_edits(count: int, first_seed: int = POSE_SEED) -> list[BenchEdit]:
+    """`count` edits of pose and place, see `pose_and_place`, from consecutive seeds."""
+    return [pose_and_place(seed) for seed in range(first_seed, first_seed + count)]
+
+
+def pose_and_place(seed: int) -> BenchEdit:
+    """A subject in a paint no prompt names, to be seen in another pose, in the place of a reference picture.
+
+    The reference has a subject of its own, another animal, which its mask leaves out.
+    """
+    rng = np.random.default_rng([seed, 7])
+    paint = str(rng.choice(_COLOURS))
+    size = str(rng.choice(["medium", "big"]))
+    animal, pose, place = (str(rng.choice(values)) for values in (ANIMALS, POSES, PLACES))
+    photo = draw(seed, animal=animal, paint=paint, size=size, pose=pose, place=place)
+    others = {"animal": _other(rng, ANIMALS, animal), "place": _other(rng, PLACES, place)}
+    reference = draw(seed + POSE_REFERENCES, **others, size="medium")
+    wanted = {"animal": animal, "pose": _other(rng, POSES, pose), "place": others["place"], "paint": paint}
+    asked = ("animal", "pose", "place")
+    return _bench_edit(f"both-{seed}", "both", photo, wanted, asked, reference, Placement())
+
+
+def _bench_edit(
+    id: str,
+    kind: str,
+    photo: Scene,
+    wanted: dict[str, str],
+    asked: tuple[str, ...],
+    reference: Scene | None,
+    placement: Placement,
+) -> BenchEdit:
+    """The edit that asks in words for the `asked` attributes, in the reference's place or in the photo's own."""
+    thing, where = phrase({name: wanted[name] for name in asked})
+    pictures: dict[str, Any] = {"background": "keep"}
+    if reference is not None:
+        pictures = {"background_image": reference.image, "background_mask": reference.object_mask}
+    edit = Edit(
+        object_image=photo.image,
+        object_mask=photo.object_mask,
+        prompt=join(thing, where),
+        object_prompt=thing,
+        background_prompt=where,
+        placement=placement,
+        **pictures,
+    )
+    return BenchEdit(id, kind, edit, wanted, photo, reference, asked)
+
+
+def _other(rng: np.random.Generator, values: Iterable[str], value: str) -> str:
+    return str(rng.choice([v for v in values if v != value]))
+
+
+def _dealt(first_seed: int, index: int, values: Iterable[str]) -> str:
+    """From a pack shuffled anew when it is used up, so that a small bench has some of everything."""
+    pack = list(values)
+    shuffled = np.random.default_rng([first_seed, index // len(pack), len(pack)]).permutation(len(pack))
+    return pack[shuffled[index % len(pack)]]
+
+
 def _edits(count: int, first_seed: int, prefix: str) -> list[BenchEdit]:
     if not 1 <= count <= MOST_EDITS:
         raise EditError(f"The bench can't have {count} edits; ask for 1 to {MOST_EDITS}.")
@@ -97,53 +169,19 @@ def _drawn(first_seed: int, index: int, prefix: str) -> BenchEdit:
     """Edit `index` of the bench that begins at `first_seed`, whatever the bench's length."""
     kind, number = list(KINDS)[index % len(KINDS)], index // len(KINDS)
     rng = np.random.default_rng([first_seed + index, 11])
-
-    def dealt(values: Any) -> str:
-        """From a pack shuffled anew when it is used up, so that a small bench has some of everything."""
-        pack = list(values)
-        shuffled = np.random.default_rng([first_seed, index // len(pack), len(pack)]).permutation(len(pack))
-        return pack[shuffled[index % len(pack)]]
-
-    def other(values: Any, value: str) -> str:
-        return str(rng.choice([v for v in values if v != value]))
-
-    shown = {
-        "animal": dealt(ANIMALS),
-        "pose": dealt(POSES),
-        "place": dealt(PLACES),
-        "paint": dealt(_COLOURS),
-        "size": str(rng.choice(list(SIZES) if kind == "size" else ["medium", "big"])),
-    }
+    packs = {"animal": ANIMALS, "pose": POSES, "place": PLACES, "paint": _COLOURS}
+    shown = {name: _dealt(first_seed, index, pack) for name, pack in packs.items()}
+    shown["size"] = str(rng.choice(list(SIZES) if kind == "size" else ["medium", "big"]))
     photo = draw(first_seed + index, **shown)
-    changed = {
-        "background": ("place",),
-        "pose": ("pose",),
-        "both": ("pose", "place"),
-        "size": ("size",),
-        "attribute": ("paint",),
-        "kept": ("paint",) if number % 2 else ("pose",),
-    }[kind]
-    values = {"pose": POSES, "place": PLACES, "paint": _COLOURS, "size": SIZES}
-    wanted = shown | {name: other(values[name], shown[name]) for name in changed}
+    changed = CHANGED[kind][number % len(CHANGED[kind])]
+    wanted = shown | {name: _other(rng, (packs | {"size": SIZES})[name], shown[name]) for name in changed}
     asked = tuple(name for name in JUDGED if name in ("animal", "pose", "place", *changed))
-    thing, where = phrase({name: wanted[name] for name in asked})
-
     reference = None
-    pictures: dict[str, Any] = {"background": "keep"}
     if kind not in ("size", "kept"):
-        stranger = other(ANIMALS, shown["animal"])
+        stranger = _other(rng, ANIMALS, shown["animal"])
         reference = draw(first_seed + REFERENCES + index, animal=stranger, place=wanted["place"], size="medium")
-        pictures = {"background_image": reference.image, "background_mask": reference.object_mask}
-    edit = Edit(
-        object_image=photo.image,
-        object_mask=photo.object_mask,
-        prompt=join(thing, where),
-        object_prompt=thing,
-        background_prompt=where,
-        placement=_resized(photo.object_mask, shown["size"], wanted["size"]) if kind == "size" else Placement(),
-        **pictures,
-    )
-    return BenchEdit(f"{prefix}{kind}-{number:02d}", kind, edit, wanted, photo, reference, asked)
+    placement = _resized(photo.object_mask, shown["size"], wanted["size"]) if kind == "size" else Placement()
+    return _bench_edit(f"{prefix}{kind}-{number:02d}", kind, photo, wanted, asked, reference, placement)
 
 
 def _resized(mask: np.ndarray, size: str, wanted: str) -> Placement:

@@ -6,12 +6,19 @@ import base64
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
-from layerdiffusion.evaluation.report.markup import Html, tag
-
 GREY = (216, 216, 224)  # where a picture is missing
+
+
+class Embedded(NamedTuple):
+    """A picture as a data URL, and its size in pixels."""
+
+    url: str
+    width: int
+    height: int
 
 
 class Album:
@@ -31,23 +38,16 @@ class Album:
         except (OSError, Image.DecompressionBombError):
             return None
 
-    def image(self, name: str | None, alt: str, side: int | None = None) -> Html:
-        """The picture as an element; where it is missing, a word in its place."""
+    def embedded(self, name: str | None) -> Embedded | None:
+        """The picture as an element takes it; None where it is missing."""
         picture = self.picture(name)
-        if picture is None:
-            return tag("span", "none", class_="missing", role="img", aria_label=f"{alt}: there is none")
-        return self.embed(fitted(picture, side or self.side), alt)
+        return None if picture is None else self.embed(fitted(picture, self.side))
 
-    def embed(self, picture: Image.Image, alt: str) -> Html:
-        return tag(
-            "img",
-            src=data_url(picture, self.quality),
-            alt=alt,
-            width=picture.width,
-            height=picture.height,
-            loading="lazy",
-            decoding="async",
-        )
+    def embed(self, picture: Image.Image) -> Embedded:
+        buffer = io.BytesIO()
+        picture.save(buffer, "WEBP", quality=self.quality, method=4)
+        data = base64.b64encode(buffer.getvalue()).decode()
+        return Embedded(f"data:image/webp;base64,{data}", picture.width, picture.height)
 
 
 def fitted(picture: Image.Image, side: int) -> Image.Image:
@@ -58,12 +58,6 @@ def fitted(picture: Image.Image, side: int) -> Image.Image:
     return picture.resize([max(1, round(length * scale)) for length in picture.size], Image.Resampling.LANCZOS)
 
 
-def data_url(picture: Image.Image, quality: int) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, "WEBP", quality=quality, method=4)
-    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
 def sheet(
     rows: Sequence[tuple[str, Sequence[Image.Image | None]]], heads: Sequence[str], side: int, gap: int = 3
 ) -> Image.Image:
@@ -72,13 +66,13 @@ def sheet(
     head, words = side // 6 + 6, side // 7 + 4 if any(text for text, _ in rows) else 0
     paper = Image.new("RGB", (len(heads) * (side + gap) + gap, head + len(rows) * (side + words + gap) + gap), "white")
     pen = ImageDraw.Draw(paper)
-    for column, name in enumerate(heads):
-        pen.text((gap + column * (side + gap) + side / 2, head / 2), name, fill="black", font=font, anchor="mm")
+    for at, name in enumerate(heads):
+        pen.text((gap + at * (side + gap) + side / 2, head / 2), name, fill="black", font=font, anchor="mm")
     for row, (text, pictures) in enumerate(rows):
         top = head + row * (side + words + gap)
         pen.text((gap + 2, top + words / 2), text, fill=(70, 70, 90), font=small, anchor="lm")
-        for column, picture in enumerate(pictures):
-            left = gap + column * (side + gap)
+        for at, picture in enumerate(pictures):
+            left = gap + at * (side + gap)
             cell = Image.new("RGB", (side, side), GREY)
             if picture is not None:
                 shown = fitted(picture, side)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from layerdiffusion.evaluation.datasets.toybench import toybench
-from layerdiffusion.evaluation.metrics import MOST_PSNR, Measures, background_psnr, bootstrap, cut_out, judged, paired
+from layerdiffusion.evaluation.metrics import MOST_PSNR, Measures, background_psnr, cut_out, judged
 from layerdiffusion.images.layers import Layers, lay_out
 from layerdiffusion.miniature.world import draw
 from layerdiffusion.models.clip import clip_score
@@ -158,41 +158,10 @@ def test_a_cut_out_is_a_square_about_the_whole_subject():
 
 def test_what_is_asked_and_what_is_kept_are_counted_apart(edits):
     edit = edits["size"]
-    assert set(edit.kept) == {"paint"}
+    assert set(edit.preserved) == {"paint"}
     found = judged(edit, edit.wanted | {"size": "none"})
     assert (found["satisfied"], found["kept"], found["as_wanted"]) == (False, True, False)
     found = judged(edit, edit.wanted | {"paint": "none"})
     assert (found["satisfied"], found["kept"], found["as_wanted"]) == (True, False, False)
     found = judged(replace(edit, asked=()), edit.wanted)
     assert all(found.values())
-
-
-def test_the_bootstraps_interval_is_that_of_the_mean_over_edits():
-    """For many edits the percentile interval comes near the normal one, of the edits' own spread."""
-    rng = np.random.default_rng(3)
-    edits = rng.normal(5, 2, 200)
-    values = [[edit - 1, edit + 1] for edit in edits]  # pictures of one edit differ, their mean is the edit's
-    mean, low, high = bootstrap(values)
-    half = 1.96 * edits.std() / math.sqrt(len(edits))
-    assert mean == pytest.approx(edits.mean())
-    assert low == pytest.approx(mean - half, abs=0.1 * half) and high == pytest.approx(mean + half, abs=0.1 * half)
-    assert bootstrap(values) == (mean, low, high), "the same every time"
-    assert bootstrap([values[0]]) == (edits[0], edits[0], edits[0])
-
-
-def test_each_edit_counts_once_however_many_of_its_pictures_could_be_measured():
-    assert bootstrap([[1, 1, 1, None], [0, math.nan], [None]]).mean == 0.5
-    assert all(math.isnan(value) for value in bootstrap([[None], []]))
-
-
-def test_a_difference_in_pairs_is_surer_than_the_two_means_are():
-    hard = np.random.default_rng(4).normal(0, 10, 40)
-    a, b = [[value + 1 + 0.1 * (i % 3)] for i, value in enumerate(hard)], [[value] for value in hard]
-    mean, low, high = paired(a, b)
-    assert mean == pytest.approx(1.1, abs=0.01) and 1 < low < high < 1.2
-    assert bootstrap(a).low < bootstrap(b).high
-    back = paired(b, a)
-    assert (back.mean, back.low, back.high) == pytest.approx((-mean, -high, -low), abs=0.01)
-    assert paired([[1], [None], [5]], [[0], [0], [None]]) == (1, 1, 1)
-    with pytest.raises(ValueError):
-        paired([[1]], [])

@@ -1,18 +1,18 @@
-"""A column's name says which settings it stands for, always the same ones."""
+"""A variant's name says which settings it stands for, always the same ones."""
 
 import re
 
 import pytest
 
 from layerdiffusion.errors import EditError
-from layerdiffusion.evaluation.variants import METHODS, ROWS, TABLE_1, columns
+from layerdiffusion.evaluation.variants import METHOD_VARIANTS, ROWS, TABLE_1, variants
 from layerdiffusion.settings import PAPER, Settings, setting_table
 
 
 def resolved(row: str) -> Settings:
-    (column,) = columns([], [row])
-    assert column.method == "ours" and not column.options
-    return Settings(**column.settings).resolve()
+    (variant,) = variants([], [row])
+    assert variant.method == "ours" and not variant.options
+    return Settings(**variant.settings).resolve()
 
 
 def test_every_row_of_table_1_is_the_paper_but_for_what_its_name_takes_away():
@@ -44,15 +44,15 @@ def test_every_word_the_settings_allow_has_a_row_of_its_own():
             assert getattr(resolved(f"{setting}-{choice}"), setting) == choice
 
 
-def test_names_are_safe_in_file_names_and_every_column_says_what_it_is():
-    for name, column in (METHODS | ROWS).items():
-        assert column.name == name and re.fullmatch(r"[a-z0-9_]+(-[a-z0-9_]+)*", name)
-        assert column.says
-    assert len({column.says for column in (METHODS | ROWS).values()}) == len(METHODS | ROWS)
+def test_names_are_safe_in_file_names_and_every_variant_is_described():
+    for name, variant in (METHOD_VARIANTS | ROWS).items():
+        assert variant.name == name and re.fullmatch(r"[a-z0-9_]+(-[a-z0-9_]+)*", name)
+        assert variant.description
+    assert len({variant.description for variant in (METHOD_VARIANTS | ROWS).values()}) == len(METHOD_VARIANTS | ROWS)
 
 
-def test_columns_come_as_asked_for_and_none_twice():
-    assert [c.name for c in columns(["pnp", "ours", "pnp"], ["i", "a", "i"])] == ["pnp", "ours", "i", "a"]
+def test_variants_come_as_asked_for_and_none_twice():
+    assert [v.name for v in variants(["pnp", "ours", "pnp"], ["i", "a", "i"])] == ["pnp", "ours", "i", "a"]
 
 
 @pytest.mark.parametrize(
@@ -60,4 +60,4 @@ def test_columns_come_as_asked_for_and_none_twice():
 )
 def test_a_name_that_is_not_there_is_refused_with_those_that_are(methods, rows, word):
     with pytest.raises(EditError, match=f"{word}.*choose from"):
-        columns(methods, rows)
+        variants(methods, rows)

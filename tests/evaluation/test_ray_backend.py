@@ -9,16 +9,17 @@ import torch
 from bench_folder import numbers
 
 from layerdiffusion.errors import EditError
-from layerdiffusion.evaluation import ray_backend as spread
+from layerdiffusion.evaluation import ray_backend
 from layerdiffusion.evaluation.datasets.toybench import toybench
 from layerdiffusion.evaluation.records import Records
-from layerdiffusion.evaluation.runner import Failed, Finished, Worker, run_bench
-from layerdiffusion.evaluation.variants import Column, columns
+from layerdiffusion.evaluation.runner import run_bench
+from layerdiffusion.evaluation.variants import Variant, variants
+from layerdiffusion.evaluation.worker import Failed, Finished, Worker
 
 pytest.importorskip("ray")
 
 EDITS = toybench(6)
-COLUMNS = columns(["ours", "sdedit"], ["i"])
+VARIANTS = variants(["ours", "sdedit"], ["i"])
 
 
 @pytest.fixture(autouse=True)
@@ -44,21 +45,21 @@ def address(monkeypatch):
 
 def test_a_killed_worker_loses_nothing_and_changes_no_number(tmp_path, measured_folder, worker, quick):
     plain = Records(tmp_path / "plain")
-    run_bench(EDITS, COLUMNS, quick, plain, lambda: worker)
+    run_bench(EDITS, VARIANTS, quick, plain, lambda: worker)
 
     records, finished = Records(tmp_path / "ray"), []
 
     def kill_the_first(progress):
         if isinstance(progress.last, Finished):
             finished.append(progress.last)
-            if len(finished) == 1:  # it is at the next column of its edit by now
+            if len(finished) == 1:  # it is at the next variant of its edit by now
                 os.kill(progress.last.worker, signal.SIGKILL)
 
     load = functools.partial(Worker.load, str(measured_folder), "cpu", 1)
-    outcome = run_bench(EDITS, COLUMNS, quick, records, load, "local", kill_the_first, workers=2)
+    outcome = run_bench(EDITS, VARIANTS, quick, records, load, "local", kill_the_first, workers=2)
 
-    done = [(one.edit, one.column) for one in finished]
-    assert sorted(done) == sorted((edit.id, column.name) for edit in EDITS for column in COLUMNS)
+    done = [(one.edit, one.variant) for one in finished]
+    assert sorted(done) == sorted((edit.id, variant.name) for edit in EDITS for variant in VARIANTS)
     assert (outcome.written, outcome.failed) == (18, ())
     killed = finished[0]
     assert os.getpid() not in {one.worker for one in finished}
@@ -71,24 +72,24 @@ def test_an_edit_that_kills_its_workers_ends_the_run_and_costs_no_record(
     tmp_path, measured_folder, worker, quick, address, monkeypatch
 ):
     records, seen = Records(tmp_path), []
-    monkeypatch.setattr(spread, "MOST_DEATHS", 1)
-    run_bench(EDITS[:1], COLUMNS, quick, records, lambda: worker)
+    monkeypatch.setattr(ray_backend, "MOST_DEATHS", 1)
+    run_bench(EDITS[:1], VARIANTS, quick, records, lambda: worker)
 
     class Deadly(Worker):
-        def paint(self, edit, column, settings):
-            if column.name == "i":
+        def run(self, edit, variant, settings):
+            if variant.name == "i":
                 os.kill(os.getpid(), signal.SIGKILL)
-            return super().paint(edit, column, settings)
+            return super().run(edit, variant, settings)
 
     def deadly(folder=str(measured_folder), make=Deadly):
         return make.load(folder, "cpu", 1)
 
-    chosen = [Column("broken", "ours", {"alpha": 7}), *COLUMNS]
+    chosen = [Variant("broken", "ours", {"alpha": 7}), *VARIANTS]
     with pytest.raises(EditError, match=f"workers died one after the other at {EDITS[1].id}, i;"):
         run_bench(EDITS[:2], chosen, quick, records, deadly, address, lambda one: seen.append(one.last), workers=1)
-    done = [(one.edit, one.column) for one in seen if isinstance(one, Finished)]
+    done = [(one.edit, one.variant) for one in seen if isinstance(one, Finished)]
     assert done == [(EDITS[1].id, "ours"), (EDITS[1].id, "sdedit")], "what was there is not done again"
-    failed = [(one.edit, one.column) for one in seen if isinstance(one, Failed)]
+    failed = [(one.edit, one.variant) for one in seen if isinstance(one, Failed)]
     assert failed == [(EDITS[0].id, "broken"), (EDITS[1].id, "broken")]
     assert "alpha must be" in next(one for one in seen if isinstance(one, Failed)).reason
     assert len(records.read()) == 5
@@ -96,4 +97,4 @@ def test_an_edit_that_kills_its_workers_ends_the_run_and_costs_no_record(
 
 def test_a_cluster_that_is_not_there_is_told_in_one_sentence(tmp_path, quick, worker):
     with pytest.raises(EditError, match="There is no Ray cluster at 127.0.0.1:1 "):
-        run_bench(EDITS[:1], COLUMNS, quick, Records(tmp_path), lambda: worker, "127.0.0.1:1")
+        run_bench(EDITS[:1], VARIANTS, quick, Records(tmp_path), lambda: worker, "127.0.0.1:1")

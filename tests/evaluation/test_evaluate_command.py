@@ -3,16 +3,20 @@
 import json
 import math
 import shlex
+import subprocess
+import sys
 
 import pytest
 from PIL import Image
 
 from layerdiffusion.__main__ import main
+from layerdiffusion.commands.evaluate.bench import _names, check, command_line
+from layerdiffusion.commands.terminal import Parser
 from layerdiffusion.errors import EditError
-from layerdiffusion.evaluation import bench
 from layerdiffusion.evaluation.records import Records
-from layerdiffusion.evaluation.runner import Worker
+from layerdiffusion.evaluation.worker import Worker
 from layerdiffusion.models.load import MINIATURE
+from layerdiffusion.settings import Settings
 
 # Every stage of every method, none of them for long.
 SHORT = ["embedding_steps=2", "finetune_steps=2", "sampling_steps=4", "imagic.embedding_steps=2",
@@ -34,7 +38,7 @@ def cli(capfd):
 @pytest.mark.skipif(not (MINIATURE / "unet").is_dir(), reason="the miniature is not in this checkout")
 def test_twelve_edits_by_four_methods_come_to_a_table_and_a_report(cli, tmp_path):
     out = tmp_path / "bench"
-    flags = ["toybench", "--edits", 12, "--seeds", 1, "--out", out, "--device", "cpu", *QUICK]
+    flags = ["toybench", "--edits", 12, "--seeds", 0, "--out", out, "--device", "cpu", *QUICK]
     status, printed, told = cli(*flags)
     assert status == 0 and "Loading" not in told, "one bar, and no library's"
     assert (
@@ -46,7 +50,7 @@ def test_twelve_edits_by_four_methods_come_to_a_table_and_a_report(cli, tmp_path
     assert "SDEdit" in page and "Plug-and-Play" in page and (out / "report.md").exists()
 
     records = Records(out).read()
-    assert len(records) == 48 and {one["column"] for one in records} == {"ours", "sdedit", "imagic", "pnp"}
+    assert len(records) == 48 and {one["variant"] for one in records} == {"ours", "sdedit", "imagic", "pnp"}
     assert len({one["kind"] for one in records}) == 6
     for one in records:
         (measures,) = one["measures"]
@@ -64,12 +68,12 @@ def test_twelve_edits_by_four_methods_come_to_a_table_and_a_report(cli, tmp_path
             "--methods",
             "ours,sdedit,imagic,pnp",
             "--seeds",
-            "1",
+            "0",
         ]
         + [*QUICK, "--out", str(out), "--model", "miniature", "--device", "cpu", "--edits", "12"]
     )
     assert manifest["seeds"] == [0] and manifest["model"]["digest"] and manifest["versions"]["torch"]
-    assert manifest["columns"]["imagic"]["options"] == {"embedding_steps": 2, "finetune_steps": 2}
+    assert manifest["variants"]["imagic"]["options"] == {"embedding_steps": 2, "finetune_steps": 2}
 
     before = {path: path.stat().st_mtime_ns for path in (out / "records").rglob("*.json")}
     status, printed, told = cli(*flags, "--json")
@@ -77,24 +81,24 @@ def test_twelve_edits_by_four_methods_come_to_a_table_and_a_report(cli, tmp_path
     assert (status, answer["found"], answer["written"], answer["failed"]) == (0, 48, 0, [])
     assert {path: path.stat().st_mtime_ns for path in (out / "records").rglob("*.json")} == before
     mean, low, high = answer["table"]["all"]["sdedit"]["clip_score"]
-    scores = [one["measures"][0]["clip_score"] for one in records if one["column"] == "sdedit"]
+    scores = [one["measures"][0]["clip_score"] for one in records if one["variant"] == "sdedit"]
     assert math.isclose(mean, sum(scores) / 12, abs_tol=1e-9) and low <= mean <= high
 
-    status, _, told = cli(*flags[:4], 2, *flags[5:])
+    status, _, told = cli(*flags[:4], "0-1", *flags[5:])
     assert status == 2 and "was started with another settings's seeds ([0], now [0, 1])" in told
 
 
 def test_a_failed_edit_is_told_and_done_by_the_same_command_later(cli, tmp_path, measured_folder, monkeypatch):
-    flags = ["toybench", "--edits", 2, "--seeds", 1, "--methods", "sdedit", "--model", measured_folder,
+    flags = ["toybench", "--edits", 2, "--seeds", 0, "--methods", "sdedit", "--model", measured_folder,
              "--device", "cpu", "--out", tmp_path, "--set", "sampling_steps=2"]  # fmt: skip
 
-    def paint(self, edit, column, settings, really=Worker.paint):
+    def run(self, edit, variant, settings, really=Worker.run):
         if edit.id == "pose-00":
             raise EditError("The sampling stage diverged.")
-        return really(self, edit, column, settings)
+        return really(self, edit, variant, settings)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Worker, "paint", paint)
+        patch.setattr(Worker, "run", run)
         status, printed, told = cli(*flags)
     assert status == 1 and "pose-00, sdedit: The sampling stage diverged." in told
     assert "1 failed, and are tried again by the same command" in printed
@@ -108,7 +112,7 @@ def test_ctrl_c_says_how_to_go_on(cli, tmp_path, measured_folder, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Worker, "paint", interrupted)
+    monkeypatch.setattr(Worker, "run", interrupted)
     status, _, told = cli("toybench", "--edits", 1, "--model", measured_folder, "--device", "cpu", "--out", tmp_path)
     assert status == 130
     assert f"What is finished is in {tmp_path}; the same command goes on from there." in told
@@ -120,7 +124,8 @@ def test_ctrl_c_says_how_to_go_on(cli, tmp_path, measured_folder, monkeypatch):
         (["--methods", "dreambooth"], "no method 'dreambooth'"),
         (["--rows", "a-m"], "no row 'l'"),
         (["--methods", ""], "nothing to compare"),
-        (["--seeds", "0"], "must be 1 to 16"),
+        (["--seeds", "0-16"], "must have 1 to 16"),
+        (["--seeds", "few"], "no seed"),
         (["--edits", "0"], "can't have 0 edits"),
         (["--set", "sharpness=1"], "no setting 'sharpness'"),
         (["--methods", "ours", "--set", "pnp.feature_share=1"], "isn't compared"),
@@ -140,6 +145,42 @@ def test_bad_flags_are_told_in_one_sentence(cli, tmp_path, measured_folder, flag
 
 
 def test_rows_and_options_are_read_as_people_write_them():
-    assert bench._names("a-c, layers-separate,f") == ["a", "b", "c", "layers-separate", "f"]
-    settings, options = bench.chosen_values(["alpha=0.5", "pnp.feature_share=0.8", "pnp.source=photo"], {"pnp"})
-    assert settings == {"alpha": 0.5} and options == {"pnp": {"feature_share": 0.8, "source": "photo"}}
+    assert _names("a-c, layers-separate,f") == ["a", "b", "c", "layers-separate", "f"]
+    flags = ["toybench", "--out", "here", "--set", "alpha=0.5", "--set", "pnp.feature_share=0.8"]
+    args = parsed(*flags, "--set", "pnp.source=photo", "--seeds", "0-2", "7")
+    chosen, settings = check(args)
+    assert settings == Settings(alpha=0.5, seeds=(0, 1, 2, 7))
+    options = {variant.name: variant.options for variant in chosen}
+    assert options == {"ours": {}, "sdedit": {}, "imagic": {}, "pnp": {"feature_share": 0.8, "source": "photo"}}
+    again = parsed(*shlex.split(command_line(args))[4:])
+    assert command_line(again) == command_line(args) and check(again) == check(args)
+
+
+def parsed(*flags: str):
+    parser = Parser(prog="evaluate", module="layerdiffusion.commands.evaluate")
+    return parser.parse_args(flags)
+
+
+@pytest.mark.parametrize("elsewhere", [["pytest"], ["a-notebook", "edit", "--json"], ["x", "evaluate", "edits"]])
+def test_the_arguments_given_decide_and_not_those_of_the_process(cli, tmp_path, monkeypatch, elsewhere):
+    """As from another program, whose own command line is none of ours."""
+    monkeypatch.setattr("sys.argv", elsewhere)
+    for measure, flag in (("toybench", "--tuning"), ("search", "--edits=1"), ("edits", "--no-baseline")):
+        status, _, words = cli(
+            measure, flag, "--set", "sharpness=1", *(["--out", tmp_path] if measure != "edits" else [])
+        )
+        assert status == 2 and "no setting 'sharpness'" in words
+
+
+def test_only_the_measure_that_is_asked_for_is_imported():
+    code = "import sys; from layerdiffusion.__main__ import main; main(%r); print([m for m in %r if m in sys.modules])"
+    heavy = ("torch", "matplotlib", "scipy", "ray", "gradio")
+    for flags in (["evaluate", "toybench", "--out", "x", "--rows", "z"], ["evaluate", "edits", "--set", "x=1"]):
+        done = subprocess.run([sys.executable, "-c", code % (flags, heavy)], capture_output=True, text=True)
+        assert done.stdout == "[]\n", done.stderr
+
+
+def test_ray_that_is_not_installed_is_told_with_how_to_install_it(cli, tmp_path, measured_folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    status, _, words = cli("toybench", "--edits", 1, "--model", measured_folder, "--out", tmp_path, "--ray", "local")
+    assert status == 2 and words.strip().endswith('which is not installed; run pip install "ray>=2.40".')

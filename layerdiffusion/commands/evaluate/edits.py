@@ -1,0 +1,123 @@
+"""`evaluate edits`: how many edits of the toybox come out as asked for, beside the same words without any tuning.
+
+An edit takes a subject in a paint that no prompt names, and asks for another pose in the place of a reference.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from layerdiffusion.commands.terminal import Seeds, assignments, with_changes
+from layerdiffusion.errors import EditError
+from layerdiffusion.evaluation.datasets.toybench import POSE_SEED, POSE_TUNING_SEED, BenchEdit, pose_edits
+from layerdiffusion.images.masks import grow
+from layerdiffusion.settings import Settings
+
+if TYPE_CHECKING:
+    from layerdiffusion.editor import Editor
+    from layerdiffusion.miniature.judge import Judge
+
+BARS = {"as asked": 0.60, "paint": 0.80}
+WITHOUT = "words alone"  # the untouched model, given the whole prompt
+SHARES = {"animal": "animal", "pose": "pose", "place": "place", "paint": "paint", "as asked": "satisfied",
+          "as asked, in its paint": "as_wanted"}  # fmt: skip
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `evaluate edits`."""
+    add = parser.add_argument
+    add("--model", default="miniature", help="a model that knows the toybox, with its judge")
+    add("--edits", type=int, default=24, metavar="N", help="how many edits, default 24")
+    add("--seeds", action=Seeds, default=[0, 1, 2, 3], help="one picture an edit for each: 0 1 2 or 0-3, the default")
+    add("--tuning", action="store_true", help="on the edits that defaults are chosen on instead")
+    words = "a setting other than the model's default"
+    add("--set", action="append", default=[], metavar="NAME=VALUE", help=words)
+    add("--no-baseline", action="store_true", help=f"leave out “{WITHOUT}”")
+    add("--pictures", type=Path, metavar="FILE", help="save photo, layers and results as one sheet")
+    add("--json", action="store_true", help="print every verdict as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Edit, judge and print; 1 where a bar is missed, else 0."""
+    changes = assignments(args.set)
+    settings = with_changes(Settings(seeds=args.seeds), changes.pop("", {}))
+    if changes:
+        raise EditError(f"--set is of {next(iter(changes))}, but only settings can be changed here: NAME=VALUE.")
+    from layerdiffusion.editor import Editor
+    from layerdiffusion.miniature.judge import load_judge
+    from layerdiffusion.models.load import load_models
+
+    models = load_models(args.model)
+    if not (models.folder / "judge").is_dir():
+        raise EditError(f"The model {models.name} has no judge to tell right from wrong; use the miniature.")
+    editor, judge = Editor(models, cache_limit=1), load_judge(models.folder / "judge")
+    verdicts: dict[str, list[dict[str, Any]]] = {"edits": []} | ({} if args.no_baseline else {WITHOUT: []})
+    rows: list[list[Image.Image]] = []
+    edits = pose_edits(args.edits, POSE_TUNING_SEED if args.tuning else POSE_SEED)
+    for toy in tqdm(edits, desc="edits", disable=args.json):
+        rows.append([toy.edit.object_image, toy.edit.background_image, editor.layers(toy.edit).composite])
+        for name, found in verdicts.items():
+            images = generate(editor, toy, settings, words_alone=name == WITHOUT)
+            found += verdicts_on(judge, toy, images, settings.seeds)
+            rows[-1] += images
+    if args.pictures:
+        _sheet(rows).save(args.pictures)
+    shares = {name: summary(found) for name, found in verdicts.items()}
+    print(json.dumps({"shares": shares, "verdicts": verdicts}) if args.json else _table(shares))
+    return 0 if all(shares["edits"][name] >= bar for name, bar in BARS.items()) else 1
+
+
+def generate(editor: Editor, toy: BenchEdit, settings: Settings, words_alone: bool = False) -> list[Image.Image]:
+    """The edit's pictures, or those of the untouched model for the same words and seeds."""
+    if not words_alone:
+        return editor.run(toy.edit, settings).images
+    words = replace(toy.edit, object_prompt=toy.edit.prompt, background_prompt=toy.edit.prompt)
+    return editor.run(words, replace(settings, embedding_steps=0, finetune_steps=0, schedule="edit")).images
+
+
+def verdicts_on(judge: Judge, toy: BenchEdit, images: list[Image.Image], seeds: Sequence[int]) -> list[dict[str, Any]]:
+    """For each of an edit's pictures what the judge finds right, and its background's likeness in dB."""
+    from layerdiffusion.evaluation.metrics import judged, psnr
+
+    found = zip(seeds, images, judge(images), judge.masks(images), strict=True)
+    reference = toy.reference
+    return [
+        {"edit": toy.id, "seed": seed}
+        | judged(toy, shown)
+        | {"background": psnr(reference.image, image, ~(grow(subject, 4) | reference.object_mask))}
+        for seed, image, shown, subject in found
+    ]
+
+
+def summary(verdicts: list[dict[str, Any]]) -> dict[str, float]:
+    """Shares of pictures: each attribute right, animal, pose and place all right; the background's mean likeness."""
+    shares = {name: float(np.mean([one[key] for one in verdicts])) for name, key in SHARES.items()}
+    return shares | {"background": float(np.mean([v["background"] for v in verdicts if v["background"] is not None]))}
+
+
+def _table(shares: dict[str, dict[str, float]]) -> str:
+    lines = ["".ljust(28) + "".join(name.rjust(14) for name in shares) + "bar".rjust(10)]
+    for key in next(iter(shares.values())):
+        values = [found[key] for found in shares.values()]
+        cells = [f"{value:.1f} dB" if key == "background" else f"{100 * value:.1f} %" for value in values]
+        bar = f"{100 * BARS[key]:.0f} %" if key in BARS else ""
+        lines.append(key.ljust(28) + "".join(cell.rjust(14) for cell in cells) + bar.rjust(10))
+    return "\n".join(lines)
+
+
+def _sheet(rows: list[list[Image.Image]]) -> Image.Image:
+    width, height = rows[0][0].size
+    sheet = Image.new("RGB", (len(rows[0]) * width, len(rows) * height))
+    for y, row in enumerate(rows):
+        for x, image in enumerate(row):
+            sheet.paste(image, (x * width, y * height))
+    return sheet
