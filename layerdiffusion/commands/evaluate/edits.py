@@ -24,12 +24,12 @@ from layerdiffusion.settings import Settings
 
 if TYPE_CHECKING:
     from layerdiffusion.editor import Editor
-    from layerdiffusion.miniature.judge import Judge
+    from layerdiffusion.miniature.shape import ShapeMeasure
 
-BARS = {"as asked": 0.60, "paint": 0.80}
+BARS = {"as asked": 0.88, "paint": 0.88, "as asked, in its paint": 0.80, "shape": 0.70}
 WITHOUT = "words alone"  # the untouched model, given the whole prompt
 SHARES = {"animal": "animal", "pose": "pose", "place": "place", "paint": "paint", "as asked": "satisfied",
-          "as asked, in its paint": "as_wanted"}  # fmt: skip
+          "as asked, in its paint": "as_wanted", "judged whole": "whole", "shape": "outlined"}  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,13 +53,13 @@ def run(args: argparse.Namespace) -> int:
     if changes:
         raise EditError(f"--set is of {next(iter(changes))}, but only settings can be changed here: NAME=VALUE.")
     from layerdiffusion.editor import Editor
-    from layerdiffusion.miniature.judge import load_judge
+    from layerdiffusion.miniature.quality import shape_measure
     from layerdiffusion.models.load import load_models
 
     models = load_models(args.model)
-    if not (models.folder / "judge").is_dir():
-        raise EditError(f"The model {models.name} has no judge to tell right from wrong; use the miniature.")
-    editor, judge = Editor(models, cache_limit=1), load_judge(models.folder / "judge")
+    if not all((models.folder / part).is_dir() for part in ("judge", "sam")):
+        raise EditError(f"The model {models.name} has no judge and SAM to measure with; use the miniature.")
+    editor, measure = Editor(models, cache_limit=1), shape_measure(models.folder)
     verdicts: dict[str, list[dict[str, Any]]] = {"edits": []} | ({} if args.no_baseline else {WITHOUT: []})
     rows: list[list[Image.Image]] = []
     edits = pose_edits(args.edits, POSE_TUNING_SEED if args.tuning else POSE_SEED)
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
         rows.append([toy.edit.object_image, toy.edit.background_image, editor.layers(toy.edit).composite])
         for name, found in verdicts.items():
             images = generate(editor, toy, settings, words_alone=name == WITHOUT)
-            found += verdicts_on(judge, toy, images, settings.seeds)
+            found += verdicts_on(measure, toy, images, settings.seeds)
             rows[-1] += images
     if args.pictures:
         _sheet(rows).save(args.pictures)
@@ -84,22 +84,32 @@ def generate(editor: Editor, toy: BenchEdit, settings: Settings, words_alone: bo
     return editor.run(words, replace(settings, embedding_steps=0, finetune_steps=0, schedule="edit")).images
 
 
-def verdicts_on(judge: Judge, toy: BenchEdit, images: list[Image.Image], seeds: Sequence[int]) -> list[dict[str, Any]]:
-    """For each of an edit's pictures what the judge finds right, and its background's likeness in dB."""
+def verdicts_on(
+    measure: ShapeMeasure, toy: BenchEdit, images: list[Image.Image], seeds: Sequence[int]
+) -> list[dict[str, Any]]:
+    """For each of an edit's pictures the judge's word on each attribute and on whether the subject is `whole`.
+
+    `satisfied`: all that the prompt names is right, of a subject that is whole; `as_wanted`: its paint too.
+    `shape`: the IoU of its outline with the animal's own in the pose asked for, `outlined` if it has that outline;
+    `background`: its likeness in dB.
+    """
     from layerdiffusion.evaluation.metrics import judged, psnr
 
-    found = zip(seeds, images, judge(images), judge.masks(images), strict=True)
-    reference = toy.reference
-    return [
-        {"edit": toy.id, "seed": seed}
-        | judged(toy, shown)
-        | {"background": psnr(reference.image, image, ~(grow(subject, 4) | reference.object_mask))}
-        for seed, image, shown, subject in found
-    ]
+    judge, shapes = measure.judge, measure(images, [toy.wanted] * len(images))
+    verdicts = []
+    for seed, image, shown, subject, shape in zip(
+        seeds, images, judge(images), judge.masks(images), shapes, strict=True
+    ):
+        right, whole = judged(toy, shown), shown.get("shape", "whole") == "whole"
+        right |= {name: right[name] and whole for name in ("satisfied", "as_wanted")}
+        background = psnr(toy.reference.image, image, ~(grow(subject, 4) | toy.reference.object_mask))
+        found = {"whole": whole, "shape": shape.iou, "outlined": shape.whole, "background": background}
+        verdicts.append({"edit": toy.id, "seed": seed, **right, **found})
+    return verdicts
 
 
 def summary(verdicts: list[dict[str, Any]]) -> dict[str, float]:
-    """Shares of pictures: each attribute right, animal, pose and place all right; the background's mean likeness."""
+    """Shares of pictures: each attribute right; all that was asked right; the outline; the background's likeness."""
     shares = {name: float(np.mean([one[key] for one in verdicts])) for name, key in SHARES.items()}
     return shares | {"background": float(np.mean([v["background"] for v in verdicts if v["background"] is not None]))}
 
