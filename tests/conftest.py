@@ -26,13 +26,10 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return available_cores() if config.args_source is pytest.Config.ArgsSource.TESTPATHS else 0
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A worker gets the tests of a whole file, for its fixtures; those in the browser share a served page."""
-    parts = {item: item.path.relative_to(HERE).parts for item in items}
-    for item, (top, *inner) in parts.items():
-        item.add_marker(pytest.mark.xdist_group("browser" if top == "browser" else "/".join((top, *inner))))
-    items.sort(key=lambda item: LONGEST.index(parts[item][0]) if parts[item][0] in LONGEST else len(LONGEST))
+    """A worker gets the tests of a whole file, for its fixtures, and the files in this order."""
+    tops = {item: item.path.relative_to(HERE).parts[0] for item in items}
+    items.sort(key=lambda item: LONGEST.index(tops[item]) if tops[item] in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(scope="session")
