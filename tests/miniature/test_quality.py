@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-
 from layerdiffusion.evaluation.datasets.toyedits import toy_edits
 from layerdiffusion.evaluation.edits import Verdict, judged, summary
+from PIL import Image
+
 from layerdiffusion.miniature import broken, fidelity, quality
 from layerdiffusion.miniature.data import scenes
 from layerdiffusion.miniature.outline import SCALES, best_overlap
