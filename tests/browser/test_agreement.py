@@ -11,7 +11,7 @@ from serving import save_page_model, served
 from tab import Tab
 
 from layerdiffusion.ui.handlers import boards
-from layerdiffusion.ui.session import MarkedPicture
+from layerdiffusion.ui.session import MarkedPicture, Session
 from layerdiffusion.ui.visits import OpenTabs
 
 SOON = 2000  # milliseconds in which board and session have to agree
@@ -98,9 +98,10 @@ def test_a_closed_tab_is_forgotten_and_an_open_one_is_not(chromium, short_page, 
         tab.upload("photo-upload", pictures["photo"])
         tab.page.wait_for_selector("#photo-board .ld-has-picture")
         tab.missing("No subject is marked")
-    found = [one for one in gc.get_objects() if isinstance(one, MarkedPicture) and one.own]
-    held = [weakref.ref(one) for one in found]
-    del found
+    sessions = short_page.blocks.app.state_holder.session_data
+    states = [state for session in sessions.values() for state in session.state_data.values()]
+    held = [weakref.ref(state.photo) for state in states if isinstance(state, Session)]
+    del states
     assert len(held) == 2
     time.sleep(2 * KEEP)  # both rest for longer than a closed tab is remembered
     assert all(one() is not None for one in held)
@@ -108,7 +109,7 @@ def test_a_closed_tab_is_forgotten_and_an_open_one_is_not(chromium, short_page, 
     time.sleep(2 * KEEP)
     gc.collect()
     assert sum(one() is not None for one in held) == 1
-    assert len(short_page.blocks.app.state_holder.session_data) == 1
+    assert len(sessions) == 1
     resting.brush("photo-board", (0.35, 0.45), (0.65, 0.55))
     assert resting.data("photo-board").area > 0
     contexts[1].close()
