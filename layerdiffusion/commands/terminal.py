@@ -26,8 +26,8 @@ class Parser(argparse.ArgumentParser):
     `module` has `add_arguments(parser)`, and `run(args) -> int` unless all it does is done by sub-commands.
     """
 
-    def __init__(self, *args: Any, module: str | None = None, **kwargs: Any) -> None:
-        super().__init__(*args, allow_abbrev=False, **kwargs)
+    def __init__(self, *, module: str | None = None, **kwargs: Any) -> None:
+        super().__init__(allow_abbrev=False, **kwargs)
         self._module = module
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
@@ -162,7 +162,9 @@ class Bars:
     """A tqdm bar for each stage, with its loss; `names` are the stages' names for people."""
 
     def __init__(self, quiet: bool, names: Mapping[str, str] = STAGE_NAMES) -> None:
-        self._quiet, self._names, self._stage, self._bar = quiet, names, None, None
+        self._quiet, self._names = quiet, names
+        self._stage: str | None = None
+        self._bar: Any = None
 
     def __enter__(self) -> Bars:
         return self

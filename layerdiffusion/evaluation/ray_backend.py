@@ -12,7 +12,7 @@ import os
 import socket
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ def spread(
     begin: Callable[[dict[str, Any]], None],
     address: str = LOCAL,
     workers: int | None = None,
-) -> Iterator[Finished | Failed]:
+) -> Generator[Finished | Failed, None, None]:
     """What comes of the jobs, as it comes; all variants of an edit on one worker, for its caches.
 
     `address` is "local", which starts a cluster on this machine and ends it afterwards, or that of a running one;

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,7 +92,7 @@ def in_turn(
     settings: Settings,
     variants: Sequence[Variant],
     begin: Callable[[dict[str, Any]], None],
-) -> Iterator[Finished | Failed]:
+) -> Generator[Finished | Failed, None, None]:
     """The jobs one after the other, here. `begin` gets what the worker is, before the first of them."""
     worker = make_worker()
     begin(worker.ready(variants))

@@ -244,7 +244,7 @@ def summaries(ratings: Sequence[Rating], variants: Sequence[str], resamples: int
             with np.errstate(invalid="ignore"):
                 shares = drawn / drawn.sum(1, keepdims=True)
             means = shares @ np.array(SCORES)
-            behind = None if first is None else _interval(first - means)
+            behind: Interval | None = None if first is None else _interval(first - means)
             first = means if first is None else first
             bars = tuple(_interval(share) for share in shares.T)
             found.append(Summary(variant, scale, int(counts.sum()), bars, _interval(means), behind))

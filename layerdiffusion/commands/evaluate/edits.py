@@ -19,6 +19,7 @@ from tqdm import tqdm
 from layerdiffusion.commands.terminal import Seeds, assignments, with_changes
 from layerdiffusion.errors import EditError
 from layerdiffusion.evaluation.datasets.toybench import POSE_SEED, POSE_TUNING_SEED, BenchEdit, pose_edits
+from layerdiffusion.images.layers import Layers, lay_out
 from layerdiffusion.images.masks import grow
 from layerdiffusion.settings import Settings
 
@@ -60,14 +61,17 @@ def run(args: argparse.Namespace) -> int:
     if not all((models.folder / part).is_dir() for part in ("judge", "sam")):
         raise EditError(f"The model {models.name} has no judge and SAM to measure with; use the miniature.")
     editor, measure = Editor(models, cache_limit=1), shape_measure(models.folder)
-    verdicts: dict[str, list[dict[str, Any]]] = {"edits": []} | ({} if args.no_baseline else {WITHOUT: []})
+    verdicts: dict[str, list[dict[str, Any]]] = {
+        name: [] for name in ("edits", WITHOUT)[: 1 if args.no_baseline else 2]
+    }
     rows: list[list[Image.Image]] = []
     edits = pose_edits(args.edits, POSE_TUNING_SEED if args.tuning else POSE_SEED)
     for toy in tqdm(edits, desc="edits", disable=args.json):
-        rows.append([toy.edit.object_image, toy.edit.background_image, editor.layers(toy.edit).composite])
+        layers = lay_out(toy.edit, models.size)
+        rows.append([layers.object_image, layers.background_image, layers.composite])
         for name, found in verdicts.items():
             images = generate(editor, toy, settings, words_alone=name == WITHOUT)
-            found += verdicts_on(measure, toy, images, settings.seeds)
+            found += verdicts_on(measure, toy, layers, images, args.seeds)
             rows[-1] += images
     if args.pictures:
         _sheet(rows).save(args.pictures)
@@ -85,7 +89,7 @@ def generate(editor: Editor, toy: BenchEdit, settings: Settings, words_alone: bo
 
 
 def verdicts_on(
-    measure: ShapeMeasure, toy: BenchEdit, images: list[Image.Image], seeds: Sequence[int]
+    measure: ShapeMeasure, toy: BenchEdit, layers: Layers, images: list[Image.Image], seeds: Sequence[int]
 ) -> list[dict[str, Any]]:
     """For each of an edit's pictures the judge's word on each attribute and on whether the subject is `whole`.
 
@@ -102,7 +106,7 @@ def verdicts_on(
     ):
         right, whole = judged(toy, shown), shown.get("shape", "whole") == "whole"
         right |= {name: right[name] and whole for name in ("satisfied", "as_wanted")}
-        background = psnr(toy.reference.image, image, ~(grow(subject, 4) | toy.reference.object_mask))
+        background = psnr(layers.background_image, image, ~(grow(subject, 4) | layers.background_mask))
         found = {"whole": whole, "shape": shape.iou, "outlined": shape.whole, "background": background}
         verdicts.append({"edit": toy.id, "seed": seed, **right, **found})
     return verdicts

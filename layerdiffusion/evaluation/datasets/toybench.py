@@ -115,7 +115,7 @@ def pose_and_place(seed: int) -> BenchEdit:
     size = str(rng.choice(["medium", "big"]))
     animal, pose, place = (str(rng.choice(values)) for values in (ANIMALS, POSES, PLACES))
     photo = draw(seed, animal=animal, paint=paint, size=size, pose=pose, place=place)
-    others = {"animal": _other(rng, ANIMALS, animal), "place": _other(rng, PLACES, place)}
+    others: dict[str, Any] = {"animal": _other(rng, ANIMALS, animal), "place": _other(rng, PLACES, place)}
     reference = draw(seed + POSE_REFERENCES, **others, size="medium")
     wanted = {"animal": animal, "pose": _other(rng, POSES, pose), "place": others["place"], "paint": paint}
     asked = ("animal", "pose", "place")
@@ -170,7 +170,7 @@ def _drawn(first_seed: int, index: int, prefix: str) -> BenchEdit:
     kind, number = list(KINDS)[index % len(KINDS)], index // len(KINDS)
     rng = np.random.default_rng([first_seed + index, 11])
     packs = {"animal": ANIMALS, "pose": POSES, "place": PLACES, "paint": _COLOURS}
-    shown = {name: _dealt(first_seed, index, pack) for name, pack in packs.items()}
+    shown: dict[str, Any] = {name: _dealt(first_seed, index, pack) for name, pack in packs.items()}
     shown["size"] = str(rng.choice(list(SIZES) if kind == "size" else ["medium", "big"]))
     photo = draw(first_seed + index, **shown)
     changed = CHANGED[kind][number % len(CHANGED[kind])]

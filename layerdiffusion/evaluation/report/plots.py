@@ -30,10 +30,12 @@ class _Plot:
 
     def __init__(self, title: str, width: float, height: float) -> None:
         from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-        self.title, self.hints = title, []
-        self.figure = Figure(figsize=(width / 72, height / 72), layout="constrained")
-        self.figure.get_layout_engine().set(w_pad=2 / 72, h_pad=2 / 72)
+        self.title = title
+        self.hints: list[str] = []
+        layout = ConstrainedLayoutEngine(w_pad=2 / 72, h_pad=2 / 72)
+        self.figure = Figure(figsize=(width / 72, height / 72), layout=layout)
         self.axes = self.figure.add_subplot()
         self.axes.set_frame_on(False)
         self.axes.tick_params(length=0, labelsize=11, colors=INK)
@@ -74,7 +76,7 @@ class _Plot:
         with _RC_LOCK, matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": self.title}):
             self.figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
         text = buffer.getvalue()
-        view = re.search(r'viewBox="[^"]*"', text)[0]
+        view = text.partition('viewBox="')[2].partition('"')[0]
         body = text[text.index(">", text.index("<svg")) + 1 :]
         body = re.sub(r"<metadata>.*?</metadata>|<style .*?</style>", "", body, flags=re.DOTALL)
         for hidden, shown in SHOWN.items():
@@ -86,7 +88,8 @@ class _Plot:
         body = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", body)
         title, width = escape(self.title), round(self.figure.get_figwidth() * 72)
         return Markup(
-            f'<svg {view} role="img" aria-label="{title}" class="plot" style="max-width:{width}px;width:100%">'
+            f'<svg viewBox="{view}" role="img" aria-label="{title}" class="plot" '
+            f'style="max-width:{width}px;width:100%">'
             f"<title>{title}</title>{body.strip()}"
         )
 
