@@ -19,7 +19,7 @@ from tqdm import tqdm
 from layerdiffusion.commands.terminal import Seeds, assignments, with_changes
 from layerdiffusion.errors import EditError
 from layerdiffusion.evaluation.datasets.toybench import POSE_SEED, POSE_TUNING_SEED, BenchEdit, pose_edits
-from layerdiffusion.images.layers import Layers, lay_out
+from layerdiffusion.images.layers import lay_out
 from layerdiffusion.images.masks import grow
 from layerdiffusion.settings import Settings
 
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         rows.append([layers.object_image, layers.background_image, layers.composite])
         for name, found in verdicts.items():
             images = generate(editor, toy, settings, words_alone=name == WITHOUT)
-            found += verdicts_on(measure, toy, layers, images, args.seeds)
+            found += verdicts_on(measure, toy, images, args.seeds)
             rows[-1] += images
     if args.pictures:
         _sheet(rows).save(args.pictures)
@@ -89,7 +89,7 @@ def generate(editor: Editor, toy: BenchEdit, settings: Settings, words_alone: bo
 
 
 def verdicts_on(
-    measure: ShapeMeasure, toy: BenchEdit, layers: Layers, images: list[Image.Image], seeds: Sequence[int]
+    measure: ShapeMeasure, toy: BenchEdit, images: list[Image.Image], seeds: Sequence[int]
 ) -> list[dict[str, Any]]:
     """For each of an edit's pictures the judge's word on each attribute and on whether the subject is `whole`.
 
@@ -99,6 +99,7 @@ def verdicts_on(
     """
     from layerdiffusion.evaluation.metrics import judged, psnr
 
+    layers = lay_out(toy.edit, images[0].width)
     judge, shapes = measure.judge, measure(images, [toy.wanted] * len(images))
     verdicts = []
     for seed, image, shown, subject, shape in zip(
