@@ -38,7 +38,7 @@ class Result:
     @property
     def reused(self) -> tuple[str, ...]:
         """The stages that came from the cache."""
-        return tuple(stage for stage, fate in self.stages.items() if fate == "reuse")
+        return tuple(stage for stage, status in self.stages.items() if status == "reuse")
 
     def contact_sheet(self, columns: int = 4) -> Image.Image:
         """Photo, background and their layering above, the results below, each with its name."""

@@ -82,8 +82,6 @@ IN_CIRCLES = {
 }
 IMPORTED_LATE = _pairs(
     {
-        "commands.benchmark": "PIL evaluation.datasets.toybench numpy settings",
-        "commands.compare": "result",
         "evaluation.miniature": "miniature.data models._torchvision",
         "miniature.clip": "copy",
         "miniature.segmenter": "copy",
@@ -103,7 +101,6 @@ DIALECT = _pairs(
         "miniature.data": "kept",
         "miniature.out_of_distribution": "kept strangeness usual_strangeness",
         "miniature.world": "_painted kept",
-        "result": "fate",
     }
 )
 LINES_TODAY = 17_900

@@ -16,10 +16,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from PIL import Image
+
+from layerdiffusion.evaluation.datasets.toybench import pose_and_place
+from layerdiffusion.settings import Settings
+
 if TYPE_CHECKING:
     from layerdiffusion.edit import Edit
     from layerdiffusion.models.load import Models
-    from layerdiffusion.settings import Settings
 
 SEEDS = (0, 1, 2, 3)
 MORE_SEEDS = (4, 5, 6, 7)
@@ -39,7 +44,6 @@ def run(args: argparse.Namespace) -> int:
 
     from layerdiffusion.editor import Editor
     from layerdiffusion.models.load import load_models
-    from layerdiffusion.settings import Settings
 
     models = load_models(args.model, args.device)
     settings = replace(models.defaults, **_few(args.steps), seeds=SEEDS)  # refused here, if it is to be refused
@@ -71,10 +75,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _edit(models: Models) -> Edit:
     """An edit of the toybox, at the model's size."""
-    from layerdiffusion.evaluation.datasets.toybench import pose_and_place
-
     edit = pose_and_place(0).edit
-    if models.size == edit.object_image.width:
+    if models.size == edit.object_image.width or edit.background_image is None:
         return edit
     size = (models.size, models.size)
     return replace(
@@ -87,9 +89,6 @@ def _edit(models: Models) -> Edit:
 
 
 def _resized(mask: Any, size: tuple[int, int]) -> Any:
-    import numpy as np
-    from PIL import Image
-
     return np.asarray(Image.fromarray(mask).resize(size))
 
 
@@ -121,7 +120,7 @@ def _stepping(models: Models, edit: Edit, settings: Settings) -> dict[str, tuple
     }
 
 
-def _few(steps: int) -> dict[str, int]:
+def _few(steps: int) -> dict[str, Any]:
     return {"embedding_steps": steps, "finetune_steps": steps, "sampling_steps": steps}
 
 
@@ -199,5 +198,5 @@ class PlainImagic:
                 both = torch.cat([latents] * 2).to(self.models.unet.dtype)
                 without, with_words = self.models.unet(both, timestep, embeddings).sample.float().chunk(2)
                 predicted = without + self.settings.guidance_scale * (with_words - without)
-                latents = scheduler.step(predicted, timestep, latents).prev_sample
+                latents = scheduler.step(predicted, timestep, latents, eta=0.0).prev_sample
             self.models.decode(latents)

@@ -13,12 +13,12 @@ from layerdiffusion.commands.terminal import Bars, interruptible, number, seeds,
 from layerdiffusion.errors import EditError, SettingsError
 from layerdiffusion.methods.options import LABELS, METHODS, OWN, options_for
 from layerdiffusion.recipe import load_recipe
+from layerdiffusion.result import Result, captioned
 from layerdiffusion.settings import Settings
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from layerdiffusion.result import Result
 
 STAGE_NAMES = {
     "background": "Background",
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     recipe = load_recipe(args.recipe)
     settings = recipe.settings
     if args.seeds:
-        settings = replace(settings, seeds=[seed for part in args.seeds for seed in part])
+        settings = replace(settings, seeds=tuple(seed for part in args.seeds for seed in part))
     own_settings = _own(settings, changes.get(OWN, {}))
     out = writable(Path(args.out))
 
@@ -84,7 +84,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _save_all(out: Path, results: dict[str, Result], options: dict[str, Any]) -> dict[str, Any]:
     """Write the sheet and `compare.json`, and return what is in the latter."""
-    from layerdiffusion.result import captioned
 
     first = next(iter(results.values()))
     sheet = captioned([_given(first), *(_row(LABELS[name], result) for name, result in results.items())])

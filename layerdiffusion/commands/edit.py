@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
         check_prompts(*(given.get(name) for name in PROMPTS))
     else:
         edit = _changed(recipe.edit, given, placement)
-        settings = Settings(**{**recipe.settings.to_dict(), **settings.to_dict()})
+        settings = Settings.from_dict({**recipe.settings.to_dict(), **settings.to_dict()})
 
     # What can be refused without a model has been; from here on it takes time.
     from layerdiffusion.editor import Editor
@@ -126,10 +126,10 @@ def _edit(
         object_mask=mask,
         background_image=reference,
         background_mask=None if reference is None else _mask(given, "reference_", reference, segmenter),
-        prompt=given.get("prompt"),
-        object_prompt=given.get("object_prompt"),
-        background_prompt=given.get("background_prompt"),
-        background=given.get("background"),
+        prompt=given.get("prompt"),  # type: ignore[arg-type]
+        object_prompt=given.get("object_prompt"),  # type: ignore[arg-type]
+        background_prompt=given.get("background_prompt"),  # type: ignore[arg-type]
+        background=given.get("background"),  # type: ignore[arg-type]
         background_seed=given.get("background_seed", 0),
         placement=placement,
     )
@@ -140,7 +140,8 @@ class _Segmenters:
     """The segmenter, loaded when the first click needs it."""
 
     def __init__(self, models: Any, name: str | None) -> None:
-        self._models, self._name, self._loaded = models, name, None
+        self._models, self._name = models, name
+        self._loaded: Any = None
 
     def mask(self, image: Image.Image, points: list, labels: list, box: Any) -> np.ndarray:
         if self._loaded is None:

@@ -56,7 +56,7 @@ def lay_out(edit: Edit, size: int, generated: Image.Image | None = None) -> Laye
     subject = photo if edit.placement.is_identity else _placed(edit, fit)
     if edit.background == "keep":
         background = photo
-    elif edit.background == "reference":
+    elif edit.background_image is not None:
         window = fit_square(edit.background_image.size, size)
         nothing = np.zeros((size, size), bool)
         mask = nothing if edit.background_mask is None else window.mask(edit.background_mask, half=False)
