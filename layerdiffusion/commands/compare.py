@@ -5,16 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from layerdiffusion.commands.terminal import Bars, interruptible, number, seeds, writable
-from layerdiffusion.errors import EditError, SettingsError
+from layerdiffusion.commands.terminal import Bars, Seeds, assignments, interruptible, with_changes, writable
+from layerdiffusion.errors import EditError
 from layerdiffusion.methods.options import LABELS, METHODS, OWN, options_for
 from layerdiffusion.recipe import load_recipe
 from layerdiffusion.result import Result, captioned
-from layerdiffusion.settings import Settings
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -34,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", help="an edit.json, or the folder of one")
     parser.add_argument("--methods", default=",".join(METHODS), metavar="M,M", help="which, and in which order")
     parser.add_argument("--out", required=True, metavar="DIR", help="a folder: one for each method in it, and a sheet")
-    parser.add_argument("--seeds", type=seeds, nargs="+", metavar="N", help="one picture for each; else the recipe's")
+    parser.add_argument("--seeds", action=Seeds, help="one picture for each; else the recipe's")
     parser.add_argument(
         "--set",
         action="append",
@@ -49,15 +48,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the methods one after the other, save each one's result and the sheet of all, and say where."""
-    names, changes = _methods(args.methods), _changes(args.set)
+    names, changes = _methods(args.methods), assignments(args.set)
+    for name, value in changes.get("", {}).items():
+        raise EditError(f"--set {name}={value} is not of the form METHOD.NAME=VALUE, as in sdedit.strength=0.7.")
     idle = next((name for name in changes if name not in names), None)
     if idle is not None:
         raise EditError(f"--set speaks of {idle}, which is not among --methods {','.join(names)}; name it there too.")
     recipe = load_recipe(args.recipe)
     settings = recipe.settings
     if args.seeds:
-        settings = replace(settings, seeds=tuple(seed for part in args.seeds for seed in part))
-    own_settings = _own(settings, changes.get(OWN, {}))
+        settings = replace(settings, seeds=tuple(args.seeds))
+    own_settings = with_changes(settings, changes.get(OWN, {}))
     out = writable(Path(args.out))
 
     from layerdiffusion.editor import Editor
@@ -109,29 +110,6 @@ def _methods(text: str) -> list[str]:
     if wrong is not None or not names:
         raise EditError(f"--methods is {text!r}: it must be some of {', '.join(METHODS)}, with commas.")
     return list(dict.fromkeys(names))
-
-
-def _changes(flags: list[str]) -> dict[str, dict[str, Any]]:
-    """What `--set` gives each method."""
-    changes: dict[str, dict[str, Any]] = {}
-    for flag in flags:
-        target, equals, value = flag.partition("=")
-        name, dot, option = target.partition(".")
-        if not (equals and dot and name and option and value):
-            raise EditError(f"--set {flag} is not of the form METHOD.NAME=VALUE, as in sdedit.strength=0.7.")
-        try:
-            changes.setdefault(name, {})[option] = number(value)
-        except argparse.ArgumentTypeError:
-            changes.setdefault(name, {})[option] = value
-    return changes
-
-
-def _own(settings: Settings, changes: dict[str, Any]) -> Settings:
-    known = [field.name for field in fields(Settings) if field.name != "seeds"]  # which are the same for all
-    unknown = next((name for name in changes if name not in known), None)
-    if unknown is not None:
-        raise SettingsError(f"{OWN} has no setting {unknown}; it has {', '.join(known)}.")
-    return replace(settings, **changes)
 
 
 def _given(result: Result) -> list[tuple[str, Image.Image]]:

@@ -9,7 +9,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from layerdiffusion.commands.terminal import Bars, add_setting, finite_or_none, interruptible, number, seeds, writable
+from layerdiffusion.commands.terminal import Bars, Seeds, add_setting, finite_or_none, interruptible, number, writable
 from layerdiffusion.edit import BACKGROUNDS, PLACEMENT, Edit, Placement, check_prompts
 from layerdiffusion.errors import EditError, MaskError
 from layerdiffusion.images.geometry import points_in_opened
@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         placement.add_argument(flag, dest=name, type=number, metavar="X", help=f"{text}; {PLACEMENT[name]}")
     placement.add_argument("--flip", action="store_true", help="mirror it left to right")
     dials = parser.add_argument_group("settings", "left out: the model's own defaults")
-    dials.add_argument("--seeds", type=seeds, nargs="+", metavar="N", help="one picture for each: 0 1 2 or 0-3")
+    dials.add_argument("--seeds", action=Seeds, help="one picture for each: 0 1 2 or 0-3")
     for name, entry in setting_table().items():
         if name != "seeds":
             add_setting(dials, entry)
@@ -203,10 +203,7 @@ def _changed(edit: Edit, given: dict[str, Any], placement: dict[str, Any]) -> Ed
 
 
 def _chosen(given: dict[str, Any], cls: type) -> dict[str, Any]:
-    chosen = {field.name: given[field.name] for field in fields(cls) if field.name in given}
-    if "seeds" in chosen:
-        chosen["seeds"] = [seed for part in chosen["seeds"] for seed in part]
-    return chosen
+    return {field.name: given[field.name] for field in fields(cls) if field.name in given}
 
 
 def _report(args: argparse.Namespace, result: Result, folder: Path) -> None:
