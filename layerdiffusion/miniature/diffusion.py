@@ -31,8 +31,9 @@ FRESH = 4  # scenes drawn anew for a step: what drawing and encoding cost is a s
 FRESH_FROM, SEEDS_A_SCENE = 100_000_000, 16
 SHARD = "9MB"  # a Space takes no file over 10 MB without LFS
 
+LATENT_SIDE = 16
 UNET = dict(
-    sample_size=16,
+    sample_size=LATENT_SIDE,
     block_out_channels=(96, 160, 192),
     down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
     up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
@@ -128,7 +129,7 @@ class Pool:
 
     def __init__(self, vae: AutoencoderTiny, size: int):
         self.vae, self.size, self.end = vae, size, 0
-        side = UNET["sample_size"]
+        side = LATENT_SIDE
         self.latents = torch.empty(2, size, vae.config.latent_channels, side, side)
         self.places = torch.empty(2, size, 1, side, side)
         self.attributes: list[dict[str, str | None]] = [{}] * size

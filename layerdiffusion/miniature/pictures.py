@@ -48,9 +48,9 @@ def painter(folder: Path) -> Painter:
     return paint
 
 
-def wishes(count: int, unseen: bool, first_seed: int) -> list[dict[str, str]]:
+def wishes(count: int, unseen: bool, first_seed: int) -> list[dict[str, str | None]]:
     """`count` complete sets of attributes, of combinations trained on or of those that weren't."""
-    found: list[dict[str, str]] = []
+    found: list[dict[str, str | None]] = []
     rng = np.random.default_rng([first_seed, 8])
     while len(found) < count:
         attributes = draw_attributes(rng, rng, str(rng.choice(PLACES)), {})
@@ -59,7 +59,7 @@ def wishes(count: int, unseen: bool, first_seed: int) -> list[dict[str, str]]:
     return found
 
 
-def generated(paint: Painter, wanted: list[dict[str, str]], first_seed: int, name: str) -> list[Image.Image]:
+def generated(paint: Painter, wanted: list[dict[str, str | None]], first_seed: int, name: str) -> list[Image.Image]:
     """A picture for each set of attributes, of seeds from `first_seed` on; `name` is the progress bar's."""
     from tqdm import tqdm
 

@@ -44,10 +44,10 @@ def agreement(whole: Sequence[bool], judged: Sequence[bool]) -> float:
 
     Of the mean of two shares, no answer that is always the same has more than a half. NaN where all are alike.
     """
-    whole, judged = np.asarray(whole, bool), np.asarray(judged, bool)
-    if whole.all() or not whole.any():
+    outline, word = np.asarray(whole, bool), np.asarray(judged, bool)
+    if outline.all() or not outline.any():
         return float("nan")
-    return float((judged[whole].mean() + (~judged[~whole]).mean()) / 2)
+    return float((word[outline].mean() + (~word[~outline]).mean()) / 2)
 
 
 def kid_over_floor(network: Features, images: np.ndarray, drawn: np.ndarray) -> tuple[float, float]:
@@ -88,7 +88,7 @@ def apart(masks: np.ndarray) -> bool:
     return bool(min(mask.sum() for mask in masks) > LEAST_CELLS * CELL**2 and not (near & masks[1]).any())
 
 
-def _next(animal: str) -> str:
+def _next(animal: str | None) -> str:
     return ANIMALS[(ANIMALS.index(animal) + 1) % len(ANIMALS)]
 
 

@@ -63,12 +63,13 @@ class ShapeMeasure:
         if where.sum() < LEAST:
             return []
         ys, xs = np.nonzero(where)
-        box = np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1], np.float32)
+        box = [float(edge) for edge in (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)]
         self.segmenter.set_image(picture)
         found = [self.segmenter.mask(box=box), by_colour(picture, where)]
         for point in spread_points(where, CLICKS):
-            found.append(self.segmenter.mask([point], [1], box))
-            found += [candidate.mask for candidate in self.segmenter.candidates([point], [1])]
+            click = [point.tolist()]
+            found.append(self.segmenter.mask(click, [1], box))
+            found += [candidate.mask for candidate in self.segmenter.candidates(click, [1])]
         return [mask for mask in distinct(found) if mask.sum() >= LEAST]
 
 
@@ -83,8 +84,8 @@ def by_colour(picture: np.ndarray, where: np.ndarray) -> np.ndarray:
     if not (labels == cv2.GC_BGD).any():
         return where
     cv2.setRNGSeed(0)
-    cv2.grabCut(np.ascontiguousarray(picture[..., ::-1]), labels, None, np.zeros((1, 65)), np.zeros((1, 65)), 4,
-                cv2.GC_INIT_WITH_MASK)  # fmt: skip
+    inside, outside = np.zeros((1, 65)), np.zeros((1, 65))  # the models of the colours, which it fills
+    cv2.grabCut(np.ascontiguousarray(picture[..., ::-1]), labels, None, inside, outside, 4, cv2.GC_INIT_WITH_MASK)  # type: ignore[call-overload]  # no rectangle is wanted beside the mask
     found = np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.uint8)
     count, parts, sizes, _ = cv2.connectedComponentsWithStats(found)
     return parts == 1 + sizes[1:, cv2.CC_STAT_AREA].argmax() if count > 1 else found > 0
