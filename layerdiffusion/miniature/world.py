@@ -34,8 +34,7 @@ PAINTS = {  # the colour that a sprite's luminance is mapped to; None leaves the
     "pink": (255, 96, 180),
 }
 POSES = ("standing", "jumping", "lying", "upside down")
-TURNS = {"standing": 0, "jumping": 20, "lying": 90, "upside down": 180}  # degrees, counterclockwise
-JITTER = 3.5  # degrees by which a subject may be turned further or less
+TURNS = {"standing": 0, "jumping": 21, "lying": 90, "upside down": 180}  # degrees, counterclockwise, on average
 SIZES = {"small": (0.27, 0.32), "medium": (0.43, 0.50), "big": (0.62, 0.70)}  # longer side / picture side
 MARKINGS = ("none", "spots", "stripes", "saddle")  # looks that no caption names
 PLACES = ("meadow", "beach", "forest", "desert", "snow", "sea", "city", "moon")
@@ -218,8 +217,13 @@ def _paint_subject(image: Image.Image, attributes: dict, looks_rng, pose_rng, gr
     side = image.width
     longer = round(side * pose_rng.uniform(*SIZES[attributes["size"]]))
     sprite = _painted(attributes["animal"], attributes["paint"], attributes["marking"], looks_rng, longer)
-    turn = TURNS[attributes["pose"]] + pose_rng.uniform(-JITTER, JITTER)
-    sprite = _posed(sprite, attributes["pose"], turn)
+    turns = {  # a draw for each pose: fixing the pose leaves what is drawn after it as the seed has it
+        "standing": pose_rng.uniform(-3, 3),
+        "jumping": pose_rng.uniform(17, 25),
+        "lying": 90 + pose_rng.uniform(-4, 4),
+        "upside down": 180 + pose_rng.uniform(-4, 4),
+    }
+    sprite = _posed(sprite, attributes["pose"], turns[attributes["pose"]])
     if attributes["facing"] == "left":
         sprite = sprite.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
 
