@@ -35,7 +35,7 @@ def test_a_study_from_the_first_picture_to_the_results(chromium, study_page, wid
     page = context.new_page()
     page.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(60_000)
     page.goto(url)
     page.wait_for_selector("#study-trial img >> nth=3")
     assert page.is_disabled("#study-show")
