@@ -99,7 +99,6 @@ DIALECT = _pairs(
         "miniature.card": "painted said",
         "miniature.clip": "kept said",
         "miniature.data": "kept",
-        "miniature.out_of_distribution": "kept strangeness usual_strangeness",
         "miniature.world": "_painted kept",
     }
 )

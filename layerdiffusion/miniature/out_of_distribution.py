@@ -19,7 +19,7 @@ SCENES = 16  # drawn scenes that show what the model is used to
 
 
 @torch.no_grad()
-def strangeness(models: Models, image: Image.Image) -> float:
+def ood_score(models: Models, image: Image.Image) -> float:
     """The mean squared error of the predicted latents, without words, at one noise level; the same every time."""
     latents = models.encode(fit_square(image.size, models.size).image(image)).expand(NOISES, -1, -1, -1)
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)).to(latents)
@@ -27,14 +27,14 @@ def strangeness(models: Models, image: Image.Image) -> float:
     steps = torch.full((NOISES,), time, device=latents.device)
     noisy = models.scheduler.add_noise(latents, noise, steps)
     prediction = models.unet(noisy, steps, encoder_hidden_states=models.embed([""] * NOISES)).sample.float()
-    kept = models.scheduler.alphas_cumprod[time].item()
+    alpha_cumprod = models.scheduler.alphas_cumprod[time].item()
     if models.scheduler.config.prediction_type == "v_prediction":
-        found = kept**0.5 * noisy - (1 - kept) ** 0.5 * prediction
+        found = alpha_cumprod**0.5 * noisy - (1 - alpha_cumprod) ** 0.5 * prediction
     else:
-        found = (noisy - (1 - kept) ** 0.5 * prediction) / kept**0.5
+        found = (noisy - (1 - alpha_cumprod) ** 0.5 * prediction) / alpha_cumprod**0.5
     return float((found - latents).square().mean())
 
 
-def usual_strangeness(models: Models) -> float:
+def ood_threshold(models: Models) -> float:
     """The most that any of `SCENES` drawn scenes has: what lies above is not from the toybox."""
-    return max(strangeness(models, draw(HELD_OUT_SEEDS + seed).image) for seed in range(SCENES))
+    return max(ood_score(models, draw(HELD_OUT_SEEDS + seed).image) for seed in range(SCENES))

@@ -169,13 +169,13 @@ class Backend:
         """Whether the picture is further from the toybox than any of its scenes; False before the model is there."""
         if not self.ready:
             return False
-        from layerdiffusion.miniature.out_of_distribution import strangeness, usual_strangeness
+        from layerdiffusion.miniature.out_of_distribution import ood_score, ood_threshold
 
         models = self.editor.models
         with self.editor.runtime.turn():
             if self._usual is None:
-                self._usual = usual_strangeness(models)
-            return strangeness(models, image) > self._usual
+                self._usual = ood_threshold(models)
+            return ood_score(models, image) > self._usual
 
     def _scores(self, images: list[Image.Image], prompt: str) -> list[float] | None:
         """CLIP's cosine of each picture and the prompt; None where no CLIP can be had."""
