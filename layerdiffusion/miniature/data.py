@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 
 import numpy as np
 import torch
 
 from layerdiffusion.miniature.broken import break_scene
 from layerdiffusion.miniature.world import SIDE, draw, held_out
+
+FEW = 256  # scenes that are drawn sooner here than by processes that have to start first
 
 
 @dataclass(frozen=True)
@@ -56,18 +60,17 @@ def scenes(
     training), True draws only those, None draws whatever comes. `broken`: the share of subjects broken on purpose.
     """
     one = partial(_draw_one, side=side, subjects=subjects, empty=empty, unseen=unseen, broken=broken)
-    images, masks, attributes = [], [], []
-    seed = first_seed
-    with ProcessPoolExecutor(processes, mp_context=torch.multiprocessing.get_context("spawn")) as pool:
-        while len(images) < count:
-            ask = max(64, int(1.4 * (count - len(images))) if not unseen else 4 * (count - len(images)))
-            for found in pool.map(one, range(seed, seed + ask), chunksize=64):
-                if found is not None and len(images) < count:
-                    images.append(found[0])
-                    masks.append(found[1])
-                    attributes.append(found[2])
-            seed += ask
-    return Scenes(np.stack(images), np.stack(masks), attributes)
+    if processes == 1 or count <= FEW:
+        drawn = list(islice(filter(None, map(one, itertools.count(first_seed))), count))
+    else:
+        drawn, seed = [], first_seed
+        with ProcessPoolExecutor(processes, mp_context=torch.multiprocessing.get_context("spawn")) as pool:
+            while len(drawn) < count:
+                ask = max(64, (4 if unseen else 2) * (count - len(drawn)))
+                drawn += filter(None, pool.map(one, range(seed, seed + ask), chunksize=64))
+                seed += ask
+    images, masks, attributes = zip(*drawn[:count], strict=True)
+    return Scenes(np.stack(images), np.stack(masks), list(attributes))
 
 
 def to_tensor(images: np.ndarray) -> torch.Tensor:

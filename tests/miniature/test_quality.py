@@ -60,7 +60,8 @@ def test_the_overlap_is_the_best_of_all_shifts():
 def test_the_outline_of_another_animal_or_pose_does_not_fit():
     standing = {animal: silhouette(animal, "standing") for animal in ANIMALS}
     for animal, outline in standing.items():
-        assert max(best_overlap(outline, other) for name, other in standing.items() if name != animal) < 0.92
+        mask = outline[::4, ::4]  # as large as a subject in a picture
+        assert max(best_overlap(mask, other) for name, other in standing.items() if name != animal) < 0.92
     assert best_overlap(silhouette("car", "standing"), silhouette("car", "lying")) < 0.6
 
 
@@ -137,7 +138,7 @@ def test_what_was_asked_counts_only_of_a_whole_subject(measure, monkeypatch):
 
 
 def test_two_drawn_subjects_apart_are_two(measure):
-    pairs = scenes(24, HELD_OUT_SEEDS + 900_000, subjects=2, unseen=None, processes=1)
+    pairs = scenes(24, HELD_OUT_SEEDS + 900_000, subjects=2, unseen=None)
     far = [image for image, masks in zip(pairs.images, pairs.masks, strict=True) if quality.apart(masks)]
     assert len(far) >= 3
     assert np.mean(quality.one_subject(measure.judge, far)) <= 0.25
@@ -166,10 +167,10 @@ def test_agreement_is_chance_for_an_answer_that_never_changes():
 def test_kid_is_nothing_for_one_world_and_much_for_another():
     torch.manual_seed(0)
     network = fidelity.Features().eval()
-    images = scenes(96, HELD_OUT_SEEDS + 800_000, unseen=None, processes=1).images
+    images = scenes(48, HELD_OUT_SEEDS + 800_000, unseen=None).images
     other = np.roll(images, 40, -1) // 2
-    near, floor = quality.kid_over_floor(network, images[:48], images)
-    far, _ = quality.kid_over_floor(network, other[:48], images)
+    near, floor = quality.kid_over_floor(network, images[:24], images)
+    far, _ = quality.kid_over_floor(network, other[:24], images)
     assert abs(floor) < 0.1 * far
     assert near < 0.1 * far
 

@@ -23,7 +23,7 @@ def shipped(part: str):
 @pytest.fixture(scope="module")
 def unseen():
     """Scenes of seeds no training draws from, of any combination."""
-    return scenes(72, HELD_OUT_SEEDS + 500_000, unseen=None, processes=1)
+    return scenes(72, HELD_OUT_SEEDS + 500_000, unseen=None)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_a_click_finds_the_subject_and_its_fit_is_told_honestly(unseen):
     from layerdiffusion.miniature.segmenter import figures
     from layerdiffusion.models.sam import load_sam
 
-    two = scenes(10, HELD_OUT_SEEDS + 600_000, subjects=2, unseen=None, processes=1)
+    two = scenes(10, HELD_OUT_SEEDS + 600_000, subjects=2, unseen=None)
     one = type(unseen)(unseen.images[:14], unseen.masks[:14], unseen.attributes[:14])
     found = figures(load_sam("miniature"), one, two)
     assert found["one_click"] > 0.8
@@ -102,10 +102,10 @@ def test_captions_become_the_pictures_they_describe(judge):
 
     pipeline = StableDiffusionPipeline.from_pretrained(MINIATURE, torch_dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
-    wanted = wishes(16, False, 123)
+    wanted = wishes(8, False, 123)
     generator = torch.Generator().manual_seed(0)
     captions = [join(*phrase(attributes)) for attributes in wanted]
-    images = pipeline(captions, num_inference_steps=15, guidance_scale=3.0, generator=generator).images
+    images = pipeline(captions, num_inference_steps=10, guidance_scale=3.0, generator=generator).images
     found = judge(images)
     right = {key: np.mean([f[key] == w[key] for f, w in zip(found, wanted, strict=True)]) for key in wanted[0]}
     assert right["place"] > 0.7, right

@@ -1,14 +1,16 @@
 """How the miniature's parts are taught: prompts, losses and figures, against formulas worked out otherwise."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
+from tiny import tiny_vae
 from torch import nn
 
 from layerdiffusion.__main__ import main
-from layerdiffusion.miniature import autoencoder, clip, diffusion, judge, segmenter, training
+from layerdiffusion.miniature import autoencoder, clip, data, diffusion, judge, segmenter, training
 from layerdiffusion.miniature.card import write
 from layerdiffusion.miniature.data import scenes
 from layerdiffusion.miniature.figures import Figure, record, recorded, rough_parts
@@ -22,12 +24,20 @@ from layerdiffusion.models.sam import build_sam
 
 @pytest.fixture(scope="module")
 def one():
-    return scenes(8, 500, processes=1)
+    return scenes(8, 500)
 
 
 @pytest.fixture(scope="module")
 def two():
-    return scenes(8, 900, subjects=2, processes=1)
+    return scenes(8, 900, subjects=2)
+
+
+def test_scenes_are_the_same_whoever_draws_them(one, monkeypatch):
+    monkeypatch.setattr(data, "FEW", 0)
+    monkeypatch.setattr(data, "ProcessPoolExecutor", lambda _, mp_context: ThreadPoolExecutor(2))  # starts at once
+    again = scenes(8, 500)
+    assert np.array_equal(again.images, one.images) and np.array_equal(again.masks, one.masks)
+    assert again.attributes == one.attributes
 
 
 class _Stopped(Exception):
@@ -108,7 +118,7 @@ def test_training_is_float32_where_bfloat16_is_emulated(monkeypatch):
 
 def test_the_pool_of_a_step_is_the_same_however_it_was_reached():
     """Fresh scenes come in order, none of a held-out combination, and a mirrored latent is of the mirrored picture."""
-    vae = autoencoder.build().eval()
+    vae = tiny_vae("AutoencoderTiny").eval()
     walked, jumped = diffusion.Pool(vae, 12), diffusion.Pool(vae, 12)
     for step in (0, 1, 4):
         walked.move(step)
@@ -280,7 +290,7 @@ def test_what_a_training_took_is_written_down(tmp_path):
 @pytest.mark.parametrize(("part", "module"), [("judge", judge), ("sam", segmenter), ("clip", clip)])
 def test_a_part_trains_from_the_command_line_and_goes_on(part, module, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "BATCH", 4)
-    command = ["train-miniature", part, "--out", str(tmp_path), "--minutes", "0.03", "--scenes", "64"]
+    command = ["train-miniature", part, "--out", str(tmp_path), "--minutes", "0.01", "--scenes", "16"]
     assert main(command) == 0
     first = json.loads((tmp_path / "miniature" / part / "training.json").read_text())["steps"]
     assert main(command) == 0
