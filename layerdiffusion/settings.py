@@ -134,6 +134,12 @@ class Settings:
         choices={"alternate": "alternate (the paper)", "object": "subject only", "edit": "mixed only"},
         help="Eq. 7: which words a step of stage 3 follows.",
     )  # fmt: skip
+    forget: str = setting(
+        "none", SAMPLING, advanced=True, label="Stage 3 · lets go of",
+        choices={"none": "nothing", "encoder": "pose", "decoder": "looks", "attention": "attention",
+                 "convolution": "convolutions"},
+        help="What stage 2 learnt that stage 3 leaves out: the photo's pose (the encoder), or its looks (the decoder).",
+    )  # fmt: skip
     embedding_mask: str = setting(
         "background", EMBEDDINGS, advanced=True, label="Stage 1 · looks at",
         choices={"background": "background", "around": "around the subject", "object": "subject",

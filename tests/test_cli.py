@@ -172,7 +172,7 @@ def test_flags_beside_a_recipe_change_what_they_name_and_nothing_else(cli, edit)
 def test_every_setting_and_placement_has_a_flag_that_reaches_the_recipe(cli):
     settings = Settings(
         alpha=0.35, object_weight=1.5, background_weight=0.5, embedding_steps=1, embedding_lr=0.002,
-        finetune_steps=1, finetune_lr=0.0003, sampling_steps=2, guidance_scale=3.5, schedule="object",
+        finetune_steps=1, finetune_lr=0.0003, sampling_steps=2, guidance_scale=3.5, schedule="object", forget="decoder",
         embedding_mask="everything", seeds=(7, 9), training_seed=4, noise_offset=0.2, tune="lora", layers="separate",
     )  # fmt: skip
     placement = Placement(scale=0.9, dx=0.05, dy=-0.05, rotation=-15, flip=True)

@@ -65,6 +65,7 @@ def test_the_papers_defaults_are_the_papers_to_the_digit():
             sampling_steps=50,
             guidance_scale=7.5,
             schedule="alternate",
+            forget="none",
             embedding_mask="background",
             seeds=[0, 1, 2, 3],
             training_seed=0,

@@ -45,6 +45,12 @@ SATISFIED = Measure("satisfied", "as asked", "share", "pictures in which the jud
 PRESERVED = Measure(
     "kept", "looks kept", "share", "pictures that kept what only the photo shows, such as paint and size"
 )
+OUTLINED = Measure(
+    "outlined",
+    "whole",
+    "share",
+    "pictures whose subject has its own outline in the pose asked for: IoU of 0.80 or more",
+)
 CLIP = Measure("clip_score", "CLIP score", "cosine", "cosine of the picture's and the prompt's CLIP embeddings")
 BACKGROUND = Measure(
     "background_psnr", "background, dB", "dB", "PSNR against the wanted background, where neither has a subject"
@@ -63,6 +69,7 @@ MEASURES = (
     WANTED,
     SATISFIED,
     PRESERVED,
+    OUTLINED,
     *ATTRIBUTES,
     CLIP,
     Measure("clipscore", "CLIPScore", "cosine", "2.5 · max(0, cosine), with the prefix “A photo depicts”"),

@@ -15,6 +15,7 @@ from layerdiffusion.models.clip import PREFIX, clip_name, clipscore, embed
 
 if TYPE_CHECKING:
     from layerdiffusion.miniature.judge import Judge
+    from layerdiffusion.miniature.shape import ShapeMeasure
     from layerdiffusion.models.load import Models
     from layerdiffusion.models.segmenter import Segmenter
 
@@ -26,11 +27,17 @@ class Measures:
     """Measures an edit's pictures; call it with the edit, its pictures and their seeds.
 
     `judge` names what a picture of the toybox shows and where its subject is. Without one, the subject is what
-    `segmenter` finds in the box where it was laid down, or else the laid-down mask itself.
+    `segmenter` finds in the box where it was laid down, or else the laid-down mask itself. `shapes` measures outlines.
     """
 
-    def __init__(self, models: Models, judge: Judge | None = None, segmenter: Segmenter | None = None) -> None:
-        self.models, self.judge, self.segmenter = models, judge, segmenter
+    def __init__(
+        self,
+        models: Models,
+        judge: Judge | None = None,
+        segmenter: Segmenter | None = None,
+        shapes: ShapeMeasure | None = None,
+    ) -> None:
+        self.models, self.judge, self.segmenter, self.shapes = models, judge, segmenter, shapes
 
     @property
     def clip_name(self) -> str:
@@ -48,7 +55,9 @@ class Measures:
           result in squares about it; of the whole result where no subject is seen in it;
         - `background_psnr`: see `background_psnr`;
         - with a judge, for each attribute that the edit wants, whether it is right; `satisfied`: every attribute
-          that the prompt names is right; `kept`: every other one is; `as_wanted`: both.
+          that the prompt names is right; `kept`: every other one is; `as_wanted`: both;
+        - with `shapes`, `shape`: the IoU of the subject's outline with the animal's own in the pose asked for, 0 to 1;
+          `outlined`: whether that is at least `shape.WHOLE`.
 
         Raises `ModelError` where there is no CLIP.
         """
@@ -56,13 +65,24 @@ class Measures:
         subjects = self._subjects(layers, images)
         cosines = self._cosines(bench_edit, images, subjects)
         seen = self.judge(list(images)) if self.judge is not None else [{}] * len(images)
+        outlines = self._outlines(bench_edit, images)
         return [
             {"seed": int(seed)}
             | cosine
             | {"background_psnr": background_psnr(image, layers, subject)}
             | (judged(bench_edit, shown) if shown and bench_edit.wanted else {})
-            for seed, image, subject, cosine, shown in zip(seeds, images, subjects, cosines, seen, strict=True)
+            | outline
+            for seed, image, subject, cosine, shown, outline in zip(
+                seeds, images, subjects, cosines, seen, outlines, strict=True
+            )
         ]
+
+    def _outlines(self, bench_edit: BenchEdit, images: Sequence[Image.Image]) -> list[dict[str, Any]]:
+        """Each result's outline beside the one asked for; nothing where nobody knows that."""
+        if self.shapes is None or not {"animal", "pose"} <= bench_edit.wanted.keys():
+            return [{}] * len(images)
+        found = self.shapes(images, [bench_edit.wanted] * len(images))
+        return [{"shape": round(shape.iou, 4), "outlined": shape.whole} for shape in found]
 
     def _subjects(self, layers: Layers, images: Sequence[Image.Image]) -> list[np.ndarray]:
         """Where each result's subject is, bool (H, W)."""

@@ -81,6 +81,11 @@ _ABLATION_DESCRIPTIONS = {
     "schedule-alternate": "stage 3 alternates between ê_a and e_opt",
     "schedule-object": "stage 3 takes ê_a at every step",
     "schedule-edit": "stage 3 takes e_opt at every step",
+    "forget-none": "stage 3 takes all that stage 2 tuned",
+    "forget-encoder": "stage 3 leaves the encoder untuned",
+    "forget-decoder": "stage 3 leaves the decoder untuned",
+    "forget-attention": "stage 3 leaves the attention untuned",
+    "forget-convolution": "stage 3 leaves the convolutions untuned",
     "tune-full": "stage 2 tunes the whole network",
     "tune-lora": "stage 2 tunes low-rank additions",
 }

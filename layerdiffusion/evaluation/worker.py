@@ -22,6 +22,7 @@ from layerdiffusion.images.geometry import fit_square
 from layerdiffusion.images.io import png_bytes
 from layerdiffusion.methods.options import options_for
 from layerdiffusion.miniature.judge import load_judge
+from layerdiffusion.miniature.shape import ShapeMeasure
 from layerdiffusion.models.load import Models, load_models
 from layerdiffusion.models.sam import load_sam
 from layerdiffusion.models.segmenter import Segmenter
@@ -79,21 +80,25 @@ class Worker:
         device: str | None = None,
         threads: int | None = None,
         sam: str | Path | None = None,
+        shape: bool = True,
     ) -> Worker:
         """A worker with models of its own; `threads` bounds the CPU's.
 
         Subjects in results are found by the model's judge, if it has one; with `sam`, which is for pictures no judge
-        knows, by that. Raises `ModelError`.
+        knows, by that. `shape`: measure outlines as well, where the model has judge and SAM. Raises `ModelError`.
         """
         if threads:
             torch.set_num_threads(threads)
         models = load_models(model, device)
         if sam is not None:
             return cls(models, Measures(models, segmenter=Segmenter(load_sam(sam, models.device))))
-        folder = models.folder / "judge"
-        if not folder.is_dir():
+        folder = models.folder
+        if not (folder / "judge").is_dir():
             return cls(models, Measures(models))
-        return cls(models, Measures(models, load_judge(folder, models.device)))
+        judge = load_judge(folder / "judge", models.device)
+        outlines = shape and (folder / "sam").is_dir()
+        shapes = ShapeMeasure(judge, load_sam(folder / "sam", models.device)) if outlines else None
+        return cls(models, Measures(models, judge, shapes=shapes))
 
     def ready(self, variants: Sequence[Variant]) -> dict[str, Any]:
         """What makes two workers' pictures the same: the model's name, content, picture size and defaults.

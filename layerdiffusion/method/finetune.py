@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
@@ -27,6 +28,12 @@ from layerdiffusion.method.types import Checkpointed, NoiseScheduler, OptimizerF
 LORA_RANK = 16
 LORA_LR_FACTOR = 50  # the paper's 2e-6 becomes 1e-4, what diffusers' LoRA training scripts use
 LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
+PARTS = {  # of a UNet, by the names of their parameters; the middle block is in neither encoder nor decoder
+    "encoder": re.compile(r"^(conv_in|down_blocks)\."),
+    "decoder": re.compile(r"^(up_blocks|conv_norm_out|conv_out)\."),
+    "attention": re.compile(r"\.attentions\."),
+    "convolution": re.compile(r"^conv_|\.(resnets|downsamplers|upsamplers)\."),
+}
 
 Weights = dict[str, Tensor]
 
@@ -170,6 +177,15 @@ def with_weights(unet: nn.Module, weights: Weights) -> nn.Module:
         weight = weight.to(old.device, weight.dtype if _is_adapter(name) else old.dtype)
         parameters[name].data = weight.contiguous(memory_format=_memory_format(old))
     return tuned.requires_grad_(False).eval()
+
+
+def without_part(weights: Weights, part: str) -> Weights:
+    """The `weights` from `finetune` without those of `part`, one of `PARTS`, where the network then stays untuned.
+
+    What tuning changed in a UNet's encoder holds the photo's structure, what it changed in the decoder its appearance:
+    "forgetting" of Zhang et al. 2023, Forgedit, https://arxiv.org/abs/2309.10556, §3.3. "none" leaves out nothing.
+    """
+    return weights if part == "none" else {n: w for n, w in weights.items() if not PARTS[part].search(n)}
 
 
 def _float32_copy(unet: nn.Module, device: torch.device) -> nn.Module:

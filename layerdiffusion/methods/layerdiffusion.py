@@ -20,6 +20,7 @@ from layerdiffusion.method.finetune import (
     finetune,
     overlay_layers,
     separate_layers,
+    without_part,
 )
 from layerdiffusion.method.objective import OnStep, off_subject
 from layerdiffusion.method.sampling import sample
@@ -236,7 +237,7 @@ def sample_pictures(
     models: Models, report: Reporter, embeddings: FittedEmbeddings, tuning: TunedWeights, settings: Settings
 ) -> list[Image.Image]:
     """Stage 3: a picture for each seed, its condition alternating between ê_a and e_opt."""
-    unet = tuned_network(models, tuning.weights)
+    unet = tuned_network(models, without_part(tuning.weights, settings.forget))
     object_embedding = embeddings.embeddings[:1].to(models.device)
     mixed = object_embedding if settings.alpha is None else _mixed(models, embeddings, settings.alpha)
     negative = models.embed([""])

@@ -12,9 +12,11 @@ from PIL import Image
 from layerdiffusion.evaluation.datasets.toybench import toybench
 from layerdiffusion.evaluation.metrics import MOST_PSNR, Measures, background_psnr, cut_out, judged
 from layerdiffusion.images.layers import Layers, lay_out
+from layerdiffusion.miniature.shape import ShapeMeasure
 from layerdiffusion.miniature.world import draw
 from layerdiffusion.models.clip import clip_score
 from layerdiffusion.models.load import MINIATURE, load_models
+from layerdiffusion.models.sam import load_sam
 
 shipped = pytest.mark.skipif(
     not all((MINIATURE / part).is_dir() for part in ("unet", "clip", "judge")),
@@ -58,6 +60,16 @@ def test_a_picture_drawn_as_wanted_is_right_and_one_with_another_pose_or_paint_i
     assert not wrong_pose["as_wanted"] and not wrong_paint["as_wanted"]
     assert right["clip_score"] > wrong_pose["clip_score"]
     assert json.loads(json.dumps(right, allow_nan=False)) == right
+
+
+@shipped
+def test_an_outline_in_the_pose_asked_for_is_whole_and_that_of_another_animal_is_not(models, judge, edits):
+    shapes = ShapeMeasure(judge, load_sam(MINIATURE / "sam"))
+    edit = edits["both"]
+    other = "car" if edit.wanted["animal"] != "car" else "penguin"
+    right, wrong = Measures(models, judge, shapes=shapes)(edit, [perfect(edit), perfect(edit, animal=other)], (0, 1))
+    assert right["outlined"] and right["shape"] >= 0.8 > wrong["shape"] and not wrong["outlined"]
+    assert "shape" not in Measures(models, judge)(edit, [perfect(edit)], (0,))[0]
 
 
 @shipped

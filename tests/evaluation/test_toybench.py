@@ -1,14 +1,17 @@
 """Toybench is balanced, the same everywhere, drawn apart from all else, and its edits are what they say they are."""
 
+from argparse import ArgumentTypeError
 from collections import Counter
 
 import numpy as np
 import pytest
 
+from layerdiffusion.commands.evaluate.toybench import edit_counts
 from layerdiffusion.errors import EditError
 from layerdiffusion.evaluation.datasets.toybench import (
     BENCH_SEED,
     BENCH_TUNING_SEED,
+    FULL,
     JUDGED,
     KINDS,
     MOST_EDITS,
@@ -25,7 +28,7 @@ from layerdiffusion.miniature.world import PAINTS, SIZES
 
 @pytest.fixture(scope="module")
 def bench():
-    return toybench()
+    return toybench(60)
 
 
 def changes(edit) -> set[str]:
@@ -42,6 +45,19 @@ def test_a_short_bench_is_the_beginning_of_a_long_one_and_has_every_kind(bench):
     assert [edit.id for edit in short] == [edit.id for edit in bench[:12]]
     assert [edit.edit for edit in short] == [edit.edit for edit in bench[:12]]
     assert Counter(edit.kind for edit in short) == dict.fromkeys(KINDS, 2)
+
+
+def test_kinds_may_have_each_their_own_number_of_edits_and_the_whole_bench_has_more_of_the_papers_kind(bench):
+    some = toybench({"pose": 2, "both": 1})
+    assert [edit.id for edit in some] == ["pose-00", "both-00", "pose-01"]
+    by_id = {edit.id: edit for edit in bench}
+    assert all(edit.edit == by_id[edit.id].edit and edit.wanted == by_id[edit.id].wanted for edit in some)
+    assert {kind: 30 if kind == "both" else 20 for kind in KINDS} == FULL
+    with pytest.raises(EditError, match="no kind 'hat'; choose from background, pose"):
+        toybench({"hat": 1})
+    assert edit_counts("pose=2, both=1") == {"pose": 2, "both": 1} and edit_counts("7") == 7
+    with pytest.raises(ArgumentTypeError, match="'pose=' is no number of edits"):
+        edit_counts("pose=")
 
 
 def test_dials_are_chosen_on_other_edits_than_figures_are_reported_on(bench):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from layerdiffusion.method import composite_layers, finetune, overlay_layers, separate_layers, with_weights
-from layerdiffusion.method.finetune import LORA_LR_FACTOR, background_loss, object_loss, total_loss
+from layerdiffusion.method.finetune import LORA_LR_FACTOR, background_loss, object_loss, total_loss, without_part
 
 pytestmark = pytest.mark.usefixtures("global_random_state_is_left_alone")
 
@@ -151,6 +151,31 @@ def test_the_weights_put_into_a_network_make_the_tuned_one(either_models, layers
     assert not any(parameter.requires_grad for parameter in tuned.parameters())
     named = dict(tuned.named_parameters())
     assert all(torch.equal(named[name], weight) for name, weight in weights.items())
+
+
+@pytest.mark.parametrize("how", ["full", "lora"])
+@pytest.mark.parametrize(("part", "prefix"), [("encoder", "down_blocks."), ("decoder", "up_blocks.")])
+def test_a_part_that_is_let_go_of_is_the_untuned_one_and_the_rest_is_tuned(
+    either_models, layers, tune, how, part, prefix
+):
+    unet, weights = either_models.unet, tune(layers, tune=how, lr=1e-2)
+    before, tuned = dict(unet.named_parameters()), dict(with_weights(unet, weights).named_parameters())
+    found = dict(with_weights(unet, without_part(weights, part)).named_parameters())
+    names = [name for name in before if name in found] if how == "full" else [n for n in found if ".lora_B." in n]
+    for name in names:
+        gone = name.startswith(prefix) or (part == "encoder" and name.startswith("conv_in."))
+        gone = gone or (part == "decoder" and name.startswith(("conv_out.", "conv_norm_out.")))
+        wanted = tuned[name] if not gone else before[name] if how == "full" else torch.zeros_like(found[name])
+        assert torch.equal(found[name], wanted), name
+    assert any(not torch.equal(found[name], tuned[name]) for name in names)
+    assert without_part(weights, "none") is weights
+
+
+def test_attention_and_convolutions_share_out_what_holds_no_norm_and_no_time(either_models):
+    names = dict(either_models.unet.named_parameters())
+    left = [n for n in names if n in without_part(without_part(names, "attention"), "convolution")]
+    assert left and all(name.startswith("time_embedding.") for name in left)
+    assert not without_part(names, "attention").keys() & {n for n in names if ".attn1." in n or ".attn2." in n}
 
 
 def test_tuning_lowers_the_loss(layers, tune):

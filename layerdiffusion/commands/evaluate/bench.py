@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from layerdiffusion.commands.terminal import Seeds, assignments, with_changes
 from layerdiffusion.errors import EditError
-from layerdiffusion.evaluation.claims import BACKGROUND, CLIP, LIKENESS, SATISFIED, Bench, kind_label
+from layerdiffusion.evaluation.claims import BACKGROUND, CLIP, LIKENESS, OUTLINED, SATISFIED, Bench, kind_label
 from layerdiffusion.evaluation.datasets.toybench import BenchEdit
 from layerdiffusion.evaluation.records import Records
 from layerdiffusion.evaluation.report.write import write_report
@@ -72,7 +72,8 @@ def worker_loader(args: argparse.Namespace, sam: str | None = None) -> Callable[
     from layerdiffusion.evaluation.worker import Worker
 
     model = str(Path(args.model).resolve()) if args.ray and Path(args.model).is_dir() else args.model
-    return functools.partial(Worker.load, model, args.device, 1 if args.ray else None, sam)
+    shape = not getattr(args, "no_shape", False)
+    return functools.partial(Worker.load, model, args.device, 1 if args.ray else None, sam, shape)
 
 
 def run_variants(
@@ -141,6 +142,8 @@ def command_line(args: argparse.Namespace) -> str:
             words.append(flag)
         elif name == "set":
             words += [word for text in value for word in (flag, text)]
+        elif isinstance(value, dict):
+            words += [flag, ",".join(f"{key}={one}" for key, one in value.items())]
         elif isinstance(value, list):
             words += [flag, ",".join(map(str, value))] if value or name == "methods" else []
         else:
@@ -178,7 +181,7 @@ def _bar(args: argparse.Namespace) -> Iterator[Callable[[BenchProgress], None] |
 
 def _print_kind(bench: Bench, title: str, kinds: Sequence[str]) -> None:
     edits = [edit for edit in bench.edits if not kinds or bench.kind[edit] in kinds]
-    measures = [measure for measure in (SATISFIED, CLIP, LIKENESS, BACKGROUND) if measure in bench.measures]
+    measures = [measure for measure in (SATISFIED, OUTLINED, CLIP, LIKENESS, BACKGROUND) if measure in bench.measures]
     width = 2 + max(map(len, [*bench.variants, "pose and background changed, 100"]))
     print(f"\n{f'{title}, {len(edits)}':{width}}" + "".join(f"{measure.label:>24}" for measure in measures))
     for variant in bench.variants:

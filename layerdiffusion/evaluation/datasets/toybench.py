@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,7 @@ KINDS = {
     "attribute": "attribute changed",
     "kept": "scene kept",
 }
+FULL = dict.fromkeys(KINDS, 20) | {"both": 30}  # edits of each kind in the whole bench
 # What the edits of each kind change, in turn.
 CHANGED: dict[str, tuple[tuple[str, ...], ...]] = {
     "background": (("place",),),
@@ -76,8 +77,8 @@ class BenchEdit:
         return tuple(name for name in self.wanted if name not in self.asked)
 
 
-def toybench(count: int = 60) -> list[BenchEdit]:
-    """The bench's first `count` edits, each kind in turn: 60 are ten of each. The same ones on every machine.
+def toybench(count: int | Mapping[str, int] = FULL) -> list[BenchEdit]:
+    """The bench's edits, each kind in turn: the first `count`, or the first so many of each kind; always the same ones.
 
     Every prompt names the animal, the pose and the place; the size and the paint only where they are what changes, so
     that elsewhere they have to come from the photo. The kinds:
@@ -89,13 +90,13 @@ def toybench(count: int = 60) -> list[BenchEdit]:
     - attribute: another paint, by words alone, in a reference of the same sort of place;
     - kept: another pose (every first) or paint (every second), in the photo's own, untouched scene.
 
-    References show a subject of their own, another animal, which the mask leaves out. Raises `EditError` for a count
-    outside 1 to 10,000.
+    References show a subject of their own, another animal, which the mask leaves out. Raises `EditError` for a kind
+    that there isn't, and for a count outside 1 to 10,000.
     """
     return _edits(count, BENCH_SEED, "")
 
 
-def tuning_edits(count: int = 12) -> list[BenchEdit]:
+def tuning_edits(count: int | Mapping[str, int] = 12) -> list[BenchEdit]:
     """Edits of the same kinds that are not in the bench, to choose dials on: 12 are two of each."""
     return _edits(count, BENCH_TUNING_SEED, "tuning-")
 
@@ -159,10 +160,18 @@ def _dealt(first_seed: int, index: int, values: Iterable[str]) -> str:
     return pack[shuffled[index % len(pack)]]
 
 
-def _edits(count: int, first_seed: int, prefix: str) -> list[BenchEdit]:
-    if not 1 <= count <= MOST_EDITS:
-        raise EditError(f"The bench can't have {count} edits; ask for 1 to {MOST_EDITS}.")
-    return [_drawn(first_seed, index, prefix) for index in range(count)]
+def _edits(count: int | Mapping[str, int], first_seed: int, prefix: str) -> list[BenchEdit]:
+    kinds = list(KINDS)
+    if not isinstance(count, int) and (unknown := sorted(count.keys() - KINDS.keys())):
+        raise EditError(f"The bench has no kind {unknown[0]!r}; choose from {', '.join(KINDS)}.")
+    total = count if isinstance(count, int) else sum(count.values())
+    if not 1 <= total <= MOST_EDITS:
+        raise EditError(f"The bench can't have {total} edits; ask for 1 to {MOST_EDITS}.")
+    if isinstance(count, int):
+        indices = list(range(count))
+    else:
+        indices = sorted(n * len(kinds) + kinds.index(kind) for kind, number in count.items() for n in range(number))
+    return [_drawn(first_seed, index, prefix) for index in indices]
 
 
 def _drawn(first_seed: int, index: int, prefix: str) -> BenchEdit:
