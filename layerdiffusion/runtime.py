@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from layerdiffusion.errors import EditError
+from layerdiffusion.models.family import Condition
 from layerdiffusion.models.profile import GIB
 from layerdiffusion.progress import STAGES, Cancelled, OnProgress, Reporter
 
@@ -280,7 +281,7 @@ def _in_words(stage: Stage[T]) -> Iterator[None]:
 
 def _size(value: object) -> int:
     """Bytes of a cached value."""
-    if isinstance(value, Tensor):
+    if isinstance(value, Tensor | Condition):
         return value.nbytes
     if isinstance(value, Image.Image):
         return 3 * value.width * value.height

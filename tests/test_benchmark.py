@@ -40,7 +40,7 @@ def taken(monkeypatch):
 
     def plain(self, unet, embedding):
         value = loss(self, unet, embedding)
-        seen["losses"].append((float(value.detach()), unet is self.models.master, embedding.shape[0]))
+        seen["losses"].append((float(value.detach()), unet is self.models.master, len(embedding)))
         return value
 
     def paint(self):

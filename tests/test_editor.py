@@ -101,7 +101,7 @@ def test_an_edit_is_the_papers_three_stages_one_after_the_other(either_models, e
         lr=1e-2,
         generator=training_generator("embeddings", 0),
     )
-    blend = 0.7 * embeddings[:1] + 0.3 * embeddings[1:]
+    blend = embeddings[:1].map(lambda own, other: 0.7 * own + 0.3 * other, embeddings[1:])
     weights = method.finetune(
         models.unet,
         models.scheduler,
@@ -563,7 +563,7 @@ def test_a_generated_background_is_painted_by_the_untouched_model_and_used(fast_
     assert steps.taken == {"background": 6, "embeddings": 4, "finetune": 3, "sampling": 6}
     assert result.stages == {"background": "run", **EVERYTHING}
 
-    words, empty = models.embed(["on ice", ""]).split(1)
+    words, empty = models.embed(["on ice"]), models.embed([None])
     start = method.initial_latents([1], models.latent_shape)
     latents = method.sample(
         models.unet, models.scheduler, start, words, words, empty, steps=6, guidance_scale=7.5, schedule="edit"

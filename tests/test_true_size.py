@@ -122,11 +122,11 @@ def random_weight(name: str, like: torch.Tensor) -> torch.Tensor:
 def test_stable_diffusions_true_size_opens_and_takes_a_step_of_every_stage(true_size_folder, edit: Edit):
     models = load_models(true_size_folder, "cpu", size=64)
     assert sum(p.numel() for p in models.unet.parameters()) == 859_520_964
-    assert sum(p.numel() for p in models.text_encoder.parameters()) == 123_060_480
+    assert sum(p.numel() for p in models.family.text_encoder.parameters()) == 123_060_480
     assert sum(p.numel() for p in models.vae.parameters()) == 83_653_863
     assert models.tokens == 77
     assert models.latent_shape == (4, 8, 8)
-    assert models.embed(["a dog"]).shape == (1, 77, 768)
+    assert models.embed(["a dog"]).prompt_embeds.shape == (1, 77, 768)
 
     settings = Settings(embedding_steps=1, finetune_steps=1, sampling_steps=1, tune="lora", seeds=(0,))
     before = models.unet.conv_in.weight.clone()

@@ -157,14 +157,14 @@ class PlainImagic:
         noise = torch.randn_like(self.latents)
         timesteps = torch.randint(scheduler.config.num_train_timesteps, (1,), device=self.latents.device)
         noisy = scheduler.add_noise(self.latents, noise, timesteps)
-        predicted = unet(noisy, timesteps, embedding).sample
+        predicted = unet(noisy, timesteps, **embedding.arguments(noisy)).sample
         return F.mse_loss(predicted, prediction_target(scheduler, self.latents, noise, timesteps))
 
     def _embedding(self) -> None:
         import torch
 
-        embedding = self.embedding.clone().requires_grad_(True)
-        optimizer = torch.optim.Adam([embedding], lr=1e-3)
+        embedding = self.embedding.map(lambda tensor: tensor.clone().requires_grad_(True))
+        optimizer = torch.optim.Adam(embedding.tensors.values(), lr=1e-3)
         unet = self._network()
         for _ in range(self.settings.embedding_steps):
             self._loss(unet, embedding).backward()
@@ -192,11 +192,11 @@ class PlainImagic:
 
         scheduler = ddim_scheduler(self.models.scheduler, self.settings.sampling_steps)
         latents = torch.randn_like(self.latents)
-        embeddings = torch.cat([self.models.embed([""]), self.embedding]).to(self.models.unet.dtype)
+        words = self.models.embed([None]).join(self.embedding).map(lambda tensor: tensor.to(self.models.unet.dtype))
         with torch.no_grad():
             for timestep in scheduler.timesteps:
                 both = torch.cat([latents] * 2).to(self.models.unet.dtype)
-                without, with_words = self.models.unet(both, timestep, embeddings).sample.float().chunk(2)
+                without, with_words = self.models.unet(both, timestep, **words.arguments(both)).sample.float().chunk(2)
                 predicted = without + self.settings.guidance_scale * (with_words - without)
                 latents = scheduler.step(predicted, timestep, latents, eta=0.0).prev_sample
             self.models.decode(latents)

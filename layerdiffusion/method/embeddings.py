@@ -16,6 +16,7 @@ from layerdiffusion.method.objective import (
     prediction_target,
 )
 from layerdiffusion.method.types import NoiseScheduler
+from layerdiffusion.models.family import Condition
 
 
 def embedding_loss(
@@ -23,14 +24,14 @@ def embedding_loss(
     scheduler: NoiseScheduler,
     latents: Tensor,
     mask: Tensor,
-    embeddings: Tensor,
+    embeddings: Condition,
     noise: Tensor,
     timestep: Tensor,
     precision: torch.dtype = torch.float32,
 ) -> Tensor:
     """Eq. 1 as stage 1 minimises it, for each embedding: ‖M · (ε − f(x_t, t, e))‖², shape (B,).
 
-    `latents` (1, C, h, w), `noise` (1, C, h, w) and `timestep` (1,) are shared by all `embeddings` (B, L, D);
+    `latents` (1, C, h, w), `noise` (1, C, h, w) and `timestep` (1,) are shared by all B `embeddings`;
     `mask` (1, 1, h, w) is 1 on what they are fitted to, the paper's M.
     """
     noisy = scheduler.add_noise(latents, noise, timestep)
@@ -45,7 +46,7 @@ def optimize_embeddings(
     scheduler: NoiseScheduler,
     latents: Tensor,
     mask: Tensor,
-    embeddings: Tensor,
+    embeddings: Condition,
     *,
     steps: int,
     lr: float,
@@ -53,18 +54,18 @@ def optimize_embeddings(
     noise_offset: float = 0.0,
     precision: torch.dtype = torch.float32,
     on_step: OnStep | None = None,
-) -> Tensor:
-    """§3.2.1: [ê_a, ê_b], the `embeddings` [e_a, e_b] (B, L, D) after `steps` of Adam with the model frozen.
+) -> Condition:
+    """§3.2.1: [ê_a, ê_b], the `embeddings` [e_a, e_b] after `steps` of Adam with the model frozen.
 
-    All are optimised as one batch on the same noisy latents, timestep and noise, without classifier-free
-    guidance. Their losses are added, so that each walks as it would alone. `noise_offset`, 0 in the paper, is
-    that of `draw_noise_and_timestep`. Returns float32; with no steps, a copy.
+    All are optimised, in all their parts, as one batch on the same noisy latents, timestep and noise, without
+    classifier-free guidance. Their losses are added, so that each walks as it would alone. `noise_offset`, 0 in the
+    paper, is that of `draw_noise_and_timestep`. Returns float32; with no steps, a copy.
     """
-    embeddings = embeddings.detach().float().clone()
+    embeddings = embeddings.map(lambda tensor: tensor.detach().float().clone())
     if not steps:
         return embeddings
-    embeddings.requires_grad_(True)
-    optimizer_step = OptimizerStep([embeddings], lr, precision)
+    parameters = [tensor.requires_grad_(True) for tensor in embeddings.tensors.values()]
+    optimizer_step = OptimizerStep(parameters, lr, precision)
     with frozen(unet):
         for index in range(1, steps + 1):
             noise, timestep = draw_noise_and_timestep(latents.shape, scheduler, generator, noise_offset)
@@ -73,9 +74,9 @@ def optimize_embeddings(
             loss = optimizer_step(losses.sum()) / len(embeddings)
             if on_step:
                 on_step(Step(index, steps, loss=loss))
-    return embeddings.detach()
+    return embeddings.map(torch.Tensor.detach)
 
 
-def edit_embedding(object_embedding: Tensor, background_embedding: Tensor, alpha: float) -> Tensor:
+def edit_embedding(object_embedding: Condition, background_embedding: Condition, alpha: float) -> Condition:
     """Eq. 2: e_opt = α·ê_a + (1 − α)·ê_b."""
-    return alpha * object_embedding + (1 - alpha) * background_embedding
+    return object_embedding.map(lambda own, other: alpha * own + (1 - alpha) * other, background_embedding)

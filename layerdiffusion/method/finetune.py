@@ -24,6 +24,7 @@ from layerdiffusion.method.objective import (
     train_mode,
 )
 from layerdiffusion.method.types import Checkpointed, NoiseScheduler, OptimizerFactory
+from layerdiffusion.models.family import Condition
 
 LORA_RANK = 16
 LORA_LR_FACTOR = 50  # the paper's 2e-6 becomes 1e-4, what diffusers' LoRA training scripts use
@@ -110,7 +111,7 @@ def finetune(
     unet: nn.Module,
     scheduler: NoiseScheduler,
     layers: TrainingLayers,
-    edit_embedding: Tensor,
+    edit_embedding: Condition,
     *,
     object_weight: float,
     background_weight: float,
@@ -124,7 +125,7 @@ def finetune(
     checkpointing: bool = False,
     on_step: OnStep | None = None,
 ) -> Weights:
-    """§3.2.2: the weights that `steps` of Adam on Eq. 5 lead to, conditioned on `edit_embedding` (1, L, D).
+    """§3.2.2: the weights that `steps` of Adam on Eq. 5 lead to, conditioned on `edit_embedding`.
 
     `unet` itself is left as it is: a copy is tuned, on the latents' device. With `tune="full"` the copy is
     float32 whatever `unet` is, and so is what it returns, every parameter by name: steps of 2e-6 are below
@@ -146,7 +147,7 @@ def finetune(
 
     layers = _without_idle_pictures(layers, object_weight, background_weight)
     pictures = len(layers.latents)
-    embedding = edit_embedding.detach().float().expand(pictures, -1, -1)
+    embedding = edit_embedding.map(lambda tensor: tensor.detach().float()).expand(pictures)
     with train_mode(tuned):
         for index in range(1, steps + 1):
             shape = (1, *layers.latents.shape[1:])

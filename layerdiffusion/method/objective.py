@@ -1,7 +1,8 @@
 """Eq. 1, the denoising objective under a mask, and what all three stages share around it.
 
 Shapes: B pictures, C latent channels, latent grid h × w, L tokens of width D. Noise schedule and prediction
-type are the model's own, read from its `DDIMScheduler`.
+type are the model's own, read from its `DDIMScheduler`. Words
+come as a `Condition`, whatever a model's family makes of them.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from layerdiffusion.method.types import NoiseScheduler, OptimizerFactory
+from layerdiffusion.models.family import Condition
 
 MOST_OVERFLOWS = 12  # from 65,536 the scale is then 16: what overflows still does so for another reason
 
@@ -54,10 +56,12 @@ def draw_noise_and_timestep(
     return noise, timestep
 
 
-def predict(unet: nn.Module, latents: Tensor, timesteps: Tensor, embeddings: Tensor, precision: torch.dtype) -> Tensor:
+def predict(
+    unet: nn.Module, latents: Tensor, timesteps: Tensor, condition: Condition, precision: torch.dtype
+) -> Tensor:
     """f(x_t, t, e): the model's prediction, (B, C, h, w), float32, computed under autocast to `precision`."""
     with autocast(latents.device, precision):
-        return unet(latents, timesteps, encoder_hidden_states=embeddings).sample.float()
+        return unet(latents, timesteps, **condition.arguments(latents)).sample.float()
 
 
 def prediction_target(scheduler: NoiseScheduler, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:

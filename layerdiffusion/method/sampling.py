@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from layerdiffusion.method.objective import OnStep, Step, frozen, predict
 from layerdiffusion.method.types import NoiseScheduler
+from layerdiffusion.models.family import Condition
 
 PredictNoise = Callable[[int, Tensor, Tensor], Tensor]  # (index, latents, timestep) → model output, guided
 
@@ -40,20 +41,20 @@ def guided_noise_pred(
     unet: nn.Module,
     latents: Tensor,
     timestep: Tensor,
-    embedding: Tensor,
-    negative_prompt_embeds: Tensor,
+    embedding: Condition,
+    negative_prompt_embeds: Condition,
     guidance_scale: float,
     precision: torch.dtype = torch.float32,
 ) -> Tensor:
     """Classifier-free guidance: f(x_t, t, "") + g · (f(x_t, t, e) − f(x_t, t, "")), (B, C, h, w).
 
-    `embedding` (1, L, D) is the condition, `negative_prompt_embeds` (1, L, D) the frozen embedding of "".
+    `embedding` is the condition, `negative_prompt_embeds` the frozen one of no prompt; of each there is one.
     """
     count = len(latents)
-    condition = embedding.expand(count, -1, -1)
+    condition = embedding.expand(count)
     if guidance_scale == 1:
         return predict(unet, latents, timestep, condition, precision)
-    both = torch.cat([negative_prompt_embeds.expand(count, -1, -1), condition])
+    both = negative_prompt_embeds.expand(count).join(condition)
     without, with_condition = predict(unet, torch.cat([latents] * 2), timestep, both, precision).chunk(2)
     return without + guidance_scale * (with_condition - without)
 
@@ -94,9 +95,9 @@ def sample(
     unet: nn.Module,
     scheduler: NoiseScheduler,
     latents: Tensor,
-    object_embedding: Tensor,
-    edit_embedding: Tensor,
-    negative_prompt_embeds: Tensor,
+    object_embedding: Condition,
+    edit_embedding: Condition,
+    negative_prompt_embeds: Condition,
     *,
     steps: int,
     guidance_scale: float,
@@ -106,7 +107,7 @@ def sample(
 ) -> Tensor:
     """§3.2.3, Eqs. 6–7: clean latents (B, C, h, w) from pure noise `latents`, by DDIM, η = 0.
 
-    `unet` is the tuned network, `scheduler` the model's `DDIMScheduler`; the embeddings are (1, L, D).
+    `unet` is the tuned network, `scheduler` the model's `DDIMScheduler`; of each embedding there is one.
     """
     ddim = ddim_scheduler(scheduler, steps)
     embeddings = {"object": object_embedding.float(), "edit": edit_embedding.float()}

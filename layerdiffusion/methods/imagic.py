@@ -26,6 +26,7 @@ from layerdiffusion.methods.stages import (
     stored_weights,
     tuned_network,
 )
+from layerdiffusion.models.family import Condition
 from layerdiffusion.progress import Reporter
 from layerdiffusion.runtime import Stage, finite, training_generator
 from layerdiffusion.settings import EMBEDDINGS, FINETUNE, SAMPLING, Settings
@@ -56,7 +57,7 @@ def stages(task: Task) -> list[Stage[object]]:
 def fit_embedding(
     models: Models, report: Reporter, prompt: str, picture: Image.Image, steps: int, lr: float, seed: int
 ) -> FittedEmbeddings:
-    """Step A, text embedding optimisation: e_opt (1, L, D), from the prompt's own embedding with the model frozen."""
+    """Step A, text embedding optimisation: e_opt, from the prompt's own embedding with the model frozen."""
     report.begin(EMBEDDINGS)
     latents = models.encode(picture)
     embedding = optimize_embeddings(
@@ -71,7 +72,7 @@ def fit_embedding(
         precision=models.profile.training_precision,
         on_step=report.step,
     )
-    return FittedEmbeddings(finite(embedding).cpu(), report.losses)
+    return FittedEmbeddings(embedding.map(finite).to("cpu"), report.losses)
 
 
 def fit_network(
@@ -118,7 +119,7 @@ def sample_pictures(
     settings: Settings,
 ) -> list[Image.Image]:
     """Step C: a picture for each seed, at the interpolated embedding."""
-    words = models.embed([prompt, ""])
+    words = models.embed([prompt, None])
     embedding = interpolated(words[:1], fit.embeddings.to(models.device), alpha)
     unet = tuned_network(models, tuning.weights)
 
@@ -140,9 +141,9 @@ def sample_pictures(
     return pictures(models, report, settings.seeds, latents_of)
 
 
-def interpolated(target: Tensor, optimized: Tensor, alpha: float) -> Tensor:
+def interpolated(target: Condition, optimized: Condition, alpha: float) -> Condition:
     """Step C, interpolation: ē = η · e_tgt + (1 − η) · e_opt; `alpha` is η, `target` the prompt's own embedding."""
-    return alpha * target + (1 - alpha) * optimized
+    return target.map(lambda own, fitted: alpha * own + (1 - alpha) * fitted, optimized)
 
 
 def _everywhere(latents: Tensor) -> Tensor:

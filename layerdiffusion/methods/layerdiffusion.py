@@ -25,6 +25,7 @@ from layerdiffusion.method.finetune import (
 from layerdiffusion.method.objective import OnStep, off_subject
 from layerdiffusion.method.sampling import sample
 from layerdiffusion.methods.stages import FittedEmbeddings, Task, TunedWeights, pictures, stored_weights, tuned_network
+from layerdiffusion.models.family import Condition
 from layerdiffusion.progress import Reporter
 from layerdiffusion.runtime import Stage, finite, training_generator
 from layerdiffusion.settings import EMBEDDINGS, FINETUNE, SAMPLING, Settings
@@ -131,10 +132,10 @@ def fit_embeddings(
     missing: tuple[str, ...] = (),
     settings: Settings | None = None,
 ) -> FittedEmbeddings:
-    """Stage 1: [ê_a, ê_b], (2, L, D), float32; without steps, what the words mean."""
+    """Stage 1: [ê_a, ê_b], float32; without steps, what the words mean."""
     embeddings = models.embed(list(prompts))
     if settings is None or image is None or mask is None:
-        return FittedEmbeddings(embeddings.cpu(), [])
+        return FittedEmbeddings(embeddings.to("cpu"), [])
     report.begin(EMBEDDINGS)
     fitted = optimize_embeddings(
         models.unet,
@@ -149,7 +150,7 @@ def fit_embeddings(
         precision=models.profile.training_precision,
         on_step=report.step,
     )
-    return FittedEmbeddings(finite(fitted).cpu(), report.losses)
+    return FittedEmbeddings(fitted.map(finite).to("cpu"), report.losses)
 
 
 # Stage 2
@@ -240,7 +241,7 @@ def sample_pictures(
     unet = tuned_network(models, without_part(tuning.weights, settings.forget))
     object_embedding = embeddings.embeddings[:1].to(models.device)
     mixed = object_embedding if settings.alpha is None else _mixed(models, embeddings, settings.alpha)
-    negative = models.embed([""])
+    negative = models.embed([None])
 
     def latents_of(noise: Tensor, on_step: OnStep) -> Tensor:
         return sample(
@@ -260,8 +261,8 @@ def sample_pictures(
     return pictures(models, report, settings.seeds, latents_of)
 
 
-def _mixed(models: Models, embeddings: FittedEmbeddings, alpha: float) -> Tensor:
-    """e_opt (1, L, D) on the device."""
+def _mixed(models: Models, embeddings: FittedEmbeddings, alpha: float) -> Condition:
+    """e_opt on the device."""
     return edit_embedding(embeddings.embeddings[:1], embeddings.embeddings[1:], alpha).to(models.device)
 
 

@@ -30,6 +30,7 @@ from layerdiffusion.method.sampling import ddim_scheduler, denoise, guided_noise
 from layerdiffusion.method.types import NoiseScheduler
 from layerdiffusion.methods.options import PnPOptions
 from layerdiffusion.methods.stages import Task, pictures
+from layerdiffusion.models.family import Condition
 from layerdiffusion.progress import Reporter
 from layerdiffusion.runtime import Stage, finite
 from layerdiffusion.settings import SAMPLING, Settings
@@ -54,7 +55,7 @@ def invert(
     unet: nn.Module,
     scheduler: NoiseScheduler,
     latents: Tensor,
-    embedding: Tensor,
+    embedding: Condition,
     *,
     sampling_steps: int,
     inversion_steps: int,
@@ -63,7 +64,7 @@ def invert(
 ) -> Tensor:
     """DDIM backwards, without guidance: the photo's latents (N, C, h, w) at each of N sampling steps, noisiest first.
 
-    `latents` are the photo's (1, C, h, w), `embedding` (1, L, D) its prompt's, by the authors the empty one's. The
+    `latents` are the photo's (1, C, h, w), `embedding` its prompt's, by the authors the empty one's. The
     network is asked at the timestep that each step leads to, as diffusers' `DDIMInverseScheduler` has it; that one
     takes evenly spaced steps only, and would miss the sampling's timesteps.
     """
@@ -223,9 +224,9 @@ def plug_and_play(
     scheduler: NoiseScheduler,
     source: Tensor,
     start: Tensor,
-    embedding: Tensor,
-    negative_prompt_embeds: Tensor,
-    source_embedding: Tensor,
+    embedding: Condition,
+    negative_prompt_embeds: Condition,
+    source_embedding: Condition,
     *,
     feature_share: float,
     attention_share: float,
@@ -235,7 +236,7 @@ def plug_and_play(
 ) -> Tensor:
     """Clean latents (B, C, h, w) by DDIM, η = 0, from `start` (B, C, h, w), the photo's features injected.
 
-    `source` (N, C, h, w) is what `invert` returned, one for each of N steps; the embeddings are (1, L, D), that of
+    `source` (N, C, h, w) is what `invert` returned, one for each of N steps; of each embedding there is one, that of
     the source the one it was inverted with. Features are injected in the first `feature_share` of the steps,
     self-attention in the first `attention_share`. While anything is, each pass has the source beside the pictures,
     with and without their condition.
@@ -251,7 +252,7 @@ def plug_and_play(
             if not (injection.features or injection.attention):
                 return guided_noise_pred(unet, latents, timestep, embedding, negative, guidance_scale, precision)
             batch, words = _beside(latents, embedding, negative, guidance_scale)
-            batch, words = torch.cat([source[index : index + 1], batch]), torch.cat([source_embedding, words])
+            batch, words = torch.cat([source[index : index + 1], batch]), source_embedding.join(words)
             noise_pred = predict(unet, batch, timestep, words, precision)[1:]
             if guidance_scale == 1:
                 return noise_pred
@@ -261,12 +262,14 @@ def plug_and_play(
         return denoise(ddim, start.float(), ddim.timesteps, predict_noise, on_step)
 
 
-def _beside(latents: Tensor, embedding: Tensor, negative: Tensor, guidance_scale: float) -> tuple[Tensor, Tensor]:
+def _beside(
+    latents: Tensor, embedding: Condition, negative: Condition, guidance_scale: float
+) -> tuple[Tensor, Condition]:
     """What classifier-free guidance asks the network: the latents without and with their condition."""
     count = len(latents)
     if guidance_scale == 1:
-        return latents, embedding.expand(count, -1, -1)
-    return torch.cat([latents] * 2), torch.cat([negative.expand(count, -1, -1), embedding.expand(count, -1, -1)])
+        return latents, embedding.expand(count)
+    return torch.cat([latents] * 2), negative.expand(count).join(embedding.expand(count))
 
 
 def stages(task: Task) -> list[Stage[object]]:
@@ -297,7 +300,7 @@ def invert_picture(
         models.unet,
         models.scheduler,
         models.encode(picture),
-        models.embed([""]),
+        models.embed([None]),
         sampling_steps=sampling_steps,
         inversion_steps=inversion_steps,
         precision=models.profile.training_precision,  # its steps are small, and their errors add up
@@ -310,7 +313,7 @@ def sample_pictures(
     models: Models, report: Reporter, inversion: Tensor, prompt: str, options: PnPOptions, settings: Settings
 ) -> list[Image.Image]:
     """A picture for each seed, the photo's features injected."""
-    source, words = inversion.to(models.device), models.embed([prompt, ""])
+    source, words = inversion.to(models.device), models.embed([prompt, None])
     # Modules of their own around the model's weights: nobody else's pass can meet an injection, nor a compiled
     # network miss it.
     unet = with_weights(models.unet, {})

@@ -13,6 +13,7 @@ from layerdiffusion.method.sampling import ddim_scheduler, denoise, guided_noise
 from layerdiffusion.method.types import NoiseScheduler
 from layerdiffusion.methods.options import SDEditOptions
 from layerdiffusion.methods.stages import Task, pictures
+from layerdiffusion.models.family import Condition
 from layerdiffusion.progress import Reporter
 from layerdiffusion.runtime import Stage
 from layerdiffusion.settings import SAMPLING, Settings
@@ -32,8 +33,8 @@ def sdedit(
     scheduler: NoiseScheduler,
     latents: Tensor,
     noise: Tensor,
-    embedding: Tensor,
-    negative_prompt_embeds: Tensor,
+    embedding: Condition,
+    negative_prompt_embeds: Condition,
     *,
     strength: float,
     steps: int,
@@ -43,7 +44,7 @@ def sdedit(
 ) -> Tensor:
     """Clean latents (B, C, h, w) by DDIM, η = 0, from the photo's `latents` (1, C, h, w) under `noise` (B, C, h, w).
 
-    The embeddings are (1, L, D). Of `steps` steps the last `taken_steps` are taken; with none, the photo comes back.
+    Of each embedding there is one. Of `steps` steps the last `taken_steps` are taken; with none, the photo comes back.
     """
     ddim = ddim_scheduler(scheduler, steps)
     taken = taken_steps(steps, strength)
@@ -79,7 +80,7 @@ def sample_pictures(
     models: Models, report: Reporter, picture: Image.Image, prompt: str, strength: float, settings: Settings
 ) -> list[Image.Image]:
     """A picture for each seed."""
-    latents, words = models.encode(picture), models.embed([prompt, ""])
+    latents, words = models.encode(picture), models.embed([prompt, None])
 
     def latents_of(noise: Tensor, on_step: OnStep) -> Tensor:
         return sdedit(

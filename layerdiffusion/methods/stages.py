@@ -17,6 +17,7 @@ from layerdiffusion.method.finetune import Weights, with_weights
 from layerdiffusion.method.objective import OnStep
 from layerdiffusion.method.sampling import initial_latents, sample
 from layerdiffusion.methods.options import Options
+from layerdiffusion.models.family import Condition
 from layerdiffusion.progress import Reporter
 from layerdiffusion.runtime import Stage, finite
 from layerdiffusion.settings import Settings
@@ -30,7 +31,7 @@ LatentsOf = Callable[[Tensor, OnStep], Tensor]  # (noise of one batch, on_step) 
 class FittedEmbeddings(NamedTuple):
     """What a fit of embeddings came to."""
 
-    embeddings: Tensor  # (B, L, D), float32, in main memory
+    embeddings: Condition  # float32, in main memory
     losses: list[float]  # of each step
 
 
@@ -103,7 +104,7 @@ def generate_background(
     models: Models, report: Reporter, prompt: str, seed: int, steps: int, guidance_scale: float
 ) -> Image.Image:
     """DDIM from the seed's noise with the untouched model and the whole prompt."""
-    embedding, negative = models.embed([prompt]), models.embed([""])
+    embedding, negative = models.embed([prompt]), models.embed([None])
     report.begin("background")
     latents = sample(
         models.unet,

@@ -26,7 +26,7 @@ def ood_score(models: Models, image: Image.Image) -> float:
     time = int(TIMESTEP * models.scheduler.config.num_train_timesteps)
     steps = torch.full((NOISES,), time, device=latents.device)
     noisy = models.scheduler.add_noise(latents, noise, steps)
-    prediction = models.unet(noisy, steps, encoder_hidden_states=models.embed([""] * NOISES)).sample.float()
+    prediction = models.unet(noisy, steps, **models.embed([None] * NOISES).arguments(noisy)).sample.float()
     alpha_cumprod = models.scheduler.alphas_cumprod[time].item()
     if models.scheduler.config.prediction_type == "v_prediction":
         found = alpha_cumprod**0.5 * noisy - (1 - alpha_cumprod) ** 0.5 * prediction

@@ -25,9 +25,9 @@ from layerdiffusion.errors import ModelError
 from layerdiffusion.models import hub
 from layerdiffusion.models._torchvision import ensure_torchvision
 from layerdiffusion.models.clip import load_clip
+from layerdiffusion.models.family import Condition, StableDiffusion
 from layerdiffusion.models.parts import Network, native_size, open_file, open_folder, quiet, reason, vae_factor
 from layerdiffusion.models.profile import Profile, device_profile
-from layerdiffusion.prompts import truncation_warning
 from layerdiffusion.settings import PAPER, Settings
 
 MINIATURE = Path(__file__).resolve().parents[2] / "assets" / "miniature"
@@ -47,8 +47,7 @@ class Models:
     vae: Network
     unet: Network
     master: Network
-    text_encoder: Network
-    tokenizer: Any
+    family: StableDiffusion  # how its words become what `unet` is asked with
     scheduler: Any  # a DDIMScheduler with the model's own noise schedule; not to be stepped
     profile: Profile
     defaults: Settings  # every field set
@@ -70,23 +69,15 @@ class Models:
     @property
     def tokens(self) -> int:
         """L, the length of a prompt in tokens, with the marks around it."""
-        return min(self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings)
+        return self.family.tokens
 
-    @torch.no_grad()
-    def embed(self, prompts: Sequence[str]) -> Tensor:
-        """The text encoder's last hidden states, (len(prompts), L, D), float32 on the device."""
-        words = self.tokenizer(
-            list(prompts), padding="max_length", max_length=self.tokens, truncation=True, return_tensors="pt"
-        )
-        mask = None
-        if getattr(self.text_encoder.config, "use_attention_mask", False):
-            mask = words.attention_mask.to(self.device)
-        return self.text_encoder(words.input_ids.to(self.device), attention_mask=mask)[0].float()
+    def embed(self, prompts: Sequence[str | None]) -> Condition:
+        """What the network is asked with for each prompt, float32 on the device; None is no prompt at all."""
+        return self.family.embed(prompts)
 
     def prompt_warnings(self, prompts: Sequence[str]) -> list[str]:
         """A sentence for each prompt that the text encoder cuts short."""
-        found = (truncation_warning(self.tokenizer, prompt, self.tokens) for prompt in prompts)
-        return [warning for warning in found if warning]
+        return self.family.prompt_warnings(prompts)
 
     @torch.no_grad()
     def encode(self, image: Image.Image) -> Tensor:
@@ -202,9 +193,8 @@ def _assemble(name: str, source: Path, profile: Profile, size: int | None, notic
         name=name,
         folder=folder,
         vae=parts.vae.to(profile.device),
-        text_encoder=parts.text_encoder.to(profile.device),
+        family=StableDiffusion(parts.text_encoder.to(profile.device), parts.tokenizer),
         **_place(parts.unet, profile),
-        tokenizer=parts.tokenizer,
         scheduler=parts.scheduler,
         profile=profile,
         defaults=_defaults(folder, profile),

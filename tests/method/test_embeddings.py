@@ -6,6 +6,7 @@ import torch
 from layerdiffusion.method import edit_embedding, optimize_embeddings
 from layerdiffusion.method.embeddings import embedding_loss
 from layerdiffusion.method.objective import draw_noise_and_timestep
+from layerdiffusion.models.family import Condition
 
 pytestmark = pytest.mark.usefixtures("global_random_state_is_left_alone")
 
@@ -44,9 +45,10 @@ def test_with_one_embedding_and_no_mask_it_is_imagics_first_stage(scene, seeded)
     everything = torch.ones(1, 1, 8, 8)
     ours = optimize_embeddings(
         unet, scheduler, latents, everything, embeddings[:1], steps=20, lr=1e-3, generator=seeded(1)
-    )
-    imagic = imagic_first_stage(unet, scheduler, latents, embeddings[:1], 20, 1e-3, seeded(1))
-    assert (imagic - embeddings[:1]).abs().max() > 5e-3
+    ).prompt_embeds
+    start = embeddings.prompt_embeds[:1]
+    imagic = imagic_first_stage(unet, scheduler, latents, start, 20, 1e-3, seeded(1))
+    assert (imagic - start).abs().max() > 5e-3
     assert (ours - imagic).abs().max() <= 1e-5
 
 
@@ -54,7 +56,9 @@ def test_each_of_the_pair_walks_as_it_would_alone_on_the_same_noise(scene, seede
     unet, scheduler, latents, mask, embeddings = scene
 
     def walk(start):
-        return optimize_embeddings(unet, scheduler, latents, mask, start, steps=8, lr=1e-3, generator=seeded(1))
+        return optimize_embeddings(
+            unet, scheduler, latents, mask, start, steps=8, lr=1e-3, generator=seeded(1)
+        ).prompt_embeds
 
     together = walk(embeddings)
     torch.testing.assert_close(together[:1], walk(embeddings[:1]), atol=1e-5, rtol=0)
@@ -79,19 +83,19 @@ def test_both_are_fitted_better_to_what_the_mask_shows(scene, seeded):
 def test_under_an_empty_mask_nothing_moves(scene, seeded):
     unet, scheduler, latents, mask, embeddings = scene
     still = optimize_embeddings(unet, scheduler, latents, mask * 0, embeddings, steps=3, lr=1e-1, generator=seeded(1))
-    assert torch.equal(still, embeddings)
+    assert torch.equal(still.prompt_embeds, embeddings.prompt_embeds)
 
 
 def test_the_model_and_the_embeddings_given_are_left_as_they_were(scene, seeded):
     unet, scheduler, latents, mask, embeddings = scene
     weights = {name: value.clone() for name, value in unet.state_dict().items()}
-    given = embeddings.clone()
+    given = embeddings.prompt_embeds.clone()
 
     moved = optimize_embeddings(unet, scheduler, latents, mask, embeddings, steps=2, lr=1e-2, generator=seeded(1))
 
-    assert not torch.equal(moved, embeddings)
-    assert not moved.requires_grad
-    assert torch.equal(given, embeddings)
+    assert not torch.equal(moved.prompt_embeds, given)
+    assert not moved.prompt_embeds.requires_grad
+    assert torch.equal(given, embeddings.prompt_embeds)
     assert all(torch.equal(value, weights[name]) for name, value in unet.state_dict().items())
     assert all(parameter.grad is None for parameter in unet.parameters())
 
@@ -99,7 +103,7 @@ def test_the_model_and_the_embeddings_given_are_left_as_they_were(scene, seeded)
 def test_without_steps_the_embeddings_are_the_text_encoders(scene, seeded):
     unet, scheduler, latents, mask, embeddings = scene
     same = optimize_embeddings(unet, scheduler, latents, mask, embeddings, steps=0, lr=1e-2, generator=seeded(1))
-    assert torch.equal(same, embeddings)
+    assert torch.equal(same.prompt_embeds, embeddings.prompt_embeds)
 
 
 def test_each_step_is_reported_and_an_exception_from_the_report_stops_it(scene, seeded):
@@ -122,7 +126,10 @@ def test_each_step_is_reported_and_an_exception_from_the_report_stops_it(scene, 
 
 def test_the_edit_embedding_is_alpha_of_the_object_and_the_rest_of_the_background():
     object_embedding, background_embedding = torch.full((1, 3, 2), 10.0), torch.full((1, 3, 2), 20.0)
-    blend = edit_embedding(object_embedding, background_embedding, 0.7)
-    torch.testing.assert_close(blend, torch.full((1, 3, 2), 13.0))
-    assert torch.equal(edit_embedding(object_embedding, background_embedding, 1.0), object_embedding)
-    assert torch.equal(edit_embedding(object_embedding, background_embedding, 0.0), background_embedding)
+
+    def blend(alpha):
+        return edit_embedding(Condition(object_embedding), Condition(background_embedding), alpha).prompt_embeds
+
+    torch.testing.assert_close(blend(0.7), torch.full((1, 3, 2), 13.0))
+    assert torch.equal(blend(1.0), object_embedding)
+    assert torch.equal(blend(0.0), background_embedding)

@@ -83,7 +83,7 @@ def test_it_follows_a_plain_training_loop(either_models, layers, tune, seeded):
 
     unet, scheduler = copy.deepcopy(either_models.unet).requires_grad_(True), either_models.scheduler
     optimizer = torch.optim.Adam(unet.parameters(), lr=1e-3)
-    embedding, generator = either_models.embed(["a dog"]), seeded(7)
+    embedding, generator = either_models.embed(["a dog"]).prompt_embeds, seeded(7)
     for _ in range(4):
         noise = torch.randn(1, 4, 8, 8, generator=generator)  # shared by both terms, as is t
         t = torch.randint(1000, (1,), generator=generator)
@@ -144,7 +144,11 @@ def test_the_weights_put_into_a_network_make_the_tuned_one(either_models, layers
     tuned = with_weights(unet, weights)
     again = with_weights(unet, weights)
 
-    inputs = torch.randn(1, 4, 8, 8, generator=seeded(4)), torch.tensor(300), either_models.embed(["a cat"])
+    inputs = (
+        torch.randn(1, 4, 8, 8, generator=seeded(4)),
+        torch.tensor(300),
+        either_models.embed(["a cat"]).prompt_embeds,
+    )
     with torch.no_grad():
         assert (tuned(*inputs).sample - unet(*inputs).sample).abs().max() > 1e-4
         assert torch.equal(tuned(*inputs).sample, again(*inputs).sample)

@@ -14,6 +14,7 @@ from layerdiffusion.method.objective import (
     prediction_target,
     train_mode,
 )
+from layerdiffusion.models.family import Condition
 
 
 def test_no_gradient_leaves_the_mask(seeded):
@@ -90,7 +91,7 @@ def test_lower_precision_predicts_nearly_the_same_and_still_gives_float32(seeded
         torch.manual_seed(0)
         unet = tiny_unet()
     latents = torch.randn(1, 4, 8, 8, generator=seeded(0))
-    embeddings = torch.randn(1, 5, WIDTH, generator=seeded(1))
+    embeddings = Condition(torch.randn(1, 5, WIDTH, generator=seeded(1)))
     with torch.no_grad():
         full = predict(unet, latents, torch.tensor(500), embeddings, torch.float32)
         half = predict(unet, latents, torch.tensor(500), embeddings, torch.bfloat16)

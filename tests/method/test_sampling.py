@@ -9,6 +9,7 @@ from torch import nn
 
 from layerdiffusion.method import initial_latents, sample
 from layerdiffusion.method.sampling import conditions, ddim_scheduler
+from layerdiffusion.models.family import Condition
 
 pytestmark = pytest.mark.usefixtures("global_random_state_is_left_alone")
 
@@ -44,7 +45,7 @@ class Recorder(nn.Module):
 
 @pytest.fixture
 def embeddings():
-    return [torch.full((1, 5, WIDTH), value) for value in (1.0, 2.0, 0.0)]  # ê_a, e_opt, ""
+    return [Condition(torch.full((1, 5, WIDTH), value)) for value in (1.0, 2.0, 0.0)]  # ê_a, e_opt, ""
 
 
 @pytest.mark.parametrize(
@@ -79,8 +80,8 @@ def test_one_condition_and_no_training_is_diffusers_own_pipeline(either_models, 
     models = either_models
     pipeline = StableDiffusionPipeline(
         vae=models.vae,
-        text_encoder=models.text_encoder,
-        tokenizer=models.tokenizer,
+        text_encoder=models.family.text_encoder,
+        tokenizer=models.family.tokenizer,
         unet=models.unet,
         scheduler=models.scheduler,
         safety_checker=None,
@@ -91,8 +92,8 @@ def test_one_condition_and_no_training_is_diffusers_own_pipeline(either_models, 
     edit, other, empty = (models.embed([words]) for words in ("a dog jumps", "not this", ""))
     latents = initial_latents([3, 4], models.latent_shape)
     theirs = pipeline(
-        prompt_embeds=edit.expand(2, -1, -1),
-        negative_prompt_embeds=empty.expand(2, -1, -1),
+        prompt_embeds=edit.expand(2).prompt_embeds,
+        negative_prompt_embeds=empty.expand(2).prompt_embeds,
         latents=latents,
         num_inference_steps=20,
         guidance_scale=guidance_scale,

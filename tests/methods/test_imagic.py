@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from layerdiffusion.methods.imagic import fit_embedding, fit_network, interpolated
 from layerdiffusion.methods.stages import FittedEmbeddings
+from layerdiffusion.models.family import Condition
 from layerdiffusion.progress import Reporter
 from layerdiffusion.runtime import training_generator
 
@@ -51,7 +52,7 @@ def plain_network(models, latents, embedding, lr, generator):
 @pytest.fixture
 def given(either_models, edit):
     picture = edit.object_image.crop((0, 0, 64, 64))
-    return either_models, picture, either_models.encode(picture), either_models.embed([PROMPT])
+    return either_models, picture, either_models.encode(picture), either_models.embed([PROMPT]).prompt_embeds
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ def report():
 
 def test_the_optimized_embedding_is_the_published_ones(given, report):
     models, picture, latents, embedding = given
-    ours = fit_embedding(models, report, PROMPT, picture, STEPS, 1e-2, 3).embeddings
+    ours = fit_embedding(models, report, PROMPT, picture, STEPS, 1e-2, 3).embeddings.prompt_embeds
     theirs = plain_embedding(models, latents, embedding, 1e-2, training_generator("embeddings", 3))
     assert (ours - theirs).abs().max() < 1e-5
     assert (ours - embedding).abs().max() > 1e-2
@@ -71,7 +72,7 @@ def test_the_tuned_network_is_the_published_ones_and_the_models_own_is_left_alon
     models, picture, latents, embedding = given
     before = {name: value.clone() for name, value in models.unet.state_dict().items()}
     # Adam's first steps divide by the gradient's size: below 1e-4 rounding alone could not be told from a difference.
-    fit = FittedEmbeddings(embedding, [])
+    fit = FittedEmbeddings(Condition(embedding), [])
     ours = fit_network(models, report, PROMPT, picture, fit, STEPS, 1e-4, "full", 3).weights
     theirs = plain_network(models, latents, embedding, 1e-4, training_generator("finetune", 3))
     assert ours.keys() == theirs.keys()
@@ -82,5 +83,5 @@ def test_the_tuned_network_is_the_published_ones_and_the_models_own_is_left_alon
 
 def test_alpha_is_the_share_of_the_prompts_own_embedding(given):
     target, optimized = torch.ones(1, 3, 2), torch.zeros(1, 3, 2)
-    assert (interpolated(target, optimized, 0.7) == 0.7).all()
-    assert (interpolated(target, optimized, 1.2) == torch.tensor(1.2)).all()
+    assert (interpolated(Condition(target), Condition(optimized), 0.7).prompt_embeds == 0.7).all()
+    assert (interpolated(Condition(target), Condition(optimized), 1.2).prompt_embeds == torch.tensor(1.2)).all()

@@ -11,6 +11,7 @@ from tiny import WIDTH, stable_diffusion_scheduler, tiny_unet
 
 from layerdiffusion.method import initial_latents, sample, with_weights
 from layerdiffusion.methods.pnp import injection_into, inversion_timesteps, invert, mixed, plug_and_play, sites_of
+from layerdiffusion.models.family import Condition
 from layerdiffusion.models.load import load_models
 
 pytestmark = pytest.mark.usefixtures("global_random_state_is_left_alone")
@@ -45,7 +46,7 @@ def test_the_inversion_is_that_of_diffusers_inverse_scheduler(given, inverted):
     theirs = []
     with torch.no_grad():
         for timestep in scheduler.timesteps:
-            prediction = models.unet(latents, timestep, encoder_hidden_states=words[:1]).sample
+            prediction = models.unet(latents, timestep, encoder_hidden_states=words[:1].prompt_embeds).sample
             latents = scheduler.step(prediction, timestep, latents).prev_sample
             theirs.append(latents)
     assert inverted.shape == (STEPS, *models.latent_shape)
@@ -163,7 +164,7 @@ class Spy:
 def test_features_and_attention_are_injected_in_their_share_of_the_steps_at_every_site(seeded):
     unet = sd_shaped_unet().requires_grad_(False).eval()
     spy = Spy(unet)
-    words = torch.randn((2, 5, WIDTH), generator=seeded(0))
+    words = Condition(torch.randn((2, 5, WIDTH), generator=seeded(0)))
     source = torch.randn((STEPS, 4, 8, 8), generator=seeded(1))
     start = torch.randn((2, 4, 8, 8), generator=seeded(2))
     arguments = stable_diffusion_scheduler(), source, start, words[1:], words[:1], words[:1]

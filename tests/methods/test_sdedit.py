@@ -21,8 +21,8 @@ pytestmark = pytest.mark.usefixtures("global_random_state_is_left_alone")
 def diffusers_latents(models, picture, prompt, seeds, **arguments) -> torch.Tensor:
     pipeline = StableDiffusionImg2ImgPipeline(
         vae=models.vae,
-        text_encoder=models.text_encoder,
-        tokenizer=models.tokenizer,
+        text_encoder=models.family.text_encoder,
+        tokenizer=models.family.tokenizer,
         unet=models.unet,
         scheduler=models.scheduler.from_config(models.scheduler.config),
         safety_checker=None,
@@ -38,7 +38,7 @@ def diffusers_latents(models, picture, prompt, seeds, **arguments) -> torch.Tens
 
 
 def our_latents(models, latents, prompt, seeds, **arguments) -> torch.Tensor:
-    words = models.embed([prompt, ""])
+    words = models.embed([prompt, None])
     noise = initial_latents(seeds, models.latent_shape)
     return sdedit(models.unet, models.scheduler, latents, noise, words[:1], words[1:], **arguments)
 

@@ -30,7 +30,7 @@ def test_sizes_lengths_and_scalings_come_from_the_models_own_configs(tiny_models
     assert tiny_models.vae.config.scaling_factor == 0.18215
     assert tiny_v_models.vae.config.scaling_factor == 1.0
     assert tiny_v_models.scheduler.config.prediction_type == "v_prediction"
-    assert tiny_models.embed(["a dog", ""]).shape == (2, TOKENS, WIDTH)
+    assert tiny_models.embed(["a dog", ""]).prompt_embeds.shape == (2, TOKENS, WIDTH)
     assert not any(p.requires_grad for p in tiny_models.unet.parameters())
 
 
@@ -46,7 +46,7 @@ def test_prompts_are_embedded_as_diffusers_embeds_them(either_models):
 
     pipeline = StableDiffusionPipeline.from_pretrained(either_models.folder)
     theirs, empty = pipeline.encode_prompt("a dog jumps", "cpu", 1, True)
-    torch.testing.assert_close(either_models.embed(["a dog jumps", ""]), torch.cat([theirs, empty]))
+    torch.testing.assert_close(either_models.embed(["a dog jumps", None]).prompt_embeds, torch.cat([theirs, empty]))
 
 
 def test_a_prompt_that_is_cut_short_is_said_to_be(tiny_models):
@@ -54,7 +54,7 @@ def test_a_prompt_that_is_cut_short_is_said_to_be(tiny_models):
     warnings = tiny_models.prompt_warnings(["a dog", long])
     assert len(warnings) == 1
     assert "ignores" in warnings[0]
-    assert tiny_models.embed([long]).shape == (1, TOKENS, WIDTH)
+    assert tiny_models.embed([long]).prompt_embeds.shape == (1, TOKENS, WIDTH)
 
 
 def test_pictures_are_encoded_and_decoded_as_diffusers_does(either_models):
@@ -215,7 +215,9 @@ def test_a_model_saved_with_older_key_names_opens_as_the_same(folder, tiny_model
     weights = {f"text_model.{name}": value for name, value in load_file(path).items()}
     weights["text_model.embeddings.position_ids"] = torch.arange(TOKENS)[None]
     save_file(weights, path, metadata={"format": "pt"})
-    assert torch.equal(load_models(folder, "cpu").embed(["a dog"]), tiny_models.embed(["a dog"]))
+    assert torch.equal(
+        load_models(folder, "cpu").embed(["a dog"]).prompt_embeds, tiny_models.embed(["a dog"]).prompt_embeds
+    )
 
 
 def test_the_segmenter_is_the_models_own(folder):
