@@ -15,7 +15,7 @@ from layerdiffusion.errors import EditError
 from layerdiffusion.images.layers import Layers, lay_out
 from layerdiffusion.methods import imagic, layerdiffusion, pnp, sdedit
 from layerdiffusion.methods.options import OPTIONS, OWN, Options, check_options
-from layerdiffusion.methods.stages import Task, Trained, background_stage, generate_background
+from layerdiffusion.methods.stages import Task, Trained, TunedWeights, background_stage, generate_background
 from layerdiffusion.models.load import Models
 from layerdiffusion.progress import OnProgress, Reporter
 from layerdiffusion.result import Result
@@ -93,7 +93,7 @@ class Editor:
             settings=task.settings,
             model=self.models.name,
             layers=task.layers,
-            warnings=tuple(self.models.prompt_warnings(_prompts(edit, method))),
+            warnings=(*self.models.prompt_warnings(_prompts(edit, method)), *_notes(trained.values())),
         )
 
     def plan(self, edit: Edit, settings: Settings | None = None, method: str = OWN) -> dict[str, str]:
@@ -183,3 +183,8 @@ class Editor:
 def _prompts(edit: Edit, method: str) -> list[str]:
     """The prompts that the method gives to the text encoder."""
     return [edit.object_prompt, edit.background_prompt] if method == OWN else [edit.prompt]
+
+
+def _notes(trained: Iterable[Trained]) -> list[str]:
+    """What the training stages did otherwise than they were asked to."""
+    return [value.note for value in trained if isinstance(value, TunedWeights) and value.note]

@@ -35,6 +35,7 @@ class Progress:
     seconds_left: float | None = None  # of the whole edit
     preview: Image.Image | None = None  # now and then: the first seed's picture as it forms
     reused: bool = False
+    note: str = ""  # a sentence: why the stage runs otherwise than it was asked to
 
 
 OnProgress = Callable[[Progress], None]
@@ -58,6 +59,7 @@ class Reporter:
         self._on_progress, self._cancel = on_progress, cancel
         self.stage = ""
         self.losses: list[float] = []
+        self._note = ""
         self._before = 0  # steps of stages of this name that are finished
 
     def check(self) -> None:
@@ -70,7 +72,12 @@ class Reporter:
 
     def begin(self, stage: str) -> None:
         if stage != self.stage:
-            self.stage, self.losses, self._before, self._began = stage, [], 0, time.perf_counter()
+            self.stage, self._before = stage, 0
+            self.again("")
+
+    def again(self, note: str) -> None:
+        """The stage takes its steps from the first; `note` is one sentence on why it does."""
+        self.losses, self._note, self._began = [], note, time.perf_counter()
 
     def step(self, step: Step, preview: Callable[[], Image.Image] | None = None) -> None:
         self.check()
@@ -80,7 +87,7 @@ class Reporter:
         left = self._seconds_left(done, steps)
         if self._on_progress:
             picture = preview() if preview else None
-            self._on_progress(Progress(self.stage, done, steps, step.loss, left, picture))
+            self._on_progress(Progress(self.stage, done, steps, step.loss, left, picture, note=self._note))
 
     def finish(self, steps: int) -> None:
         """A stage of so many steps is done; the next of the same name counts on from there."""

@@ -33,7 +33,7 @@ class Result:
     settings: Settings  # every field set
     model: str
     layers: Layers  # the pictures the stages looked at
-    warnings: tuple[str, ...] = ()  # prompts that the model reads only in part
+    warnings: tuple[str, ...] = ()  # prompts read only in part, a stage 2 that was changed for want of memory
 
     @property
     def reused(self) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import threading
 import time
@@ -33,6 +34,11 @@ OUT_OF_MEMORY = (  # as torch, cuBLAS, cuDNN and the allocators of CPUs say it
     *("out of memory", "can't allocate memory", "not enough memory", "unable to find an engine"),
     *("cublas_status_alloc_failed", "cudnn_status_alloc_failed"),
 )
+SMALLER = "close what else uses the device, or choose a smaller model"
+MEMORY_ADVICE = {  # by stage: what can help there
+    "finetune": f"set layers to composite, {SMALLER}",
+    "sampling": f"load the model with low_memory, {SMALLER}",
+}
 _MISSING = object()
 
 
@@ -255,6 +261,14 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(part in words for part in OUT_OF_MEMORY)
 
 
+def free_memory(error: Exception) -> None:
+    """Give back what the work that ended in `error` holds on the device."""
+    traceback.clear_frames(error.__traceback__)
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 @contextlib.contextmanager
 def _in_words(stage: Stage[T]) -> Iterator[None]:
     """What can go wrong in a stage, as one sentence to the user."""
@@ -270,13 +284,9 @@ def _in_words(stage: Stage[T]) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        traceback.clear_frames(error.__traceback__)
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        raise OutOfMemory(
-            f"The {stage.name} stage needs more memory than there is; choose fewer seeds, tune “lora” or a smaller "
-            "model."
-        ) from error
+        free_memory(error)
+        advice = MEMORY_ADVICE.get(stage.name, SMALLER)
+        raise OutOfMemory(f"The {stage.name} stage needs more memory than there is; {advice}.") from error
 
 
 def _size(value: object) -> int:

@@ -632,9 +632,11 @@ def test_a_lower_precision_gives_nearly_the_same_losses_and_whole_pictures(tiny_
 
 @pytest.mark.parametrize("how", ["full", "lora"])
 def test_a_device_that_keeps_weights_in_half_precision_trains_from_the_float32_ones(tiny_v_models, edit, how):
-    """As on a CUDA device: the network that runs is bfloat16, the one that stage 2 starts from is float32."""
-    half = torch.bfloat16
-    profile = dataclasses.replace(tiny_v_models.profile, precision=half, training_precision=half, weights=half)
+    """As on a CUDA device: the network that runs is float16, the one that stage 2 starts from is float32."""
+    half = torch.float16
+    profile = dataclasses.replace(
+        tiny_v_models.profile, precision=half, training_precision=torch.bfloat16, weights=half
+    )
     unet = copy.deepcopy(tiny_v_models.master).to(half)
     before = copy.deepcopy(unet.state_dict())
     models = dataclasses.replace(tiny_v_models, unet=unet, profile=profile)

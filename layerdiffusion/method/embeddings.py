@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from layerdiffusion.method.graph import replayed
 from layerdiffusion.method.objective import (
     OnStep,
     OptimizerStep,
-    Step,
-    draw_noise_and_timestep,
+    draws,
     frozen,
     masked_loss,
     predict,
@@ -31,14 +31,16 @@ def embedding_loss(
 ) -> Tensor:
     """Eq. 1 as stage 1 minimises it, for each embedding: ‖M · (ε − f(x_t, t, e))‖², shape (B,).
 
-    `latents` (1, C, h, w), `noise` (1, C, h, w) and `timestep` (1,) are shared by all B `embeddings`;
-    `mask` (1, 1, h, w) is 1 on what they are fitted to, the paper's M.
+    `latents` (1, C, h, w) and the draws `noise` (N, C, h, w) and `timestep` (N,), over which the loss is the mean, are
+    shared by all B `embeddings`; `mask` (1, 1, h, w) is 1 on what they are fitted to, the paper's M.
     """
-    noisy = scheduler.add_noise(latents, noise, timestep)
-    target = prediction_target(scheduler, latents, noise, timestep)
-    count = len(embeddings)
-    prediction = predict(unet, noisy.expand(count, -1, -1, -1), timestep.expand(count), embeddings, precision)
-    return masked_loss(prediction, target, mask)
+    count, each = len(embeddings), len(noise)
+    latents = latents.expand(each, -1, -1, -1)
+    noisy = scheduler.add_noise(latents, noise, timestep).repeat(count, 1, 1, 1)
+    target = prediction_target(scheduler, latents, noise, timestep).repeat(count, 1, 1, 1)
+    embeddings = embeddings.map(lambda tensor: tensor.repeat_interleave(each, 0))
+    prediction = predict(unet, noisy, timestep.repeat(count), embeddings, precision)
+    return masked_loss(prediction, target, mask).view(count, each).mean(1)
 
 
 def optimize_embeddings(
@@ -52,6 +54,7 @@ def optimize_embeddings(
     lr: float,
     generator: torch.Generator,
     noise_offset: float = 0.0,
+    draws_a_step: int = 1,
     precision: torch.dtype = torch.float32,
     on_step: OnStep | None = None,
 ) -> Condition:
@@ -59,21 +62,28 @@ def optimize_embeddings(
 
     All are optimised, in all their parts, as one batch on the same noisy latents, timestep and noise, without
     classifier-free guidance. Their losses are added, so that each walks as it would alone. `noise_offset`, 0 in the
-    paper, is that of `draw_noise_and_timestep`. Returns float32; with no steps, a copy.
+    paper, is that of `draw_noise_and_timestep`; a step goes by the mean of `draws_a_step` draws, 1 in the paper.
+    Returns float32; with no steps, a copy.
     """
     embeddings = embeddings.map(lambda tensor: tensor.detach().float().clone())
     if not steps:
         return embeddings
     parameters = [tensor.requires_grad_(True) for tensor in embeddings.tensors.values()]
-    optimizer_step = OptimizerStep(parameters, lr, precision)
+    optimizer_step = OptimizerStep(parameters, lr, precision, steps=steps, on_step=on_step)
+
+    def gradients(noise: Tensor, timestep: Tensor) -> tuple[Tensor, ...]:
+        losses = embedding_loss(unet, scheduler, latents, mask, embeddings, noise, timestep, precision)
+        found = torch.autograd.grad(optimizer_step.scaled(losses.sum()), parameters)
+        return losses.detach().mean(), *found
+
+    drawn = draws(
+        latents.shape, scheduler, generator, latents.device, steps=steps, each=draws_a_step, noise_offset=noise_offset
+    )
     with frozen(unet):
-        for index in range(1, steps + 1):
-            noise, timestep = draw_noise_and_timestep(latents.shape, scheduler, generator, noise_offset)
-            noise, timestep = noise.to(latents), timestep.to(latents.device)
-            losses = embedding_loss(unet, scheduler, latents, mask, embeddings, noise, timestep, precision)
-            loss = optimizer_step(losses.sum()) / len(embeddings)
-            if on_step:
-                on_step(Step(index, steps, loss=loss))
+        for loss, *found in replayed(gradients, drawn):
+            for parameter, gradient in zip(parameters, found, strict=True):
+                parameter.grad = gradient
+            optimizer_step.update(loss)
     return embeddings.map(torch.Tensor.detach)
 
 

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from layerdiffusion.method.objective import (
     OnStep,
     OptimizerStep,
-    Step,
-    draw_noise_and_timestep,
+    draws,
     masked_loss,
     off_subject,
     predict,
@@ -119,64 +118,70 @@ def finetune(
     lr: float,
     generator: torch.Generator,
     noise_offset: float = 0.0,
+    draws_a_step: int = 1,
     tune: str = "full",
     precision: torch.dtype = torch.float32,
-    optimizer: OptimizerFactory = torch.optim.Adam,
+    rounded: bool = False,
+    optimizer: OptimizerFactory | None = None,
     checkpointing: bool = False,
     on_step: OnStep | None = None,
 ) -> Weights:
     """§3.2.2: the weights that `steps` of Adam on Eq. 5 lead to, conditioned on `edit_embedding`.
 
-    `unet` itself is left as it is: a copy is tuned, on the latents' device. With `tune="full"` the copy is
+    `unet` itself is left as it is: a copy is tuned, on the latents' device. With `tune="full"` its weights are
     float32 whatever `unet` is, and so is what it returns, every parameter by name: steps of 2e-6 are below
     the rounding of a bfloat16 or float16 weight. With `tune="lora"` low-rank adapters beside the attention
     projections are tuned, at `LORA_LR_FACTOR` times `lr`, and only they are returned. `with_weights` puts
-    either back into a network. Both terms share t and ε; `noise_offset`, 0 in the paper, is that of
-    `draw_noise_and_timestep`. With no steps, or with both weights 0, nothing changes and the result is empty.
+    either back into a network. With `rounded`, the network computes without autocast, by weights that are
+    rounded to `precision` after each step; those returned are float32 all the same. Both terms share t and ε;
+    `noise_offset`, 0 in the paper, is that of `draw_noise_and_timestep`; a step goes by the mean of
+    `draws_a_step` draws, 1 in the paper. With no steps, or with both weights 0, the result is empty.
     """
     if not steps or not (object_weight or background_weight):
         return {}
-    device = layers.latents.device
+    device, lora = layers.latents.device, tune == "lora"
     # The adapters' starting values have their own generator: both ways of tuning then see the same noise.
     starts = torch.Generator().manual_seed(generator.initial_seed())
-    tuned = _with_new_adapters(unet, device, starts) if tune == "lora" else _float32_copy(unet, device)
+    tuned = _with_new_adapters(unet, device, starts) if lora else _float32_copy(unet, device)
     if checkpointing:
         cast(Checkpointed, tuned).enable_gradient_checkpointing()
-    parameters = [parameter for parameter in tuned.parameters() if parameter.requires_grad]
-    optimizer_step = OptimizerStep(parameters, lr * LORA_LR_FACTOR if tune == "lora" else lr, precision, optimizer)
-
+    named = {name: parameter for name, parameter in tuned.named_parameters() if parameter.requires_grad}
+    weights: Weights = {name: parameter.detach() for name, parameter in named.items()}
+    half = _halve(tuned, precision) if rounded else []
+    trained, rate = (weights if half else named).values(), lr * LORA_LR_FACTOR if lora else lr
+    optimizer_step = OptimizerStep(trained, rate, precision, optimizer, half=half, steps=steps, on_step=on_step)
     layers = _without_idle_pictures(layers, object_weight, background_weight)
-    pictures = len(layers.latents)
-    embedding = edit_embedding.map(lambda tensor: tensor.detach().float()).expand(pictures)
+    shape, pictures = (1, *layers.latents.shape[1:]), len(layers.latents)
+    layers = TrainingLayers(*(part.repeat(draws_a_step, 1, 1, 1) for part in vars(layers).values()))
+    embedding = edit_embedding.map(lambda tensor: tensor.detach().float()).expand(len(layers.latents))
+    drawn = draws(shape, scheduler, generator, device, steps=steps, each=draws_a_step, noise_offset=noise_offset)
     with train_mode(tuned):
-        for index in range(1, steps + 1):
-            shape = (1, *layers.latents.shape[1:])
-            noise, timestep = draw_noise_and_timestep(shape, scheduler, generator, noise_offset)
-            noise = noise.to(layers.latents).expand_as(layers.latents)
-            timesteps = timestep.to(device).expand(pictures)
+        for noise, timesteps in drawn:
+            noise, timesteps = noise.repeat_interleave(pictures, 0), timesteps.repeat_interleave(pictures)
             noisy = scheduler.add_noise(layers.latents, noise, timesteps)
             target = prediction_target(scheduler, layers.latents, noise, timesteps)
             prediction = predict(tuned, noisy, timesteps, embedding, precision)
-            loss = optimizer_step(total_loss(prediction, target, layers, object_weight, background_weight))
-            if on_step:
-                on_step(Step(index, steps, loss=loss))
-    return {name: parameter.detach() for name, parameter in tuned.named_parameters() if parameter.requires_grad}
+            optimizer_step(total_loss(prediction, target, layers, object_weight, background_weight) / draws_a_step)
+    return weights
 
 
 def with_weights(unet: nn.Module, weights: Weights) -> nn.Module:
     """A network of `unet`'s structure with `weights` from `finetune`, in evaluation mode, without gradients.
 
-    It shares with `unet` the memory of every parameter that `weights` doesn't name, and changes none of it.
+    It shares with `unet` the memory of every parameter that `weights` doesn't change, and changes none of it. Adapters
+    are merged, W + B·A, computed in float32, so that they cost nothing when sampling.
     """
     tuned = _copy(unet, lambda parameter: parameter)
-    if any(_is_adapter(name) for name in weights):
-        _add_adapters(tuned)
     parameters = dict(tuned.named_parameters())
     for name, weight in weights.items():
+        if ".lora_B." in name:  # merged beside its lora_A
+            continue
+        if ".lora_A." in name:
+            name, down, up = name.split(".lora_A.")[0] + ".weight", weight, weights[name.replace("lora_A", "lora_B")]
+            old = parameters[name]
+            weight = old.float() + up.to(old.device).float() @ down.to(old.device).float()
         old = parameters[name]
-        # Adapters stay float32 beside weights of any kind: they are few, and small.
-        weight = weight.to(old.device, weight.dtype if _is_adapter(name) else old.dtype)
-        parameters[name].data = weight.contiguous(memory_format=_memory_format(old))
+        parameters[name].data = weight.to(old.device, old.dtype).contiguous(memory_format=_memory_format(old))
     return tuned.requires_grad_(False).eval()
 
 
@@ -192,6 +197,13 @@ def without_part(weights: Weights, part: str) -> Weights:
 def _float32_copy(unet: nn.Module, device: torch.device) -> nn.Module:
     tuned = _copy(unet, lambda tensor: tensor.to(device, torch.float32, copy=True))
     return tuned.requires_grad_(True)
+
+
+def _halve(unet: nn.Module, precision: torch.dtype) -> list[Tensor]:
+    """Round the network's weights to `precision`, and return those in training."""
+    for parameter in unet.parameters():
+        parameter.data = parameter.data.to(precision)
+    return [parameter for parameter in unet.parameters() if parameter.requires_grad]
 
 
 def _with_new_adapters(unet: nn.Module, device: torch.device, generator: torch.Generator) -> nn.Module:

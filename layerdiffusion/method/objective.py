@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +21,9 @@ from layerdiffusion.method.types import NoiseScheduler, OptimizerFactory
 from layerdiffusion.models.family import Condition
 
 MOST_OVERFLOWS = 12  # from 65,536 the scale is then 16: what overflows still does so for another reason
+MOST_WAITING, LONGEST_WAIT = 25, 0.5  # steps and seconds for which a GPU's losses are not fetched
+UPLOADED = 100  # draws that go to a device together: an upload waits for all that is queued there
+PART = 2**28  # gradients that are float32 at once beside half-precision weights: 1 GiB
 
 
 @dataclass(frozen=True)
@@ -56,10 +61,36 @@ def draw_noise_and_timestep(
     return noise, timestep
 
 
+def draws(
+    shape: tuple[int, ...],
+    scheduler: NoiseScheduler,
+    generator: torch.Generator,
+    device: torch.device,
+    *,
+    steps: int,
+    each: int = 1,
+    noise_offset: float = 0.0,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """For each step, `each` draws of `draw_noise_and_timestep` on the device: ε (each, C, h, w) and t (each,)."""
+    for start in range(0, steps, UPLOADED):
+        count = min(UPLOADED, steps - start) * each
+        drawn = [draw_noise_and_timestep(shape, scheduler, generator, noise_offset) for _ in range(count)]
+        noise, timesteps = (torch.cat(parts).to(device).split(each) for parts in zip(*drawn, strict=True))
+        yield from zip(noise, timesteps, strict=True)
+
+
 def predict(
     unet: nn.Module, latents: Tensor, timesteps: Tensor, condition: Condition, precision: torch.dtype
 ) -> Tensor:
-    """f(x_t, t, e): the model's prediction, (B, C, h, w), float32, computed under autocast to `precision`."""
+    """f(x_t, t, e): the model's prediction, (B, C, h, w), float32, computed in `precision`.
+
+    That is the network's own where its weights have it already; else it computes under autocast, which costs a
+    conversion of each weight.
+    """
+    weight = next(unet.parameters(), None)
+    if weight is not None and weight.dtype == precision:
+        latents, condition = latents.to(precision), condition.map(lambda tensor: tensor.to(precision))
+        return unet(latents, timesteps, **condition.arguments(latents)).sample.float()
     with autocast(latents.device, precision):
         return unet(latents, timesteps, **condition.arguments(latents)).sample.float()
 
@@ -104,9 +135,15 @@ def autocast(device: torch.device, precision: torch.dtype) -> contextlib.Abstrac
 
 
 class OptimizerStep:
-    """Adam on float32 parameters; a float16 backward is scaled up, so that small gradients survive it.
+    """Adam on float32 `parameters`, and the report of each of `steps` steps to `on_step`.
 
-    `optimizer` is called as `optimizer(parameters, lr=lr)`: `torch.optim.Adam` or one with its interface.
+    `optimizer` is called as `optimizer(parameters, lr=lr)`: `torch.optim.Adam` or one with its interface; None: Adam,
+    on a GPU as one kernel. A float16 backward is scaled up, so that small gradients survive it. Where the network
+    computes with rounded copies of `parameters`, these are `half`: they get the gradients, and new values after
+    each step.
+
+    A GPU works behind the program that asks it, and to read a loss is to wait for all that is queued. There the losses
+    are fetched `MOST_WAITING` at a time, or after `LONGEST_WAIT` seconds, and reported then; on a CPU each at once.
     """
 
     def __init__(
@@ -114,33 +151,83 @@ class OptimizerStep:
         parameters: Iterable[Tensor],
         lr: float,
         precision: torch.dtype = torch.float32,
-        optimizer: OptimizerFactory = torch.optim.Adam,
+        optimizer: OptimizerFactory | None = None,
+        *,
+        half: Iterable[Tensor] = (),
+        steps: int = 1,
+        on_step: OnStep | None = None,
     ) -> None:
-        parameters = list(parameters)
-        self.optimizer = optimizer(parameters, lr=lr)
+        self.parameters = list(parameters)
+        device = self.parameters[0].device
+        self.optimizer = (optimizer or partial(torch.optim.Adam, fused=device.type == "cuda"))(self.parameters, lr=lr)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
+        self.most_waiting = 1 if device.type == "cpu" else MOST_WAITING
         self.overflows = 0  # steps left out in a row
-        self.scaler = torch.amp.GradScaler(parameters[0].device.type, enabled=precision == torch.float16)
+        # The scaler looks at all gradients before any is used; else they become float32 a part at a time.
+        self._parts = _parts(self.parameters, list(half), math.inf if self.scaler.is_enabled() else PART)
+        self._one, self._scale = torch.ones((), device=device), self.scaler.get_scale()
+        self._steps, self._done, self._on_step = steps, 0, on_step
+        self._waiting: list[Tensor] = []  # of each step not yet reported: its loss, and the scale after it
+        self._fetched = time.perf_counter()
 
-    def __call__(self, loss: Tensor) -> float:
-        """One step down the gradient of `loss`, a scalar, which is returned.
+    def __call__(self, loss: Tensor) -> None:
+        """One step down the gradient of `loss`, a scalar.
 
-        Raises `FloatingPointError` when it is no longer a number, or when float16 overflows `MOST_OVERFLOWS` times in
-        a row.
+        Raises `FloatingPointError` when a loss that is fetched is no longer a number, or when float16 has overflowed
+        `MOST_OVERFLOWS` times in a row.
         """
-        value = loss.item()
-        # In float16 a single overflow is ordinary: the scaler leaves that step out and halves its scale.
-        if not math.isfinite(value) and not self.scaler.is_enabled():
-            raise FloatingPointError("the loss is no longer a finite number")
-        scale = self.scaler.get_scale()
-        self.scaler.scale(loss).backward()
-        self.scaler.step(self.optimizer)
+        self.scaled(loss).backward()
+        self.update(loss)
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        """What to take the gradients of, for `update`."""
+        return self.scaler.scale(loss)
+
+    def update(self, loss: Tensor) -> None:
+        """The step along the gradients of `scaled`, and the report of `loss`, a scalar."""
+        for parameters, half in self._parts:
+            for parameter, rounded in zip(parameters, half, strict=False):
+                parameter.grad, rounded.grad = None if rounded.grad is None else rounded.grad.float(), None
+            self.scaler.step(self.optimizer)
+            # Freed now, not before the next backward: they would lie beside the activations of the next forward pass.
+            self.optimizer.zero_grad(set_to_none=True)
+            if half:
+                with torch.no_grad():
+                    torch._foreach_copy_(half, parameters)
         self.scaler.update()
-        # Freed now, not before the next backward: they would lie beside the activations of the next forward pass.
-        self.optimizer.zero_grad(set_to_none=True)
-        self.overflows = self.overflows + 1 if self.scaler.get_scale() < scale else 0
-        if self.overflows >= MOST_OVERFLOWS:
-            raise FloatingPointError("float16 overflows at every step")
-        return value
+        self._done += 1
+        self._waiting.append(torch.stack([loss.detach().float(), self.scaler.scale(self._one)]))
+        late = time.perf_counter() - self._fetched > LONGEST_WAIT
+        if late or len(self._waiting) >= self.most_waiting or self._done == self._steps:
+            self._report()
+
+    def _report(self) -> None:
+        fetched = torch.stack(self._waiting).tolist()
+        first = self._done - len(fetched) + 1
+        self._waiting, self._fetched = [], time.perf_counter()
+        for index, (loss, scale) in enumerate(fetched, first):
+            # In float16 a single overflow is ordinary: the scaler leaves that step out and halves its scale.
+            self.overflows = self.overflows + 1 if scale < self._scale else 0
+            self._scale = scale
+            if self.overflows >= MOST_OVERFLOWS:
+                raise FloatingPointError("float16 overflows at every step")
+            if not math.isfinite(loss) and not self.scaler.is_enabled():
+                raise FloatingPointError("the loss is no longer a finite number")
+            if self._on_step:
+                self._on_step(Step(index, self._steps, loss=loss))
+
+
+def _parts(parameters: list[Tensor], half: list[Tensor], most: float) -> list[tuple[list[Tensor], list[Tensor]]]:
+    """The pairs of parameters and their rounded copies in groups of about `most` numbers."""
+    groups: list[tuple[list[Tensor], list[Tensor]]] = [([], [])]
+    if not half:
+        return [(parameters, [])]
+    for pair in zip(parameters, half, strict=True):
+        if sum(parameter.numel() for parameter in groups[-1][0]) > most:
+            groups.append(([], []))
+        for group, tensor in zip(groups[-1], pair, strict=True):
+            group.append(tensor)
+    return groups
 
 
 @contextlib.contextmanager

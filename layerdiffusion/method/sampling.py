@@ -113,10 +113,11 @@ def sample(
     embeddings = {"object": object_embedding.float(), "edit": edit_embedding.float()}
     condition = conditions(steps, schedule)
     negative = negative_prompt_embeds.float()
+    timesteps = ddim.timesteps.to(latents.device)  # together: an upload waits for all that is queued
 
     def predict_noise(index: int, latents: Tensor, timestep: Tensor) -> Tensor:
         embedding = embeddings[condition[index]]
-        return guided_noise_pred(unet, latents, timestep, embedding, negative, guidance_scale, precision)
+        return guided_noise_pred(unet, latents, timesteps[index], embedding, negative, guidance_scale, precision)
 
     with frozen(unet):
         return denoise(ddim, latents.float() * ddim.init_noise_sigma, ddim.timesteps, predict_noise, on_step)

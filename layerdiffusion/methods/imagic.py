@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from layerdiffusion.method.embeddings import optimize_embeddings
-from layerdiffusion.method.finetune import composite_layers, finetune
+from layerdiffusion.method.finetune import composite_layers
 from layerdiffusion.method.objective import OnStep
 from layerdiffusion.method.sampling import sample
 from layerdiffusion.methods.options import ImagicOptions
@@ -23,8 +23,8 @@ from layerdiffusion.methods.stages import (
     Task,
     TunedWeights,
     pictures,
-    stored_weights,
     tuned_network,
+    tuned_weights,
 )
 from layerdiffusion.models.family import Condition
 from layerdiffusion.progress import Reporter
@@ -87,25 +87,19 @@ def fit_network(
     seed: int,
 ) -> TunedWeights:
     """Step B, model fine-tuning: the weights that denoise the photo best at e_opt."""
-    report.begin(FINETUNE)
     latents = models.encode(picture)
-    weights = finetune(
-        models.unet if tune == "lora" else models.master,
-        models.scheduler,
+    return tuned_weights(
+        models,
+        report,
         composite_layers(latents, _everywhere(latents)),
         fit.embeddings.to(models.device),
+        tune,
+        seed,
         object_weight=1.0,
         background_weight=0.0,
         steps=steps,
         lr=lr,
-        generator=training_generator(FINETUNE, seed),
-        tune=tune,
-        precision=models.profile.training_precision,
-        optimizer=models.profile.optimizer(),
-        checkpointing=models.profile.checkpointing,
-        on_step=report.step,
     )
-    return TunedWeights(stored_weights(models, weights, tune), report.losses)
 
 
 def sample_pictures(

@@ -17,14 +17,13 @@ from layerdiffusion.method.embeddings import edit_embedding, optimize_embeddings
 from layerdiffusion.method.finetune import (
     TrainingLayers,
     composite_layers,
-    finetune,
     overlay_layers,
     separate_layers,
     without_part,
 )
 from layerdiffusion.method.objective import OnStep, off_subject
 from layerdiffusion.method.sampling import sample
-from layerdiffusion.methods.stages import FittedEmbeddings, Task, TunedWeights, pictures, stored_weights, tuned_network
+from layerdiffusion.methods.stages import FittedEmbeddings, Task, TunedWeights, pictures, tuned_network, tuned_weights
 from layerdiffusion.models.family import Condition
 from layerdiffusion.progress import Reporter
 from layerdiffusion.runtime import Stage, finite, training_generator
@@ -191,26 +190,19 @@ def tune_network(
     if settings is None or embeddings is None or object_mask is None or image is None:
         return TunedWeights({}, [])
     layers = _training_layers(models, object_mask, image, background_image, background_mask, missing)
-    lora = settings.tune == "lora"
-    report.begin(FINETUNE)
-    weights = finetune(
-        models.unet if lora else models.master,
-        models.scheduler,
+    return tuned_weights(
+        models,
+        report,
         layers,
         _mixed(models, embeddings, settings.alpha),
+        settings.tune,
+        settings.training_seed,
         object_weight=settings.object_weight,
         background_weight=settings.background_weight,
         steps=settings.finetune_steps,
         lr=settings.finetune_lr,
-        generator=training_generator(FINETUNE, settings.training_seed),
         noise_offset=settings.noise_offset,
-        tune=settings.tune,
-        precision=models.profile.training_precision,
-        optimizer=models.profile.optimizer(),
-        checkpointing=models.profile.checkpointing,
-        on_step=report.step,
     )
-    return TunedWeights(stored_weights(models, weights, settings.tune), report.losses)
 
 
 def _training_layers(

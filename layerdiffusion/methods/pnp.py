@@ -303,7 +303,7 @@ def invert_picture(
         models.embed([None]),
         sampling_steps=sampling_steps,
         inversion_steps=inversion_steps,
-        precision=models.profile.training_precision,  # its steps are small, and their errors add up
+        precision=models.profile.weights,  # the most exact: its steps are small, and their errors add up
         on_step=report.step,
     )
     return finite(inverted).cpu()

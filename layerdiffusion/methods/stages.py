@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -13,17 +13,20 @@ from torch import Tensor, nn
 from layerdiffusion.edit import Edit
 from layerdiffusion.images.geometry import fit_square
 from layerdiffusion.images.layers import Layers
-from layerdiffusion.method.finetune import Weights, with_weights
+from layerdiffusion.method.finetune import TrainingLayers, Weights, finetune, with_weights
 from layerdiffusion.method.objective import OnStep
 from layerdiffusion.method.sampling import initial_latents, sample
 from layerdiffusion.methods.options import Options
 from layerdiffusion.models.family import Condition
 from layerdiffusion.progress import Reporter
-from layerdiffusion.runtime import Stage, finite
-from layerdiffusion.settings import Settings
+from layerdiffusion.runtime import Stage, finite, free_memory, is_out_of_memory, training_generator
+from layerdiffusion.settings import FINETUNE, Settings
 
 if TYPE_CHECKING:
     from layerdiffusion.models.load import Models
+
+CHECKPOINTED = "Stage 2 ran out of memory and ran again with gradient checkpointing: slower, the same pictures."
+AS_LORA = "Stage 2 ran out of memory and ran again as LoRA: a small addition was trained in place of the whole model."
 
 LatentsOf = Callable[[Tensor, OnStep], Tensor]  # (noise of one batch, on_step) → its clean latents
 
@@ -40,6 +43,7 @@ class TunedWeights(NamedTuple):
 
     weights: Weights  # by name, in main memory; empty: the network is as it was
     losses: list[float]
+    note: str = ""  # a sentence, where it was tuned otherwise than it was asked to
 
 
 Trained = FittedEmbeddings | TunedWeights
@@ -120,6 +124,54 @@ def generate_background(
         on_step=report.step,
     )
     return models.decode(finite(latents))[0]
+
+
+def tuned_weights(
+    models: Models,
+    report: Reporter,
+    layers: TrainingLayers,
+    embedding: Condition,
+    tune: str,
+    training_seed: int,
+    **dials: Any,
+) -> TunedWeights:
+    """`finetune` with `dials` as the device has the memory for it: as asked, with checkpointing, at last as LoRA."""
+    report.begin(FINETUNE)
+    profile = models.profile
+
+    def attempt(way: str, checkpointing: bool, note: str) -> TunedWeights:
+        report.again(note)
+        weights = finetune(
+            models.unet if way == "lora" else models.master,
+            models.scheduler,
+            layers,
+            embedding,
+            tune=way,
+            generator=training_generator(FINETUNE, training_seed),
+            precision=profile.training_precision,
+            rounded=profile.weights != torch.float32,
+            # LoRA's Adam is small as it is, and 8 bits would have to look at every step's scale.
+            optimizer=(profile if way == "full" else replace(profile, eight_bit_adam=False)).optimizer(),
+            checkpointing=checkpointing,
+            on_step=report.step,
+            **dials,
+        )
+        return TunedWeights(stored_weights(models, weights, way), report.losses, note)
+
+    # For LoRA, checkpointing saves little and takes a third more arithmetic: only where nothing else is left.
+    if tune == "lora":
+        ways = [("lora", False, ""), ("lora", True, CHECKPOINTED)]
+    else:
+        ways = [("full", True, CHECKPOINTED), ("lora", False, AS_LORA), ("lora", True, AS_LORA)]
+        ways = [("full", True, ""), *ways[1:]] if profile.checkpointing else [("full", False, ""), *ways]
+    for way in ways[:-1]:
+        try:
+            return attempt(*way)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            free_memory(error)
+    return attempt(*ways[-1])
 
 
 def stored_weights(models: Models, weights: Weights, tune: str) -> Weights:

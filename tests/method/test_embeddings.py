@@ -80,6 +80,16 @@ def test_both_are_fitted_better_to_what_the_mask_shows(scene, seeded):
         assert (mean_loss(fitted) < mean_loss(embeddings)).all()
 
 
+def test_several_draws_a_step_are_the_mean_of_their_losses(scene, seeded):
+    unet, scheduler, latents, mask, embeddings = scene
+    one, two = [], []
+    dials = dict(lr=0.0, generator=seeded(1))
+    optimize_embeddings(unet, scheduler, latents, mask, embeddings, steps=2, **dials, on_step=one.append)
+    dials = dict(lr=0.0, generator=seeded(1), draws_a_step=2)
+    optimize_embeddings(unet, scheduler, latents, mask, embeddings, steps=1, **dials, on_step=two.append)
+    assert [step.loss for step in two] == pytest.approx([(one[0].loss + one[1].loss) / 2], rel=1e-5)
+
+
 def test_under_an_empty_mask_nothing_moves(scene, seeded):
     unet, scheduler, latents, mask, embeddings = scene
     still = optimize_embeddings(unet, scheduler, latents, mask * 0, embeddings, steps=3, lr=1e-1, generator=seeded(1))

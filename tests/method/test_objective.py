@@ -4,10 +4,13 @@ import pytest
 import torch
 from tiny import WIDTH, stable_diffusion_scheduler, tiny_unet
 
+from layerdiffusion.method import objective
 from layerdiffusion.method.objective import (
     MOST_OVERFLOWS,
+    MOST_WAITING,
     OptimizerStep,
     draw_noise_and_timestep,
+    draws,
     frozen,
     masked_loss,
     predict,
@@ -106,14 +109,15 @@ def test_a_float16_step_scales_the_gradient_up_and_back_down():
     seen = []
     parameter.register_hook(lambda gradient: seen.append(gradient.clone()))
 
-    step, stepped = OptimizerStep([parameter], 1e-3, torch.float16), []
+    seen_losses = []
+    step, stepped = OptimizerStep([parameter], 1e-3, torch.float16, on_step=seen_losses.append), []
     step.optimizer.register_step_pre_hook(lambda *_: stepped.append(parameter.grad.clone()))
-    loss = step((parameter * 1e-6).sum())
+    step((parameter * 1e-6).sum())
 
     assert seen[0][0] > 1e-3  # in the backward pass: far above what float16 would round to nothing
     torch.testing.assert_close(stepped, [torch.full((3,), 1e-6)])
     torch.testing.assert_close(start - parameter.detach(), torch.full((3,), 1e-3), rtol=0.02, atol=0)
-    assert loss == pytest.approx(1.5e-6)
+    assert [one.loss for one in seen_losses] == pytest.approx([1.5e-6])
 
 
 def test_a_float16_step_that_overflows_is_left_out():
@@ -169,3 +173,86 @@ def test_endless_overflow_in_float16_is_an_error_and_a_few_are_not():
     with pytest.raises(FloatingPointError, match="overflows at every step"):
         for _ in range(MOST_OVERFLOWS):
             step((parameter * float("inf")).sum())
+
+
+def test_losses_wait_to_be_fetched_together_and_none_is_lost(monkeypatch):
+    """As on a GPU, where a CPU's fetches at once would each wait for all that is queued."""
+    clock = [0.0]
+    monkeypatch.setattr(objective.time, "perf_counter", lambda: clock[0])
+    parameter, reported = torch.zeros(1, requires_grad=True), []
+    step = OptimizerStep([parameter], 0.0, steps=60, on_step=lambda one: reported.append((one.index, one.loss)))
+    step.most_waiting = MOST_WAITING
+    fetches = []
+    for index in range(1, 61):
+        clock[0] += 0.11 if index > 50 else 0.001
+        step((parameter + index).sum())
+        fetches.append(len(reported))
+    assert reported == [(index, index) for index in range(1, 61)]
+    assert sorted(set(fetches)) == [0, 25, 50, 55, 60]
+
+
+def test_a_loss_that_is_no_number_is_an_error_also_when_it_is_fetched_later():
+    parameter = torch.ones(1, requires_grad=True)
+    step = OptimizerStep([parameter], 1e-3, steps=100)
+    step.most_waiting = MOST_WAITING
+    for _ in range(MOST_WAITING - 1):
+        step((parameter * float("nan")).sum())
+    with pytest.raises(FloatingPointError, match="no longer a finite number"):
+        step((parameter * 1.0).sum())
+
+
+def test_rounded_copies_follow_a_master_that_keeps_every_step(seeded):
+    start = torch.randn(1000, generator=seeded(0))
+    wanted = torch.randn(1000, generator=seeded(1)) * 1e-3
+    master, half = start.clone(), start.bfloat16().requires_grad_(True)
+    plain = start.clone().requires_grad_(True)
+    ours, theirs = OptimizerStep([master], 1e-5, half=[half]), torch.optim.Adam([plain], lr=1e-5)
+    for _ in range(5):
+        ours((half.float() * wanted).sum())
+        theirs.zero_grad()
+        (plain * wanted.bfloat16().float()).sum().backward()
+        theirs.step()
+    torch.testing.assert_close(master, plain.detach(), atol=1e-9, rtol=0)
+    assert torch.equal(half.detach(), master.bfloat16()) and half.grad is None and master.grad is None
+    assert (half.detach().float() == start.bfloat16().float()).float().mean() > 0.9  # too small to see in bfloat16
+
+
+def test_gradients_become_float32_in_parts_that_change_nothing(monkeypatch, seeded):
+    def trained():
+        masters = [torch.randn(50, generator=seeded(index)) for index in range(6)]
+        half = [master.half().requires_grad_(True) for master in masters]
+        step = OptimizerStep(masters, 1e-3, half=half)
+        for _ in range(3):
+            step(sum((one.float() ** 2).sum() for one in half))
+        return step, torch.cat(masters)
+
+    whole, expected = trained()
+    monkeypatch.setattr(objective, "PART", 60)
+    parts, found = trained()
+    assert (len(whole._parts), len(parts._parts)) == (1, 3)
+    assert torch.equal(found, expected)
+
+
+def test_draws_are_those_of_one_step_after_the_other_and_go_up_together(seeded, monkeypatch):
+    monkeypatch.setattr(objective, "UPLOADED", 3)
+    shape, scheduler, generator = (1, 4, 8, 8), stable_diffusion_scheduler(), seeded(2)
+    dials = dict(steps=4, each=2, noise_offset=0.3)
+    for noise, timesteps in draws(shape, scheduler, seeded(2), torch.device("cpu"), **dials):
+        expected = [draw_noise_and_timestep(shape, scheduler, generator, 0.3) for _ in range(2)]
+        assert torch.equal(noise, torch.cat([one for one, _ in expected]))
+        assert torch.equal(timesteps, torch.cat([one for _, one in expected]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_network_of_half_precision_predicts_by_itself_nearly_what_autocast_does(seeded, dtype):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        unet = tiny_unet()
+    latents = torch.randn(1, 4, 8, 8, generator=seeded(0))
+    embeddings = Condition(torch.randn(1, 5, WIDTH, generator=seeded(1)).requires_grad_(True))
+    full = predict(unet, latents, torch.tensor(500), embeddings, torch.float32)
+    half = predict(unet.to(dtype), latents, torch.tensor(500), embeddings, dtype)
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(full, half, atol=0.05, rtol=0.05)
+    (gradient,) = torch.autograd.grad(half.square().sum(), embeddings.prompt_embeds)
+    assert gradient.dtype == torch.float32 and gradient.abs().max() > 0

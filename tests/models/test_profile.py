@@ -40,10 +40,12 @@ def cuda_card(monkeypatch):
     return card
 
 
-def test_a_large_cuda_card_computes_in_bfloat16_and_keeps_everything(cuda_card):
+def test_a_large_cuda_card_trains_in_bfloat16_samples_in_float16_and_keeps_everything(cuda_card):
     cuda_card(80)
     profile = device_profile("cuda")
-    assert profile.precision == profile.training_precision == profile.weights == torch.bfloat16
+    assert profile.training_precision == torch.bfloat16
+    assert profile.precision == profile.weights == torch.float16
+    assert device_profile("cuda", "float32").weights == device_profile("cuda", "float32").precision == torch.float32
     assert not profile.low_memory
     assert profile.optimizer().keywords == {"fused": True}
 

@@ -47,7 +47,7 @@ class ProgressView:
         self.step = self.steps = 0
         self.left: float | None = None
         self.began = time.perf_counter()
-        self.preview = ""
+        self.preview = self.note = ""
         self.losses: list[float] = []
         self.share = 0.0
 
@@ -56,9 +56,9 @@ class ProgressView:
             if event.reused:
                 self.statuses[event.stage] = "reuse"
                 continue
-            if event.stage != self.stage:
+            if event.stage != self.stage or event.step == 1:
                 self.stage, self.losses = event.stage, []
-            self.step, self.steps, self.left = event.step, event.steps, event.seconds_left
+            self.step, self.steps, self.left, self.note = event.step, event.steps, event.seconds_left, event.note
             if event.loss is not None:
                 self.losses.append(event.loss)
             if event.preview is not None:
@@ -72,6 +72,7 @@ class ProgressView:
         doing = f"{escape(self.title)}: {doing[0].lower()}{doing[1:]}" if self.title else doing
         left = "" if self.left is None else f"about {duration(self.left)} left"
         count = f"step {self.step} of {self.steps}" if self.steps else ""
+        count = f"{count} · {escape(self.note)}" if self.note else count
         side = ""
         if self.preview:
             side = f'<img class="ld-preview" src="{self.preview}" alt="The first picture as it forms">'

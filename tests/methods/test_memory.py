@@ -1,0 +1,70 @@
+"""A stage that runs out of memory: stage 2 takes ways that need less, and every other one gives advice."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tiny import QUICK
+
+from layerdiffusion import method
+from layerdiffusion.editor import Editor
+from layerdiffusion.methods import stages as stages_module
+from layerdiffusion.runtime import OutOfMemory, free_memory
+
+pytestmark = pytest.mark.usefixtures("global_random_state_is_left_alone")
+
+
+@pytest.mark.parametrize(
+    ("how", "failures", "ways", "note"),
+    [
+        ("full", 1, [("full", False), ("full", True)], "gradient checkpointing"),
+        ("full", 2, [("full", False), ("full", True), ("lora", False)], "as LoRA"),
+        ("lora", 1, [("lora", False), ("lora", True)], "gradient checkpointing"),
+    ],
+)
+def test_a_stage_2_without_memory_runs_again_with_less_and_tells(
+    tiny_v_models, edit, monkeypatch, how, failures, ways, note
+):
+    tried, left, freed = [], [failures], []
+
+    def finetune(*args, **dials):
+        tried.append((dials["tune"], dials["checkpointing"]))
+        on_step = dials.pop("on_step")
+
+        def out_of_memory_at_the_second_step(step):
+            on_step(step)
+            if step.index == 2 and left[0]:
+                left[0] -= 1
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+        return method.finetune(*args, **dials, on_step=out_of_memory_at_the_second_step)
+
+    monkeypatch.setattr(stages_module, "finetune", finetune)
+    monkeypatch.setattr(stages_module, "free_memory", lambda error: freed.append(free_memory(error)))
+    editor, events = Editor(tiny_v_models), []
+    result = editor.run(edit, replace(QUICK, tune=how), on_progress=events.append)
+
+    assert tried == ways and len(freed) == failures
+    assert events[-1].note == ""
+    events = [event for event in events if event.stage == "finetune"]
+    assert [event.step for event in events] == [1, 2] * failures + [1, 2, 3]
+    assert events[0].note == "" and note in events[-1].note
+    assert result.warnings == (events[-1].note,) and len(result.losses["finetune"]) == 3
+    assert (
+        editor.run(edit, replace(QUICK, tune=how, seeds=(7,))).warnings == result.warnings
+    )  # the weights come from the cache
+    plain = Editor(tiny_v_models).run(edit, replace(QUICK, tune=ways[-1][0]))
+    for ours, expected in zip(result.images, plain.images, strict=True):
+        assert np.abs(np.asarray(ours).astype(int) - np.asarray(expected)).max() <= 1
+
+
+@pytest.mark.parametrize("stage", ["embeddings", "sampling"])
+def test_the_advice_of_a_stage_without_memory_is_its_own(tiny_v_models, edit, stage):
+    def fail(event):
+        if event.stage == stage:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    with pytest.raises(OutOfMemory, match=f"The {stage} stage needs more memory than there is; ") as error:
+        Editor(tiny_v_models).run(edit, replace(QUICK), on_progress=fail)
+    assert ("low_memory" in str(error.value)) == (stage == "sampling") and "lora" not in str(error.value)
