@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -12,18 +12,22 @@ from PIL import Image
 
 from layerdiffusion.errors import EditError, MaskError, PromptError, SettingsError
 from layerdiffusion.images.io import open_image
-from layerdiffusion.images.masks import open_mask
+from layerdiffusion.images.masks import OpenedMask, read_mask
 from layerdiffusion.prompts import split_prompt
 from layerdiffusion.settings import SEED, Limit, check_choice, check_number, shortened
 
 MAX_PROMPT_CHARACTERS = 1000
 BACKGROUNDS = ("keep", "reference", "generate")
+SHARE = Limit(0.0, 1.0, 0.01)
 PLACEMENT = {
     "scale": Limit(0.2, 4.0, 0.05),
     "dx": Limit(-1.0, 1.0, 0.01),
     "dy": Limit(-1.0, 1.0, 0.01),
     "rotation": Limit(-180.0, 180.0, 1.0),
 }
+
+
+ADDED = ("object_alpha", "background_alpha", "object_window", "background_window")  # since version 2 of recipes
 
 
 @dataclass(frozen=True)
@@ -59,13 +63,17 @@ class Edit:
 
     Pictures are given as PIL images, uint8 arrays (H, W, 3), bytes or paths and kept as RGB `PIL.Image`; masks as
     bool arrays, PIL images, bytes or paths, kept as read-only bool arrays (H, W) of their picture's size. Every mask
-    is True on the subject of its picture.
+    is True on the subject of its picture. Of a soft mask, `object_alpha` or `background_alpha` keeps the values in
+    between for where layers are laid over each other; `notes` says so, and where a mask was scaled to its picture.
 
     `background` says where the background comes from: "keep" (the object image's own), "reference"
     (`background_image`, without its own subject, which `background_mask` marks) or "generate" (the untouched model
     makes it from `background_prompt` and `background_seed`). Left at None it follows from whether there is a
     `background_image`. Prompts left at None are split off `prompt`; to change `prompt` with
     `dataclasses.replace`, reset both parts.
+
+    A picture of another shape than the result's is cut to a window. `object_window` and `background_window` say where
+    it lies: shares (x, y) of the way from the left and the top, 0, to the right and the bottom, 1.
 
     Raises an `EditError` subclass (`ImageError`, `MaskError`, `PromptError`, `SettingsError`) that names the
     field.
@@ -82,6 +90,11 @@ class Edit:
     background: str = None  # type: ignore[assignment]
     background_seed: int = 0
     placement: Placement = Placement()
+    object_alpha: np.ndarray | None = None  # uint8 (H, W), of a soft object_mask, which is True from 128 on
+    background_alpha: np.ndarray | None = None  # likewise
+    object_window: tuple[float, float] | None = None  # see `Edit`; None: where the subject needs it
+    background_window: tuple[float, float] | None = None  # likewise; None: the middle
+    notes: tuple[str, ...] = field(default=(), init=False)
 
     def __post_init__(self) -> None:
         def put(name: str, value: Any) -> None:
@@ -90,6 +103,8 @@ class Edit:
         put("background_seed", check_number("background_seed", self.background_seed, SEED))
         if not isinstance(self.placement, Placement):
             raise SettingsError(f"placement is {shortened(self.placement)}: it must be a Placement.")
+        for name in ("object_window", "background_window"):
+            put(name, _window(name, getattr(self, name)))
         for name, value in check_prompts(self.prompt, self.object_prompt, self.background_prompt).items():
             put(name, value)
 
@@ -98,7 +113,7 @@ class Edit:
         put("object_image", open_image(self.object_image, name="object_image"))
         if self.object_mask is None:
             raise MaskError("No subject is marked: object_mask is missing; click on the subject first.")
-        put("object_mask", open_mask(self.object_mask, self.object_image.size, name="object_mask"))
+        self._read_mask(put, "object")
         if not self.object_mask.any():
             raise MaskError("object_mask is empty: no pixel is marked as the subject; click on the subject first.")
         if self.object_mask.all():
@@ -109,6 +124,8 @@ class Edit:
         mode = self.background or ("keep" if self.background_image is None else "reference")
         put("background", check_choice("background", mode, BACKGROUNDS))
         if mode != "reference":
+            for name in ("background_alpha", "background_window"):
+                put(name, None)
             if self.background_image is not None or self.background_mask is not None:
                 raise EditError(
                     f'background is "{mode}" but a background picture or mask is given: '
@@ -124,7 +141,7 @@ class Edit:
         put("background_image", open_image(self.background_image, name="background_image"))
         if self.background_mask is None:
             return
-        put("background_mask", open_mask(self.background_mask, self.background_image.size, name="background_mask"))
+        self._read_mask(put, "background")
         if not self.background_mask.any():
             raise MaskError(
                 "background_mask is empty: no pixel is marked as the reference's own subject; mark it, or leave the "
@@ -136,6 +153,16 @@ class Edit:
                 "mark only the reference's own subject."
             )
 
+    def _read_mask(self, put: Callable[[str, object], None], whose: str) -> None:
+        source, image = getattr(self, f"{whose}_mask"), getattr(self, f"{whose}_image")
+        opened = source if isinstance(source, OpenedMask) else read_mask(source, image.size, f"{whose}_mask")
+        alpha = getattr(self, f"{whose}_alpha") if opened.alpha is None else opened.alpha
+        # Of a mask that was replaced by another since, the soft edge means nothing.
+        fits = isinstance(alpha, np.ndarray) and np.array_equal(alpha >= 128, opened.mask)
+        put(f"{whose}_mask", opened.mask)
+        put(f"{whose}_alpha", alpha if fits else None)
+        put("notes", (*self.notes, *opened.notes))
+
     def swapped(self) -> Edit:
         """The mirror case: the reference gives the subject and the photo the background."""
         if self.background_image is None:
@@ -145,21 +172,28 @@ class Edit:
         return replace(
             self,
             object_image=self.background_image,
-            object_mask=self.background_mask,
+            object_mask=OpenedMask(self.background_mask, self.background_alpha, self.notes),  # type: ignore[arg-type]
             background_image=self.object_image,
-            background_mask=self.object_mask,
+            background_mask=OpenedMask(self.object_mask, self.object_alpha),  # type: ignore[arg-type]
+            object_alpha=None,
+            background_alpha=None,
+            object_window=self.background_window,
+            background_window=self.object_window,
         )
 
     def fingerprint(self) -> str:
         """A hash of everything in the edit: equal edits have equal fingerprints, on every machine."""
         digest = hashlib.sha256()
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if one.name == "notes" or (value is None and one.name in ADDED):
+                continue  # of how it was read; and what edits didn't have before, so that theirs stay the same
             if isinstance(value, Image.Image):
                 value = (value.size, hashlib.sha256(value.tobytes()).hexdigest())
             elif isinstance(value, np.ndarray):
-                value = (value.shape, hashlib.sha256(np.packbits(value).tobytes()).hexdigest())
-            digest.update(repr((field.name, value)).encode())
+                bits = np.packbits(value) if value.dtype == bool else np.ascontiguousarray(value)
+                value = (value.shape, hashlib.sha256(bits.tobytes()).hexdigest())
+            digest.update(repr((one.name, value)).encode())
         return digest.hexdigest()
 
     def __eq__(self, other: object) -> bool:
@@ -190,6 +224,15 @@ def check_prompts(
             "object_prompt is empty: nothing says what the subject should do; name it, as in “a dog jumping”."
         )
     return {"prompt": whole, "object_prompt": subject, "background_prompt": place}
+
+
+def _window(name: str, value: Any) -> tuple[float, float] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise SettingsError(f"{name} is {shortened(value)}: it must be two shares from 0 to 1, (x, y).")
+    x, y = (float(check_number(name, part, SHARE)) for part in value)
+    return x, y
 
 
 def _prompt(name: str, text: Any) -> str | None:

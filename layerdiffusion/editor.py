@@ -40,7 +40,7 @@ class Editor:
     def __init__(self, models: Models, cache_limit: int | None = None) -> None:
         self.models = models
         self.runtime = Runtime(models, cache_limit)
-        self._last_layers: tuple[Edit, Layers] | None = None
+        self._last_layers: tuple[Edit, tuple[int, int], Layers] | None = None
 
     def run(
         self,
@@ -93,7 +93,11 @@ class Editor:
             settings=task.settings,
             model=self.models.name,
             layers=task.layers,
-            warnings=(*self.models.prompt_warnings(_prompts(edit, method)), *_notes(trained.values())),
+            warnings=(
+                *edit.notes,
+                *self.models.prompt_warnings(_prompts(edit, method)),
+                *_notes(trained.values()),
+            ),
         )
 
     def plan(self, edit: Edit, settings: Settings | None = None, method: str = OWN) -> dict[str, str]:
@@ -109,7 +113,8 @@ class Editor:
         with self.runtime.turn():
             for steps in (1, 3):  # the first one pays for what is set up once
                 report = Reporter(self.runtime.seconds_per_pass, {"background": (steps, 2)}, None, None)
-                generate_background(self.models, report, "", 0, steps, self.models.defaults.guidance_scale)
+                size = self.models.size, self.models.size
+                generate_background(self.models, report, "", 0, size, steps, self.models.defaults.guidance_scale)
             self.runtime.assume(self.runtime.seconds_per_pass["background"])
 
     def generate_backgrounds(
@@ -119,23 +124,25 @@ class Editor:
         settings: Settings | None = None,
         on_progress: OnProgress | None = None,
         cancel: threading.Event | None = None,
+        photo: tuple[int, int] = (1, 1),
     ) -> list[Image.Image]:
         """A picture of `prompt` for each seed, made by the untouched model: backgrounds to choose from.
 
-        The one of seed s is what `Edit(background="generate", background_seed=s)` uses. Cached and raised as
-        in `run`.
+        The one of seed s is what `Edit(background="generate", background_seed=s)` uses for an `object_image` of size
+        `photo` (W, H). Cached and raised as in `run`.
         """
         if not prompt.strip():
             raise EditError("There are no words to generate a background from; describe the place.")
         settings = (settings or Settings()).resolve(self.models.defaults)
-        stages = [background_stage(self.models, prompt, seed, settings) for seed in seeds]
+        size = self.models.window(settings.shape, photo)
+        stages = [background_stage(self.models, prompt, seed, settings, size) for seed in seeds]
         with self.runtime.turn(cancel):
             finished = self.runtime.run_stages(stages, self.runtime.reporter(stages, on_progress, cancel))
             return [finished[stage].copy() for stage in stages]
 
-    def layers(self, edit: Edit) -> Layers | None:
+    def layers(self, edit: Edit, settings: Settings | None = None) -> Layers | None:
         """The edit's pictures as the stages will look at them; None while its background is not generated yet."""
-        return self._prepare(edit, None, OWN, None)[1].layers
+        return self._prepare(edit, settings, OWN, None)[1].layers
 
     def clear_cache(self) -> None:
         """Forget every finished stage."""
@@ -161,23 +168,23 @@ class Editor:
             options = (options or OPTIONS[method]()).resolve(self.models.defaults)
         task = Task(self.models, edit, settings, options, None)
         if edit.background != "generate":
-            task = replace(task, layers=self._lay_out(edit))
+            task = replace(task, layers=self._lay_out(edit, task.size))
             return None, task, STAGES_OF[method](task)
-        background = background_stage(self.models, edit.background_prompt, edit.background_seed, settings)
+        background = background_stage(self.models, edit.background_prompt, edit.background_seed, settings, task.size)
         picture = self.runtime.cached(background)
         if picture is None:
             return background, task, STAGES_OF[method](task)
         return background, *self._with_background(task, method, picture)
 
     def _with_background(self, task: Task, method: str, picture: Image.Image) -> tuple[Task, list[Stage[object]]]:
-        task = replace(task, layers=lay_out(task.edit, self.models.size, picture))
+        task = replace(task, layers=lay_out(task.edit, task.size, picture))
         return task, STAGES_OF[method](task)
 
-    def _lay_out(self, edit: Edit) -> Layers:
+    def _lay_out(self, edit: Edit, size: tuple[int, int]) -> Layers:
         last = self._last_layers  # read once: another thread may put another edit's there meanwhile
-        if last is None or last[0] is not edit:
-            last = self._last_layers = edit, lay_out(edit, self.models.size)
-        return last[1]
+        if last is None or last[0] is not edit or last[1] != size:
+            last = self._last_layers = edit, size, lay_out(edit, size)
+        return last[2]
 
 
 def _prompts(edit: Edit, method: str) -> list[str]:

@@ -1,7 +1,8 @@
 """Edits on disk and inside pictures: `edit.json`, whose pictures lie beside it or inside it, and PNGs that carry one.
 
 Version 2 of the format marks the reference's own subject in `background_mask`, as every mask marks a subject. Version 1
-marked what lies off it, and is still read as it was meant.
+marked what lies off it. Version 3 has pictures of any shape, where those before had square ones alone. All are still
+read as they were meant.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -24,7 +26,7 @@ from layerdiffusion.images.io import open_image, png_bytes
 from layerdiffusion.images.masks import open_mask
 from layerdiffusion.settings import Settings, known_fields, shortened
 
-RECIPE_VERSION = 2
+RECIPE_VERSION = 3
 CARRIED = "layerdiffusion"  # the PNG text that holds a recipe
 
 
@@ -48,20 +50,21 @@ _EMBEDDED = "data:image/png;base64,"
 def recipe_to_dict(edit: Edit, settings: Settings, model: str | None = None, folder: Path | None = None) -> dict:
     """The recipe as JSON data; pictures are written to `folder` as PNG, or embedded if it is None."""
     data: dict[str, Any] = {}
-    for field in fields(edit):
-        value = getattr(edit, field.name)
+    for name in _names(Edit):
+        value = getattr(edit, name)
         if value is None:
             continue
-        if field.name in _PICTURES:
-            content = png_bytes(value)
+        if name in _PICTURES:
+            soft = getattr(edit, name.replace("_mask", "_alpha")) if name.endswith("_mask") else None
+            content = png_bytes(value if soft is None else Image.fromarray(soft))
             if folder is None:
                 value = _EMBEDDED + base64.b64encode(content).decode()
             else:
-                value = _PICTURES[field.name]
+                value = _PICTURES[name]
                 (Path(folder) / value).write_bytes(content)
         elif isinstance(value, Placement):
             value = {part.name: getattr(value, part.name) for part in fields(value)}
-        data[field.name] = value
+        data[name] = value
     recipe = {"layerdiffusion": RECIPE_VERSION, "edit": data, "settings": settings.to_dict()}
     return recipe if model is None else {**recipe, "model": model}
 
@@ -98,19 +101,28 @@ def recipe_from_dict(data: Any, folder: Path | None = None, settings: type[Setti
             **cast("dict[str, Any]", known_fields(values["placement"], _names(Placement), "placement"))
         )
     values = {name: value for name, value in values.items() if value is not None}
-    if version == 1 and {"background_image", "background_mask"} <= values.keys():
-        _turn_over(values)
-    return Recipe(Edit(**values), settings.from_dict(data.get("settings", {})), model)
+    if version < 3:
+        _as_before(values, off_subject=version == 1)
+    dials = settings.from_dict(data.get("settings", {}))
+    if version < 3:
+        dials = replace(dials, shape="square")
+    return Recipe(Edit(**values), dials, model)
 
 
-def _turn_over(values: dict[str, Any]) -> None:
-    """Version 1's `background_mask`, True off the reference's own subject, as today's; all True marked no subject."""
-    picture = values["background_image"] = open_image(values["background_image"], "background_image")
-    subject = ~open_mask(values["background_mask"], picture.size, "background_mask")
-    if subject.any():
-        values["background_mask"] = subject
-    else:
-        del values["background_mask"]
+def _as_before(values: dict[str, Any], off_subject: bool) -> None:
+    """The masks as versions before 3 had them: with hard edges.
+
+    Version 1's `background_mask` marked what lies `off_subject` of the reference; all True marked no subject.
+    """
+    for whose in ("object", "background"):
+        picture, mask = f"{whose}_image", f"{whose}_mask"
+        if picture in values and mask in values:
+            values[picture] = open_image(values[picture], picture)
+            values[mask] = open_mask(values[mask], values[picture].size, mask)
+    if off_subject and {"background_image", "background_mask"} <= values.keys():
+        values["background_mask"] = ~values["background_mask"]
+        if not values["background_mask"].any():
+            del values["background_mask"]
 
 
 def save_recipe(edit: Edit, settings: Settings, folder: str | Path, model: str | None = None) -> Path:
@@ -169,16 +181,21 @@ def _picture_source(name: str, value: Any, folder: Path | None) -> bytes | Path:
 
 
 def _names(cls: type) -> tuple[str, ...]:
-    return tuple(field.name for field in fields(cls))
+    """The fields of a recipe's part; what a mask's file holds already is none of them."""
+    return tuple(field.name for field in fields(cls) if field.init and not field.name.endswith("_alpha"))
 
 
 def carried_recipe(edit: Edit, settings: Settings, model: str | None = None) -> dict[str, Any]:
     """The recipe that a result's PNG carries: its pictures inside, no larger than the page works on them."""
-    photo, mask = reduce(edit.object_image, edit.object_mask)
-    small: dict[str, Any] = {"object_image": photo, "object_mask": mask}
-    if edit.background_image is not None:
-        picture, mask = reduce(edit.background_image, edit.background_mask)
-        small |= {"background_image": picture, "background_mask": mask}
+    small: dict[str, Any] = {}
+    for whose in ("object", "background"):
+        image, mask, alpha = (getattr(edit, f"{whose}_{part}") for part in ("image", "mask", "alpha"))
+        if image is not None:
+            image, mask = reduce(image, mask)
+            if alpha is not None and mask is not None and alpha.shape != mask.shape:
+                share = np.asarray(Image.fromarray(alpha).resize(image.size, Image.Resampling.BOX))
+                mask = share if (share >= 128).any() else mask
+            small |= {f"{whose}_image": image, f"{whose}_mask": mask}
     return recipe_to_dict(replace(edit, **small), settings, model)
 
 

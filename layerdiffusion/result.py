@@ -33,7 +33,8 @@ class Result:
     settings: Settings  # every field set
     model: str
     layers: Layers  # the pictures the stages looked at
-    warnings: tuple[str, ...] = ()  # prompts read only in part, a stage 2 that was changed for want of memory
+    # Masks that were scaled or are soft, prompts read only in part, a stage 2 that was changed for want of memory.
+    warnings: tuple[str, ...] = ()
 
     @property
     def reused(self) -> tuple[str, ...]:
@@ -110,14 +111,14 @@ class Result:
 
 
 def captioned(rows: Sequence[Sequence[tuple[str, Image.Image]]]) -> Image.Image:
-    """Rows of pictures, square and of one size, on one sheet, each below its name."""
-    side, caption, gap = rows[0][0][1].width, 16, 4
-    width = max(len(row) for row in rows) * (side + gap) + gap
-    sheet = Image.new("RGB", (width, len(rows) * (side + caption + gap) + gap), "white")
+    """Rows of pictures, all of one size, on one sheet, each below its name."""
+    (wide, high), caption, gap = rows[0][0][1].size, 16, 4
+    width = max(len(row) for row in rows) * (wide + gap) + gap
+    sheet = Image.new("RGB", (width, len(rows) * (high + caption + gap) + gap), "white")
     draw = ImageDraw.Draw(sheet)
     for row, pictures in enumerate(rows):
         for column, (name, image) in enumerate(pictures):
-            x, y = gap + column * (side + gap), gap + row * (side + caption + gap)
+            x, y = gap + column * (wide + gap), gap + row * (high + caption + gap)
             sheet.paste(image, (x, y + caption))
             draw.text((x, y + 2), name, fill="black")
     return sheet

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import NamedTuple, TypeVar, cast
 
@@ -18,6 +18,7 @@ from layerdiffusion.errors import RecipeError, SettingsError
 
 MAX_SEEDS = 16
 EMBEDDINGS, FINETUNE, SAMPLING = "embeddings", "finetune", "sampling"  # the stages, in their order
+MOST_ELONGATED = 2  # of a picture: its longer side in shorter ones
 _Self = TypeVar("_Self", bound="Settings")
 T = TypeVar("T")
 
@@ -42,11 +43,13 @@ class Setting:
     """One entry of the table."""
 
     default: object  # the paper's, for Stable Diffusion v1.4 at 512 × 512
-    stages: tuple[str, ...]  # those that read it, the first one first: a new value keeps what came before that
+    stages: tuple[str, ...]  # those that read it, the first one first: a new value keeps what came before that; none
+    # of what shows in their pictures already
     label: str
     help: str  # one line: what it does to the picture
     limit: Limit | None = None  # of a number
     choices: Mapping[str, str] | None = None  # of a word: each value and its label
+    check_text: Callable[[object], str] | None = None  # of a word that the choices are only examples of
     advanced: bool = False  # folded away on the page
     slider_high: float | None = None  # a slider's end, where the limit's would make it too coarse
     name: str = ""  # the field's, put in by `setting_table`
@@ -55,6 +58,8 @@ class Setting:
         """The value as the field keeps it; raises a `SettingsError` that names the field and what is allowed."""
         if self.name == "seeds":
             return _seeds(value)
+        if self.check_text is not None:
+            return self.check_text(value)
         if self.choices is not None:
             return check_choice(self.name, value, tuple(self.choices))
         assert self.limit is not None
@@ -62,7 +67,7 @@ class Setting:
 
     def parse(self, text: str) -> object:
         """The value written as `text`, as a command line has it; raises a `SettingsError`."""
-        if self.choices is not None:
+        if self.limit is None:
             return self.check(text)
         try:
             parts = [int(part) if self.limit and self.limit.whole else float(part) for part in text.split(",")]
@@ -78,12 +83,28 @@ def setting(
     help: str,
     limit: Limit | None = None,
     choices: Mapping[str, str] | None = None,
+    check_text: Callable[[object], str] | None = None,
     advanced: bool = False,
     slider_high: float | None = None,
 ) -> T:
     """A field of `Settings` that is None until it is set, with its `Setting`."""
-    entry = Setting(default, stages, label, help, limit, choices, advanced, slider_high)
+    entry = Setting(default, stages, label, help, limit, choices, check_text, advanced, slider_high)
     return cast(T, field(default=None, metadata={"setting": entry}))
+
+
+def _shape(value: object) -> str:
+    """ "photo", "square", or "W:H" with whole numbers from 1 : 2 to 2 : 1."""
+    parts = str(value).replace(" ", "").split(":")
+    if value in ("photo", "square"):
+        return str(value)
+    if len(parts) == 2 and all(part.isascii() and part.isdigit() and len(part) < 6 for part in parts):
+        width, height = map(int, parts)
+        if 0 < max(width, height) <= MOST_ELONGATED * min(width, height):
+            return f"{width}:{height}"
+    raise SettingsError(
+        f"shape is {shortened(value)}: it must be photo, square or a ratio from 1:{MOST_ELONGATED} to "
+        f"{MOST_ELONGATED}:1, as in 4:3."
+    )
 
 
 @dataclass(frozen=True)
@@ -145,6 +166,12 @@ class Settings:
         choices={"background": "background", "around": "around the subject", "object": "subject",
                  "everything": "everything"},
         help="Which part of the picture the words are fitted to.",
+    )  # fmt: skip
+    shape: str = setting(
+        "photo", check_text=_shape, advanced=True, label="Shape of the pictures",
+        choices={"photo": "as the photo", "square": "square (the paper)", "4:3": "4:3", "3:2": "3:2", "16:9": "16:9",
+                 "3:4": "3:4", "2:3": "2:3", "9:16": "9:16"},
+        help="What is cut to this shape is what the model sees; or any other ratio from 1:2 to 2:1.",
     )  # fmt: skip
     seeds: tuple[int, ...] = setting(
         (0, 1, 2, 3), SAMPLING, limit=SEED, label="Seeds", help="One picture for each, made as one batch.",

@@ -17,7 +17,7 @@ from layerdiffusion.images.io import png_bytes
 from layerdiffusion.recipe import load_recipe, recipe_from_dict, recipe_to_dict, save_recipe
 from layerdiffusion.settings import MAX_SEEDS, PAPER, Settings, setting_table
 
-WORDS = {name: entry.choices for name, entry in setting_table().items() if entry.choices}
+WORDS = {name: entry.choices for name, entry in setting_table().items() if entry.choices and not entry.check_text}
 NUMBERS = [name for name in PAPER.to_dict() if setting_table()[name].limit and name != "seeds"]
 
 
@@ -67,6 +67,7 @@ def test_the_papers_defaults_are_the_papers_to_the_digit():
             schedule="alternate",
             forget="none",
             embedding_mask="background",
+            shape="photo",
             seeds=[0, 1, 2, 3],
             training_seed=0,
             noise_offset=0.0,
@@ -335,9 +336,30 @@ def test_a_recipe_of_version_1_means_what_it_meant():
     edit = full_edit()
     data = recipe_to_dict(edit, Settings(alpha=0.5)) | {"layerdiffusion": 1}
     data["edit"]["background_mask"] = off_subject(edit.background_mask)  # then it marked what lies off the subject
-    assert recipe_from_dict(data) == (edit, Settings(alpha=0.5), None)
+    assert recipe_from_dict(data) == (edit, Settings(alpha=0.5, shape="square"), None)
     data["edit"]["background_mask"] = off_subject(np.zeros((24, 48), bool))  # all of the reference was background
     assert recipe_from_dict(data).edit.background_mask is None
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_recipe_from_before_pictures_had_a_shape_stays_square(version):
+    data = recipe_to_dict(an_edit(), Settings())
+    assert recipe_from_dict(data).settings == Settings()
+    assert recipe_from_dict(data | {"layerdiffusion": version}).settings == Settings(shape="square")
+
+
+@pytest.mark.parametrize("shape", ["photo", "square", "4:3", "1:2", "2:1", "1000:501"])
+def test_a_shape_is_a_word_or_a_ratio(shape):
+    assert Settings(shape=shape).shape == shape == setting_table()["shape"].parse(f" {shape}".replace(":", " : ")[1:])
+
+
+@pytest.mark.parametrize(
+    "shape", ["portrait", "", "4", "4:", "0:0", "1:3", "21:10", "4:3:2", "-4:-3", "٤:٣", 1.5, ["4:3"]]
+)
+def test_what_is_no_shape_is_refused_with_what_is_one(shape):
+    with pytest.raises(SettingsError) as error:
+        Settings(shape=shape)
+    assert all(word in one_sentence(error) for word in ("shape", "photo", "square", "1:2", "2:1", "4:3"))
 
 
 def test_a_recipes_pictures_are_ordinary_png_files(tmp_path):
@@ -354,7 +376,7 @@ def test_a_recipe_written_by_hand_needs_only_what_has_no_default(tmp_path):
     Image.fromarray(blob()).save(tmp_path / "mask.png")
     edit = {"object_image": "dog.png", "object_mask": "mask.png", "prompt": "a dog jumping in the forest"}
     (tmp_path / "edit.json").write_text(json.dumps({"layerdiffusion": 1, "edit": edit}))
-    assert load_recipe(tmp_path / "edit.json") == (an_edit(), Settings(), None)
+    assert load_recipe(tmp_path / "edit.json") == (an_edit(), Settings(shape="square"), None)
 
 
 def broken(change) -> dict:
@@ -367,7 +389,7 @@ def broken(change) -> dict:
     ("change", "words"),
     [
         (lambda data: data.pop("layerdiffusion"), "no recipe"),
-        (lambda data: data.update(layerdiffusion=3), "versions 1 to 2"),
+        (lambda data: data.update(layerdiffusion=4), "versions 1 to 3"),
         (lambda data: data.update(layerdiffusion=True), "version"),
         (lambda data: data.update(extra=1), '"extra"'),
         (lambda data: data.pop("edit"), '"edit"'),

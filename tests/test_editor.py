@@ -86,7 +86,7 @@ def weights_before(either_models):
 def test_an_edit_is_the_papers_three_stages_one_after_the_other(either_models, edit):
     """The editor's pictures, from the method's functions and diffusers' parts alone."""
     settings = quick().resolve(either_models.defaults)
-    models, layers = either_models, lay_out(edit, either_models.size)
+    models, layers = either_models, lay_out(edit, (either_models.size,) * 2)
     small = lambda mask: torch.from_numpy(  # noqa: E731
         np.asarray(Image.fromarray(mask.astype(np.float32)).resize((8, 8), Image.Resampling.BOX)) >= 0.5
     ).float()[None, None]
@@ -252,7 +252,7 @@ def test_what_an_edit_says_decides_what_is_run_again(fast_editor, edit):
 
 
 def test_what_stage_1_sees_and_where_it_looks_in_each_variant(edit):
-    layers = lay_out(edit, 64)
+    layers = lay_out(edit, (64, 64))
     subject, place = layers.object_mask, ~layers.background_mask
     for variant, embedding_mask, picture, mask in (
         ("composite", "background", layers.inpainted_background, place),
@@ -524,8 +524,8 @@ def test_swapped_roles_are_the_same_code_with_the_pictures_swapped(fast_editor, 
 
 
 def test_a_larger_subject_is_one_affine_map_of_picture_and_mask(edit):
-    plain = lay_out(edit, 64)
-    large = lay_out(dataclasses.replace(edit, placement=Placement(scale=1.5)), 64)
+    plain = lay_out(edit, (64, 64))
+    large = lay_out(dataclasses.replace(edit, placement=Placement(scale=1.5)), (64, 64))
     assert large.object_mask.sum() == pytest.approx(2.25 * plain.object_mask.sum(), rel=0.1)
     inside = np.asarray(large.composite)[large.object_mask]
     assert np.array_equal(inside, np.asarray(large.object_image)[large.object_mask])
@@ -534,7 +534,7 @@ def test_a_larger_subject_is_one_affine_map_of_picture_and_mask(edit):
 
 
 def test_the_references_own_subject_is_painted_out_of_the_composite(edit):
-    layers = lay_out(edit, 64)
+    layers = lay_out(edit, (64, 64))
     own = layers.background_mask
     painted, original = np.asarray(layers.inpainted_background), np.asarray(layers.background_image)
     assert not np.array_equal(painted[own], original[own])
@@ -544,7 +544,7 @@ def test_the_references_own_subject_is_painted_out_of_the_composite(edit):
 
 
 def test_the_overlay_is_the_subject_over_the_reference_as_it_is(edit):
-    layers = lay_out(edit, 64)
+    layers = lay_out(edit, (64, 64))
     overlay, subject = np.asarray(layers.overlay), layers.object_mask
     assert np.array_equal(overlay[subject], np.asarray(layers.object_image)[subject])
     assert np.array_equal(overlay[~subject], np.asarray(layers.background_image)[~subject])

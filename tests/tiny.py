@@ -19,7 +19,13 @@ WIDTH = 12
 
 # What a test needs to see every stage at work, in well under a second.
 QUICK = Settings(
-    embedding_steps=4, embedding_lr=1e-2, finetune_steps=3, finetune_lr=1e-3, sampling_steps=6, seeds=(0, 1)
+    embedding_steps=4,
+    embedding_lr=1e-2,
+    finetune_steps=3,
+    finetune_lr=1e-3,
+    sampling_steps=6,
+    seeds=(0, 1),
+    shape="square",
 )
 
 

@@ -14,7 +14,7 @@ from layerdiffusion.edit import BACKGROUNDS, PLACEMENT, Edit, Placement, check_p
 from layerdiffusion.errors import EditError, MaskError
 from layerdiffusion.images.geometry import points_in_opened
 from layerdiffusion.images.io import open_image
-from layerdiffusion.images.masks import open_mask
+from layerdiffusion.images.masks import read_mask
 from layerdiffusion.recipe import Recipe, load_recipe
 from layerdiffusion.settings import Settings, setting_table
 
@@ -155,12 +155,12 @@ class _Segmenters:
         return self._loaded.mask(points, labels, box, image=image)
 
 
-def _mask(given: dict[str, Any], prefix: str, image: Image.Image, segmenter: _Segmenters) -> np.ndarray | None:
+def _mask(given: dict[str, Any], prefix: str, image: Image.Image, segmenter: _Segmenters) -> Any:
     """True on what is clicked, boxed or masked in the picture, or None if nothing is."""
     on, off = given.get(f"{prefix}point", []), given.get(f"{prefix}not_point", [])
     box, file = given.get(f"{prefix}box"), given.get(f"{prefix}mask")
     if file is not None:
-        return open_mask(file, image.size, f"the {prefix.replace('_', ' ')}mask")
+        return read_mask(file, image.size, f"the {prefix.replace('_', ' ')}mask")
     if not (on or off or box):
         return None
     box = box if box is None else points_in_opened([box], image)[0]

@@ -124,7 +124,9 @@ def writable(folder: Path) -> Path:
 def add_setting(group: argparse._ArgumentGroup, entry: Setting) -> None:
     """The flag of one of the table's settings, its help with what is allowed."""
     flag, words = f"--{entry.name.replace('_', '-')}", entry.help.rstrip(".").replace("%", "%%")
-    if entry.choices is not None:
+    if entry.check_text is not None:
+        group.add_argument(flag, metavar="X", help=f"{words}; {', '.join(entry.choices or ())}")
+    elif entry.choices is not None:
         group.add_argument(flag, choices=tuple(entry.choices), help=words)
     else:
         group.add_argument(flag, type=number, metavar="X", help=f"{words}; {entry.limit}")

@@ -61,7 +61,7 @@ class Measures:
 
         Raises `ModelError` where there is no CLIP.
         """
-        layers = lay_out(bench_edit.edit, images[0].width)
+        layers = lay_out(bench_edit.edit, images[0].size)
         subjects = self._subjects(layers, images)
         cosines = self._cosines(bench_edit, images, subjects)
         seen = self.judge(list(images)) if self.judge is not None else [{}] * len(images)

@@ -98,7 +98,12 @@ def _ablation(setting: str, value: str) -> Variant:
 
 
 ABLATIONS = _by_name(
-    *(_ablation(setting, choice) for setting, entry in setting_table().items() for choice in entry.choices or ()),
+    *(
+        _ablation(setting, choice)
+        for setting, entry in setting_table().items()
+        if entry.stages
+        for choice in entry.choices or ()
+    ),
     Variant("noise_offset-0", "ours", {"noise_offset": 0.0}, {}, "stages 1 and 2 see plain noise, as in the paper"),
 )
 ROWS = TABLE_1 | ABLATIONS

@@ -18,14 +18,15 @@ from layerdiffusion.editor import Editor
 from layerdiffusion.evaluation.datasets.toybench import BenchEdit
 from layerdiffusion.evaluation.metrics import Measures
 from layerdiffusion.evaluation.variants import Variant
-from layerdiffusion.images.geometry import fit_square
 from layerdiffusion.images.io import png_bytes
+from layerdiffusion.images.layers import object_fit
 from layerdiffusion.methods.options import options_for
 from layerdiffusion.miniature.judge import load_judge
 from layerdiffusion.miniature.shape import ShapeMeasure
 from layerdiffusion.models.load import Models, load_models
 from layerdiffusion.models.sam import load_sam
 from layerdiffusion.models.segmenter import Segmenter
+from layerdiffusion.result import Result
 from layerdiffusion.settings import Settings
 
 PACKAGES = ("torch", "diffusers", "transformers", "numpy", "pillow")
@@ -139,16 +140,14 @@ class Worker:
             "prompt": bench_edit.edit.prompt,
         }
         pictures = {seed: png_bytes(image) for seed, image in zip(result.seeds, result.images, strict=True)}
-        return Finished(record, pictures, self._sources(bench_edit))
+        return Finished(record, pictures, self._sources(result))
 
-    def _sources(self, bench_edit: BenchEdit) -> dict[str, bytes]:
-        edit, layers = bench_edit.edit, self.editor.layers(bench_edit.edit)
-        sources = {"photo": fit_square(edit.object_image.size, self.models.size, edit.object_mask)
-                   .image(edit.object_image)}  # fmt: skip
-        if layers is not None:
-            sources["layers"] = layers.composite
-            if edit.background != "keep":
-                sources["reference"] = layers.background_image
+    def _sources(self, result: Result) -> dict[str, bytes]:
+        edit, layers = result.edit, result.layers
+        photo = object_fit(edit, layers.object_image.size).image(edit.object_image)
+        sources = {"photo": photo, "layers": layers.composite}
+        if edit.background != "keep":
+            sources["reference"] = layers.background_image
         return {name: png_bytes(image) for name, image in sources.items()}
 
 

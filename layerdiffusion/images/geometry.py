@@ -1,4 +1,4 @@
-"""Windows and placement: the square that a model sees, the way there and back, and the subject moved.
+"""Windows and placement: the part of a picture that a model sees, the way there and back, and the subject moved.
 
 Pixel coordinates are (x, y); pixel centres are at whole numbers.
 """
@@ -26,33 +26,46 @@ DISPLAY_SIDE = 1536  # of a longer side: as the page works on pictures, and as s
 
 @dataclass(frozen=True)
 class Fit:
-    """The square window of a picture that a model sees, and the way there and back.
+    """The window of a picture that a model sees, and the way there and back.
 
-    The window starts at (`left`, `top`), measures `side` picture pixels and is shown to the model at
-    `native`.
+    The window starts at (`left`, `top`), measures `width` × `height` picture pixels and is shown to the model at
+    `size` (W, H).
     """
 
     left: int
     top: int
-    side: int
-    native: int
+    width: int
+    height: int
+    size: tuple[int, int]
 
     @property
     def box(self) -> tuple[int, int, int, int]:
-        return self.left, self.top, self.left + self.side, self.top + self.side
+        return self.left, self.top, self.left + self.width, self.top + self.height
 
     def image(self, image: Image.Image) -> Image.Image:
-        """The window at the model's size, (native, native)."""
+        """The window at the model's size."""
         window = image.crop(self.box)
-        return window if self.side == self.native else window.resize((self.native,) * 2, Image.Resampling.LANCZOS)
+        return window if window.size == self.size else window.resize(self.size, Image.Resampling.LANCZOS)
+
+    def cut(self, array: np.ndarray) -> np.ndarray:
+        """The window of an array (H, W, …), at its own size."""
+        return array[self.top : self.top + self.height, self.left : self.left + self.width]
 
     def mask(self, mask: np.ndarray, half: bool = True) -> np.ndarray:
         """The mask's window at the model's size: a pixel is True where at least half of its area was.
 
         Without `half`, more than half of it: a pixel that two masks share equally is then only the other's.
         """
-        window = mask[self.top : self.top + self.side, self.left : self.left + self.side]
-        return resize_mask(window, self.native) if half else ~resize_mask(~window, self.native)
+        window = self.cut(mask)
+        return resize_mask(window, self.size) if half else ~resize_mask(~window, self.size)
+
+    def soft(self, alpha: np.ndarray) -> np.ndarray:
+        """The window of a soft mask (H, W), uint8 or float32 from 0 to 1, at the model's size; float32, 0 to 1."""
+        window = self.cut(alpha)
+        share = window.astype(np.float32) / 255 if alpha.dtype == np.uint8 else window
+        smaller = self.size[0] <= self.width and self.size[1] <= self.height
+        resized = cv2.resize(share, self.size, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+        return resized.clip(0, 1)
 
     def restore_mask(self, mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """A mask at the model's size back in a picture of `size` (W, H); False outside the window.
@@ -60,36 +73,45 @@ class Fit:
         `mask` undoes it exactly where the window is the model's size, or at least twice as large.
         """
         restored = np.zeros((size[1], size[0]), bool)
-        restored[self.top : self.top + self.side, self.left : self.left + self.side] = resize_mask(mask, self.side)
+        self.cut(restored)[:] = resize_mask(mask, (self.width, self.height))
         return restored
 
     def point(self, x: float, y: float) -> tuple[float, float]:
         """A picture's point in the model's pixels; pixel centres are at whole numbers."""
-        ratio = self.native / self.side
-        return (x - self.left + 0.5) * ratio - 0.5, (y - self.top + 0.5) * ratio - 0.5
+        across, down = self.size[0] / self.width, self.size[1] / self.height
+        return (x - self.left + 0.5) * across - 0.5, (y - self.top + 0.5) * down - 0.5
 
     def restore_point(self, x: float, y: float) -> tuple[float, float]:
         """The inverse of `point`."""
-        ratio = self.side / self.native
-        return (x + 0.5) * ratio - 0.5 + self.left, (y + 0.5) * ratio - 0.5 + self.top
+        across, down = self.width / self.size[0], self.height / self.size[1]
+        return (x + 0.5) * across - 0.5 + self.left, (y + 0.5) * down - 0.5 + self.top
 
 
-def fit_square(size: tuple[int, int], native: int, mask: np.ndarray | None = None) -> Fit:
-    """The largest square window of a picture of `size` (W, H), scaled to `native`: cropped, never padded.
+def fit_window(
+    picture: tuple[int, int],
+    size: tuple[int, int],
+    mask: np.ndarray | None = None,
+    at: tuple[float, float] | None = None,
+) -> Fit:
+    """The largest window of a picture of size `picture` (W, H) that has the shape of `size`: cropped, never padded.
 
-    Padding would put bars into the picture that the model has to reproduce. The window is the centre, slid
-    just as far as the subject in `mask` needs to lie inside; a subject longer than the window is centred.
+    Padding would put bars into the picture that the model has to reproduce. The window is the centre, slid just as far
+    as the subject in `mask` needs to lie inside; a subject longer than the window is centred. With `at` it lies that
+    far on its way from the left and the top, 0, to the right and the bottom, 1.
     """
-    side = min(size)
+    scale = min(length / wanted for length, wanted in zip(picture, size, strict=True))
+    measures = [min(max(round(wanted * scale), 1), length) for length, wanted in zip(picture, size, strict=True)]
     starts = []
-    for axis, length in enumerate(size):
+    for axis, (length, side) in enumerate(zip(picture, measures, strict=True)):
         start = (length - side) // 2
-        if mask is not None and mask.any():
+        if at is not None:
+            start = round(at[axis] * (length - side))
+        elif mask is not None and mask.any():
             inside = np.flatnonzero(mask.any(axis=axis))
             first, last = int(inside[0]), int(inside[-1]) + 1
             start = (first + last - side) // 2 if last - first > side else min(max(start, last - side), first)
         starts.append(min(max(start, 0), length - side))
-    return Fit(starts[0], starts[1], side, native)
+    return Fit(starts[0], starts[1], measures[0], measures[1], size)
 
 
 def points_in_opened(points: Iterable[Sequence[float]], image: Image.Image) -> list[tuple[float, ...]]:
@@ -111,12 +133,14 @@ def place(image: Image.Image, mask: np.ndarray, placement: Placement) -> tuple[I
     """The picture and its mask with the subject scaled, turned, mirrored and moved by one affine map.
 
     Colours under the new mask are averaged over subject pixels alone, so that no rim of the old background
-    travels along; beyond the picture's edge the edge is repeated. Raises `PlacementError` if nothing of the
+    travels along; beyond the picture's edge the edge is repeated. The mask is bool, or soft: float32 from 0 to 1; so is
+    the new one. Raises `PlacementError` if nothing of the
     subject is left.
     """
     if placement.is_identity:
         return image, mask
-    matrix = placement_matrix(mask, placement)
+    soft = mask.dtype != bool
+    matrix = placement_matrix(mask >= 0.5 if soft else mask, placement)
     shrink = 1 / placement.scale
     colours: np.ndarray = np.asarray(image, np.float32)
     weight: np.ndarray = mask.astype(np.float32)
@@ -134,8 +158,9 @@ def place(image: Image.Image, mask: np.ndarray, placement: Placement) -> tuple[I
     moved = weight >= 0.5
     if not moved.any():
         raise PlacementError("The subject is placed outside the picture; move it back, or make it larger.")
-    placed = np.where(moved[..., None], subject, warp(colours, cv2.BORDER_REPLICATE))
-    return Image.fromarray(np.clip(np.rint(placed), 0, 255).astype(np.uint8)), moved
+    seen = weight > 0 if soft else moved
+    placed = np.where(seen[..., None], subject, warp(colours, cv2.BORDER_REPLICATE))
+    return Image.fromarray(np.clip(np.rint(placed), 0, 255).astype(np.uint8)), weight.clip(0, 1) if soft else moved
 
 
 def placement_matrix(mask: np.ndarray, placement: Placement) -> np.ndarray:

@@ -2,76 +2,106 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from PIL import Image
 
 from layerdiffusion.edit import Edit
-from layerdiffusion.images.geometry import Fit, fit_square, place
+from layerdiffusion.errors import PlacementError
+from layerdiffusion.images.geometry import Fit, fit_window, place
 from layerdiffusion.images.inpainting import inpaint
 from layerdiffusion.images.masks import lay_over
 
-Picture = tuple[Image.Image, np.ndarray]
+GHOST = 0.1  # of a soft mask: what has more than this of a subject in it goes with it when that is inpainted
 
 
 @dataclass(frozen=True)
 class Layers:
-    """Square pictures, all of one size, and their bool masks (H, W)."""
+    """Pictures, all of one size, and their bool masks (H, W)."""
 
     object_image: Image.Image  # the subject scaled, turned and moved to where it is wanted
     object_mask: np.ndarray  # M_t: True on the placed subject
     background_image: Image.Image
     background_mask: np.ndarray  # M_r: True on the background picture's own subject
     in_place: bool = False  # the two pictures are one, and the subject is where it always was
+    object_alpha: np.ndarray | None = None  # of a soft object mask, float32 (H, W), 0 to 1
+    background_alpha: np.ndarray | None = None  # likewise
 
     @cached_property
     def inpainted_background(self) -> Image.Image:
         """The background with its own subject painted out."""
-        return inpaint(self.background_image, self.background_mask)
+        hole = self.background_mask
+        if self.background_alpha is not None and not (soft := hole | (self.background_alpha > GHOST)).all():
+            hole = soft
+        return inpaint(self.background_image, hole)
 
     @cached_property
     def composite(self) -> Image.Image:
         """The placed subject over the painted background: what `layers="composite"` trains on."""
         if self.in_place:  # painting out and laying over would only harm the subject's rim
             return self.object_image
-        return lay_over(self.object_image, self.object_mask, self.inpainted_background)
+        return self._over(self.inpainted_background)
 
     @cached_property
     def overlay(self) -> Image.Image:
         """The placed subject over the background as it is, its own subject included: for `layers="overlay"`."""
-        return lay_over(self.object_image, self.object_mask, self.background_image)
+        return self._over(self.background_image)
+
+    def _over(self, background: Image.Image) -> Image.Image:
+        mask = self.object_mask if self.object_alpha is None else self.object_alpha
+        return lay_over(self.object_image, mask, background)
 
 
-def lay_out(edit: Edit, size: int, generated: Image.Image | None = None) -> Layers:
-    """The edit's layers at `size` pixels a side; `generated` is the picture to use for `background="generate"`.
+def lay_out(edit: Edit, size: tuple[int, int], generated: Image.Image | None = None) -> Layers:
+    """The edit's layers at `size` (W, H); `generated` is the picture to use for `background="generate"`.
 
-    Pictures are cropped to a square, the photo's so that its subject lies inside. The placement's moves are
-    shares of that square. With `background="keep"` the background is the photo itself, its subject left where
+    Pictures are cropped to that shape, the photo's so that its subject lies inside. The placement's moves are
+    shares of the window. With `background="keep"` the background is the photo itself, its subject left where
     it was.
     """
-    fit = fit_square(edit.object_image.size, size, edit.object_mask)
-    photo = fit.image(edit.object_image), fit.mask(edit.object_mask)
-    subject = photo if edit.placement.is_identity else _placed(edit, fit)
+    fit = object_fit(edit, size)
+    if not fit.cut(edit.object_mask).any():
+        raise PlacementError("The photo's window has nothing of the subject in it; move the window back over it.")
+    image, mask = fit.image(edit.object_image), fit.mask(edit.object_mask)
+    alpha = None if edit.object_alpha is None else fit.soft(edit.object_alpha)
+    subject = (image, mask, alpha) if edit.placement.is_identity else _placed(edit, fit)
+    behind: np.ndarray | None = None
+    nothing = np.zeros(size[::-1], bool)
     if edit.background == "keep":
-        background = photo
+        background, behind = (image, mask), alpha
     elif edit.background_image is not None:
-        window = fit_square(edit.background_image.size, size)
-        nothing = np.zeros((size, size), bool)
-        mask = nothing if edit.background_mask is None else window.mask(edit.background_mask, half=False)
-        background = window.image(edit.background_image), mask
+        window = background_fit(edit, size)
+        marked = nothing if edit.background_mask is None else window.mask(edit.background_mask, half=False)
+        behind = None if edit.background_alpha is None else window.soft(edit.background_alpha)
+        background = window.image(edit.background_image), marked
     elif generated is None:
         raise ValueError('background is "generate": the generated picture is missing')
     else:
-        background = generated, np.zeros((size, size), bool)
+        background = generated, nothing
     in_place = edit.background == "keep" and edit.placement.is_identity
-    return Layers(*subject, *background, in_place)
+    return Layers(subject[0], subject[1], *background, in_place, subject[2], behind)
 
 
-def _placed(edit: Edit, fit: Fit) -> Picture:
+def object_fit(edit: Edit, size: tuple[int, int]) -> Fit:
+    """The window of the object image that is seen at `size` (W, H)."""
+    return fit_window(edit.object_image.size, size, edit.object_mask, edit.object_window)
+
+
+def background_fit(edit: Edit, size: tuple[int, int]) -> Fit:
+    """The window of the reference that is seen at `size` (W, H)."""
+    assert edit.background_image is not None
+    return fit_window(edit.background_image.size, size, at=edit.background_window)
+
+
+def _placed(edit: Edit, fit: Fit) -> tuple[Image.Image, np.ndarray, np.ndarray | None]:
     # On the photo's own pixels, so that a subject made larger stays as sharp as the photo has it.
-    window, mask = edit.object_image.crop(fit.box), Fit(fit.left, fit.top, fit.side, fit.side).mask(edit.object_mask)
-    image, mask = place(window, mask, edit.placement)
-    whole = Fit(0, 0, fit.side, fit.native)
-    return whole.image(image), whole.mask(mask)
+    measures = fit.width, fit.height
+    own, whole = replace(fit, size=measures), Fit(0, 0, *measures, fit.size)
+    window, mask = edit.object_image.crop(fit.box), own.mask(edit.object_mask)
+    if edit.object_alpha is None:
+        image, mask = place(window, mask, edit.placement)
+        return whole.image(image), whole.mask(mask), None
+    image, alpha = place(window, own.soft(edit.object_alpha), edit.placement)
+    return whole.image(image), whole.mask(alpha >= 0.5), whole.soft(alpha)

@@ -6,7 +6,7 @@ A mask is a bool array (H, W) of its picture's size, True on the subject.
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -20,10 +20,24 @@ SAME_COLOUR = 24  # of 255: how far a channel may be off the shade of one colour
 
 Mask = NDArray[np.bool_]  # (H, W), True on the subject
 LatentMask = NDArray[np.float32]  # (h, w), 0 or 1
+BETWEEN, SOFT_SHARE = (32, 223), 1e-3  # of a soft mask at least this share of the pixels is neither black nor white
+
+
+class OpenedMask(NamedTuple):
+    """A mask as it was read from a picture or an array."""
+
+    mask: np.ndarray  # bool (H, W), read-only, True on the subject
+    alpha: np.ndarray | None = None  # of a soft one, uint8 (H, W): `mask` is True from 128 on
+    notes: tuple[str, ...] = ()  # sentences on what the user might not expect
 
 
 def open_mask(source: Any, size: tuple[int, int], name: str = "the mask") -> np.ndarray:
-    """A read-only bool array (H, W), True on the subject, of the picture of `size` (W, H): the one reader of masks.
+    """The mask alone of what `read_mask` reads: a read-only bool array (H, W), True on the subject."""
+    return read_mask(source, size, name).mask
+
+
+def read_mask(source: Any, size: tuple[int, int], name: str = "the mask") -> OpenedMask:
+    """The mask of the picture of `size` (W, H): the one reader of masks.
 
     `source` is a picture as `open_image` takes it, or an array (H, W): bool, numbers from 0 to 1, or integers to 255.
     What it marks is decided by the first of these that applies:
@@ -32,21 +46,34 @@ def open_mask(source: Any, size: tuple[int, int], name: str = "the mask") -> np.
     - of a picture of exactly two values, the lighter is True (zeros and ones, red on black, two palette entries);
     - what is at least half as light as white is True; of one colour on black, such as red, at least half of it.
 
-    A mask of the picture's shape but another size, up to a pixel, is scaled to it by the nearest pixel. Raises
+    Of a mask with values in between, `alpha` has them. A mask of the picture's shape but another size, up to a pixel,
+    is scaled to it by the nearest pixel. `notes` say both. Raises
     `MaskError` for another shape, for a picture or numbers that mark nothing, and for what is dark but not black
     everywhere; a bool array may be empty. Raises `ImageError` for files that are no pictures.
     """
     if isinstance(source, np.ndarray) and not (source.ndim == 3 and source.dtype == np.uint8 and source.shape[2] > 2):
-        mask = _from_numbers(_scaled(_checked_numbers(source, name), size, name), name)
+        values = _checked_numbers(source, name)
+        given = values.shape[1], values.shape[0]
+        mask, alpha = _from_numbers(_scaled(values, size, name), name)
     elif isinstance(source, np.ndarray | Image.Image | bytes | str | os.PathLike):
-        mask = _from_picture(decode(source, name), size, name)
+        image = decode(source, name)
+        given = image.size
+        mask, alpha = _from_picture(image, size, name)
     else:
         raise MaskError(f"{name} is a {type(source).__name__}: it must be a bool array or a black and white picture.")
+    notes = []
+    if given != size:
+        notes.append(f"{name} was scaled from {given[0]} × {given[1]} to its picture's {size[0]} × {size[1]} pixels.")
+    if alpha is not None:
+        notes.append(
+            f"{name} has soft edges: what is at least half white (128 of 255) is the subject, and the edges stay soft "
+            "where layers are laid over each other."
+        )
     mask.flags.writeable = False
-    return mask
+    return OpenedMask(mask, alpha, tuple(notes))
 
 
-def _from_picture(image: Image.Image, size: tuple[int, int], name: str) -> np.ndarray:
+def _from_picture(image: Image.Image, size: tuple[int, int], name: str) -> tuple[np.ndarray, np.ndarray | None]:
     _check_shape(image.size, size, name)
     if image.size != size:
         image = image.resize(size, Image.Resampling.NEAREST)
@@ -67,7 +94,7 @@ def _from_picture(image: Image.Image, size: tuple[int, int], name: str) -> np.nd
     light = red * 299 + green * 587 + blue * 114
     if (light == light.flat[0]).all():
         raise MaskError(f"{name} has two colours, equally light: neither marks the subject; make it white on black.")
-    return light == light.max()
+    return light == light.max(), None
 
 
 def _strength(pixels: np.ndarray, lightness: np.ndarray) -> np.ndarray:
@@ -99,13 +126,16 @@ def _checked_numbers(array: np.ndarray, name: str) -> np.ndarray:
     return array
 
 
-def _from_numbers(values: np.ndarray, name: str) -> np.ndarray:
-    """Bool (H, W) from bool, numbers from 0 to 1 or integers to 255; of exactly two values the larger is True."""
+def _from_numbers(values: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """Bool (H, W) from bool, numbers from 0 to 1 or integers to 255; of exactly two values the larger is True.
+
+    And where there are values in between, these, uint8.
+    """
     if values.dtype == bool:
-        return values.copy()
+        return values.copy(), None
     first, other = _two_values(values)
     if other is not None:
-        return values == max(first, other)
+        return values == max(first, other), None
     high = values.max()
     mask = values >= (0.5 if high <= 1 else 128)
     if not high:
@@ -114,7 +144,9 @@ def _from_numbers(values: np.ndarray, name: str) -> np.ndarray:
         raise MaskError(
             f"{name} marks nothing: its largest value is {high:g}, less than half of white; make the subject white."
         )
-    return mask
+    alpha = np.rint(values * 255 if high <= 1 else values).astype(np.uint8)
+    between = (alpha >= BETWEEN[0]) & (alpha <= BETWEEN[1])
+    return mask, alpha if between.mean() >= SOFT_SHARE else None
 
 
 def _two_values(values: np.ndarray) -> tuple[Any, Any]:
@@ -177,12 +209,13 @@ def keep_largest(mask: np.ndarray) -> np.ndarray:
     return pieces == 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
 
 
-def resize_mask(mask: np.ndarray, side: int) -> np.ndarray:
-    if mask.shape == (side, side):
+def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The mask at `size` (W, H): True where at least half of a pixel's area was; enlarged, the nearest pixel's."""
+    if mask.shape == size[::-1]:
         return mask.copy()
-    if side > mask.shape[0]:
-        return cv2.resize(mask.astype(np.uint8), (side, side), interpolation=cv2.INTER_NEAREST_EXACT).astype(bool)
-    return cv2.resize(mask.astype(np.float32), (side, side), interpolation=cv2.INTER_AREA) >= 0.5 - 1e-6
+    if size[0] > mask.shape[1] or size[1] > mask.shape[0]:
+        return cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT).astype(bool)
+    return cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA) >= 0.5 - 1e-6
 
 
 def mask_to_latents(
@@ -213,7 +246,14 @@ def too_small(name: str, size: tuple[int, int], advice: str) -> MaskError:
 
 
 def lay_over(object_image: Image.Image, object_mask: np.ndarray, background: Image.Image) -> Image.Image:
-    """The background with the subject's pixels laid over it; all three of one size."""
+    """The background with the subject's pixels laid over it; all three of one size.
+
+    A soft mask, float32 from 0 to 1, mixes both by its share.
+    """
     if object_image.size != background.size or object_mask.shape != background.size[::-1]:
         raise ValueError(f"sizes differ: {object_image.size}, {object_mask.shape[::-1]}, {background.size}")
-    return Image.fromarray(np.where(object_mask[..., None], np.asarray(object_image), np.asarray(background)))
+    above, below = np.asarray(object_image), np.asarray(background)
+    if object_mask.dtype == bool:
+        return Image.fromarray(np.where(object_mask[..., None], above, below))
+    mixed = below + object_mask[..., None] * (above.astype(np.float32) - below)
+    return Image.fromarray(np.rint(mixed).astype(np.uint8))

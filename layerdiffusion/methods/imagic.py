@@ -132,7 +132,7 @@ def sample_pictures(
             on_step=on_step,
         )
 
-    return pictures(models, report, settings.seeds, latents_of)
+    return pictures(models, report, settings.seeds, models.latent_shape_of(picture.size), latents_of)
 
 
 def interpolated(target: Condition, optimized: Condition, alpha: float) -> Condition:

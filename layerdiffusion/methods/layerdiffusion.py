@@ -57,7 +57,7 @@ def stages(task: Task) -> list[Stage[object]]:
     read = settings.of(SAMPLING)
     if settings.schedule == "object":  # no step asks for the mixed embedding
         read = replace(read, alpha=None)  # type: ignore[arg-type]
-    inputs = {"embeddings": embeddings, "tuning": tuning, "settings": read}
+    inputs = {"embeddings": embeddings, "tuning": tuning, "size": task.size, "settings": read}
     known = None if task.layers is None else inputs
     sampling = Stage(SAMPLING, known, *task.sampling(settings.sampling_steps), sample_pictures)
     return [embeddings, tuning, sampling]
@@ -227,9 +227,14 @@ def _training_layers(
 
 
 def sample_pictures(
-    models: Models, report: Reporter, embeddings: FittedEmbeddings, tuning: TunedWeights, settings: Settings
+    models: Models,
+    report: Reporter,
+    embeddings: FittedEmbeddings,
+    tuning: TunedWeights,
+    size: tuple[int, int],
+    settings: Settings,
 ) -> list[Image.Image]:
-    """Stage 3: a picture for each seed, its condition alternating between ê_a and e_opt."""
+    """Stage 3: a picture of `size` (W, H) for each seed, its condition alternating between ê_a and e_opt."""
     unet = tuned_network(models, without_part(tuning.weights, settings.forget))
     object_embedding = embeddings.embeddings[:1].to(models.device)
     mixed = object_embedding if settings.alpha is None else _mixed(models, embeddings, settings.alpha)
@@ -250,7 +255,7 @@ def sample_pictures(
             on_step=on_step,
         )
 
-    return pictures(models, report, settings.seeds, latents_of)
+    return pictures(models, report, settings.seeds, models.latent_shape_of(size), latents_of)
 
 
 def _mixed(models: Models, embeddings: FittedEmbeddings, alpha: float) -> Condition:
@@ -263,14 +268,14 @@ def _mixed(models: Models, embeddings: FittedEmbeddings, alpha: float) -> Condit
 
 def _subject(models: Models, mask: Mask, name: str, advice: str = "mark more, or choose a closer picture") -> Tensor:
     """1 on the subject that the mask marks; raises a `MaskError` where it is too small for the grid."""
-    return _latent(models, mask_to_latents(mask, _grid(models), name, advice))
+    return _latent(models, mask_to_latents(mask, _grid(models, mask), name, advice))
 
 
 def _stranger(models: Models, mask: Mask, name: str, advice: str) -> Tensor:
     """M_r: 1 on the background picture's own subject; raises a `MaskError` where too little is left beside it."""
-    stranger = mask_to_latents(mask, _grid(models), half=False)
+    stranger = mask_to_latents(mask, _grid(models, mask), half=False)
     if stranger.all() and not mask.all():
-        raise too_small(name, _grid(models), advice)
+        raise too_small(name, _grid(models, mask), advice)
     return _latent(models, stranger)
 
 
@@ -282,8 +287,8 @@ def _latent(models: Models, mask: LatentMask) -> Tensor:
     return torch.from_numpy(mask)[None, None].to(models.device)
 
 
-def _grid(models: Models) -> tuple[int, int]:
-    _, height, width = models.latent_shape
+def _grid(models: Models, mask: Mask) -> tuple[int, int]:
+    _, height, width = models.latent_shape_of((mask.shape[1], mask.shape[0]))
     return width, height
 
 

@@ -336,4 +336,4 @@ def sample_pictures(
         )
         return latents.expand_as(noise)
 
-    return pictures(models, report, settings.seeds, latents_of)
+    return pictures(models, report, settings.seeds, source.shape[1:], latents_of)

@@ -97,4 +97,4 @@ def sample_pictures(
             on_step=on_step,
         )
 
-    return pictures(models, report, settings.seeds, latents_of)
+    return pictures(models, report, settings.seeds, latents.shape[1:], latents_of)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,8 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from layerdiffusion.edit import Edit
-from layerdiffusion.images.geometry import fit_square
-from layerdiffusion.images.layers import Layers
+from layerdiffusion.images.layers import Layers, object_fit
 from layerdiffusion.method.finetune import TrainingLayers, Weights, finetune, with_weights
 from layerdiffusion.method.objective import OnStep
 from layerdiffusion.method.sampling import initial_latents, sample
@@ -67,12 +66,16 @@ class Task:
         batches = len(batched(self.models, self.settings.seeds))
         return steps * batches, 2 * len(self.settings.seeds) / batches + cost
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """(W, H) of every picture that the stages see and make."""
+        return self.models.window(self.settings.shape, self.edit.object_image.size)
+
     def picture(self, source: str) -> Image.Image | None:
-        """What a baseline edits: "photo", as it was given, cropped to the model's square, or "composite"."""
+        """What a baseline edits: "photo", as it was given, cropped to the edit's window, or "composite"."""
         if source == "composite":
             return None if self.layers is None else self.layers.composite
-        photo = self.edit.object_image
-        return fit_square(photo.size, self.models.size, self.edit.object_mask).image(photo)
+        return object_fit(self.edit, self.size).image(self.edit.object_image)
 
 
 def batched(models: Models, seeds: tuple[int, ...]) -> list[tuple[int, ...]]:
@@ -81,23 +84,29 @@ def batched(models: Models, seeds: tuple[int, ...]) -> list[tuple[int, ...]]:
     return [seeds[start : start + size] for start in range(0, len(seeds), size)]
 
 
-def pictures(models: Models, report: Reporter, seeds: tuple[int, ...], latents_of: LatentsOf) -> list[Image.Image]:
-    """A picture for each seed, with previews of the first."""
+def pictures(
+    models: Models, report: Reporter, seeds: tuple[int, ...], shape: Sequence[int], latents_of: LatentsOf
+) -> list[Image.Image]:
+    """A picture for each seed, its latents of `shape` (C, h, w), with previews of the first."""
     report.begin("sampling")
+    channels, height, width = shape
     images: list[Image.Image] = []
     batches = batched(models, seeds)
     for index, batch in enumerate(batches):
-        noise = initial_latents(batch, models.latent_shape).to(models.device)
+        noise = initial_latents(batch, (channels, height, width)).to(models.device)
         latents = latents_of(noise, report.part(index, len(batches), models.decode))
         images += models.decode(finite(latents))
     return images
 
 
-def background_stage(models: Models, prompt: str, seed: int, settings: Settings) -> Stage[Image.Image]:
+def background_stage(
+    models: Models, prompt: str, seed: int, settings: Settings, size: tuple[int, int]
+) -> Stage[Image.Image]:
     """The picture that the untouched model makes of `prompt`, always alone: the same among others and in a replay."""
     inputs = {
         "prompt": prompt,
         "seed": seed,
+        "size": size,
         "steps": settings.sampling_steps,
         "guidance_scale": settings.guidance_scale,
     }
@@ -105,15 +114,21 @@ def background_stage(models: Models, prompt: str, seed: int, settings: Settings)
 
 
 def generate_background(
-    models: Models, report: Reporter, prompt: str, seed: int, steps: int, guidance_scale: float
+    models: Models,
+    report: Reporter,
+    prompt: str,
+    seed: int,
+    size: tuple[int, int],
+    steps: int,
+    guidance_scale: float,
 ) -> Image.Image:
-    """DDIM from the seed's noise with the untouched model and the whole prompt."""
+    """A picture of `size` (W, H): DDIM from the seed's noise with the untouched model and the whole prompt."""
     embedding, negative = models.embed([prompt]), models.embed([None])
     report.begin("background")
     latents = sample(
         models.unet,
         models.scheduler,
-        initial_latents((seed,), models.latent_shape).to(models.device),
+        initial_latents((seed,), models.latent_shape_of(size)).to(models.device),
         embedding,
         embedding,
         negative,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from PIL import Image
 
-from layerdiffusion.images.geometry import fit_square
+from layerdiffusion.images.geometry import fit_window
 from layerdiffusion.miniature.world import HELD_OUT_SEEDS, draw
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ SCENES = 16  # drawn scenes that show what the model is used to
 @torch.no_grad()
 def ood_score(models: Models, image: Image.Image) -> float:
     """The mean squared error of the predicted latents, without words, at one noise level; the same every time."""
-    latents = models.encode(fit_square(image.size, models.size).image(image)).expand(NOISES, -1, -1, -1)
+    latents = models.encode(fit_window(image.size, (models.size, models.size)).image(image)).expand(NOISES, -1, -1, -1)
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)).to(latents)
     time = int(TIMESTEP * models.scheduler.config.num_train_timesteps)
     steps = torch.full((NOISES,), time, device=latents.device)

@@ -25,7 +25,7 @@ def clip_score(models: Models, images: Sequence[Image.Image], prompt: str) -> li
 
     Raises `ModelError`.
     """
-    pictures, words = embed(models, images, [prompt])
+    pictures, words = embed(models, [squared(image) for image in images], [prompt])
     return (pictures @ words.T)[:, 0].tolist()
 
 
@@ -58,6 +58,16 @@ def load_clip(folder: Path, device: torch.device) -> tuple[Network, Any]:
             f"The CLIP model in {source} can't be opened ({reason(error)}); download or save it again."
         ) from error
     return model.to(device).requires_grad_(False).eval(), processor
+
+
+def squared(image: Image.Image) -> Image.Image:
+    """The picture with grey beside it, or above and below, up to a square: CLIP's processor would cut its ends off."""
+    side = max(image.size)
+    if image.size == (side, side):
+        return image
+    square = Image.new("RGB", (side, side), (128, 128, 128))
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return square
 
 
 @torch.no_grad()

@@ -26,7 +26,17 @@ from layerdiffusion.models import hub
 from layerdiffusion.models._torchvision import ensure_torchvision
 from layerdiffusion.models.clip import load_clip
 from layerdiffusion.models.family import Condition, StableDiffusion
-from layerdiffusion.models.parts import Network, native_size, open_file, open_folder, quiet, reason, vae_factor
+from layerdiffusion.models.parts import (
+    Network,
+    native_size,
+    open_file,
+    open_folder,
+    quiet,
+    reason,
+    side_step,
+    vae_factor,
+    window_size,
+)
 from layerdiffusion.models.profile import Profile, device_profile
 from layerdiffusion.settings import PAPER, Settings
 
@@ -39,7 +49,8 @@ class Models:
     """One text-to-image model, loaded and never changed, with what its pictures, prompts and settings need.
 
     `unet` is on the device and ready to run; `master` has the same weights in float32, in main memory, for
-    stage 2 to start from (on a CPU they are one). Pictures are square, `size` pixels a side.
+    stage 2 to start from (on a CPU they are one). `size` is the side of the square pictures that it was trained
+    on; those it makes have about that area (see `window`).
     """
 
     name: str
@@ -62,9 +73,17 @@ class Models:
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        """(C, h, w) of one picture's latents."""
-        side = self.size // vae_factor(self.vae)
-        return self.unet.config.in_channels, side, side
+        """(C, h, w) of a square picture's latents."""
+        return self.latent_shape_of((self.size, self.size))
+
+    def latent_shape_of(self, size: tuple[int, int]) -> tuple[int, int, int]:
+        """(C, h, w) of the latents of pictures of `size` (W, H)."""
+        factor = vae_factor(self.vae)
+        return self.unet.config.in_channels, size[1] // factor, size[0] // factor
+
+    def window(self, shape: str, photo: tuple[int, int]) -> tuple[int, int]:
+        """The size (W, H) of the pictures that are made of a photo of size `photo`; see `window_size`."""
+        return window_size(shape, photo, self.size, side_step(self.unet, self.vae))
 
     @property
     def tokens(self) -> int:
@@ -186,7 +205,7 @@ def _find(name: str) -> Path:
 def _assemble(name: str, source: Path, profile: Profile, size: int | None, notice: str | None) -> Models:
     parts, folder = (open_folder(source), source) if source.is_dir() else open_file(source)
     size = size or native_size(parts.unet, parts.vae)
-    step = vae_factor(parts.vae) * 2 ** (len(parts.unet.config.block_out_channels) - 1)
+    step = side_step(parts.unet, parts.vae)
     if size % step or size < step:
         raise ModelError(f"size is {size}: for this model it must be a multiple of {step}.")
     return Models(

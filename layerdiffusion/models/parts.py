@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 
 from layerdiffusion.errors import ModelError
 from layerdiffusion.models import hub
+from layerdiffusion.settings import MOST_ELONGATED
 
 # Held by whoever builds a network: diffusers and transformers patch `torch.nn` meanwhile, for the whole process, and of
 # two at once the second puts back the first one's patch for good.
@@ -95,6 +97,33 @@ def open_file(path: Path) -> tuple[Parts, Path]:
 def vae_factor(vae: Network) -> int:
     """How many pixels a latent cell is wide."""
     return 2 ** (len(vae.config.block_out_channels) - 1)
+
+
+def side_step(unet: Network, vae: Network) -> int:
+    """What the sides of a picture, in pixels, are multiples of: the autoencoder's factor times the network's."""
+    return vae_factor(vae) * 2 ** (len(unet.config.block_out_channels) - 1)
+
+
+def window_size(shape: str, photo: tuple[int, int], native: int, step: int) -> tuple[int, int]:
+    """The size (W, H) of the pictures that a model of `native` side makes of a photo of size `photo`.
+
+    `shape` is "photo", "square" or "W:H". Sides are multiples of `step`, from 1 : 2 to 2 : 1, which a longer photo is
+    cut to. Of these sizes the one whose shape and whose area are nearest to the wanted one and the square's, as ratios,
+    the shape counted twice; on a tie the smaller.
+    """
+    if shape == "square":
+        return native, native
+    wide, high = photo if shape == "photo" else (int(part) for part in shape.split(":"))
+    wanted = min(max(wide / high, 1 / MOST_ELONGATED), MOST_ELONGATED)
+    sides = range(step, 2 * native + 1, step)
+
+    def distance(size: tuple[int, int]) -> tuple[float, int]:
+        width, height = size
+        off = 2 * abs(math.log(width / height / wanted)) + abs(math.log(width * height / native**2))
+        return round(off, 9), width * height
+
+    sizes = ((width, height) for width in sides for height in sides)
+    return min((size for size in sizes if max(size) <= MOST_ELONGATED * min(size)), key=distance)
 
 
 def native_size(unet: Network, vae: Network) -> int:

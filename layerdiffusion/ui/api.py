@@ -14,7 +14,7 @@ from layerdiffusion.edit import Edit, Placement
 from layerdiffusion.errors import EditError, SegmentError, SettingsError
 from layerdiffusion.images.geometry import points_in_opened
 from layerdiffusion.images.io import open_image, png_bytes
-from layerdiffusion.images.masks import open_mask
+from layerdiffusion.images.masks import OpenedMask, read_mask
 from layerdiffusion.prompts import split_prompt as parts_of
 from layerdiffusion.settings import Settings
 from layerdiffusion.ui.backend import Backend
@@ -176,10 +176,10 @@ def _report(result: Any) -> dict[str, Any]:
     }
 
 
-def _mask(data: bytes | None, picture: Any, name: str) -> np.ndarray:
+def _mask(data: bytes | None, picture: Any, name: str) -> OpenedMask:
     if not data:
         raise EditError(f"{name} is missing; send a picture file.")
-    return open_mask(data, picture.size, name)
+    return read_mask(data, picture.size, name)
 
 
 def _picture(data: Any, name: str) -> Any:

@@ -41,7 +41,7 @@ class Backend:
         self._error: str | None = None
         self._lock = threading.Lock()
         self.run = gpu(self.seconds)(self._run)
-        self.generate = gpu(lambda prompt, seeds, settings, cancel: 10 * len(seeds))(self._generate)
+        self.generate = gpu(lambda prompt, seeds, settings, photo, cancel: 10 * len(seeds))(self._generate)
         self.compare = gpu(self.compared_seconds)(self._compare)
         self.candidates = gpu(lambda image, points, labels, box: 10)(self._candidates)
         self.out_of_distribution = gpu(lambda image: 5)(self._out_of_distribution)
@@ -119,9 +119,9 @@ class Backend:
         """Whether it is the embedded model, as far as is known before it is loaded."""
         return self._miniature
 
-    @property
-    def size(self) -> int:
-        return self.editor.models.size
+    def window(self, shape: str, photo: tuple[int, int]) -> tuple[int, int]:
+        """The size (W, H) of the pictures that are made of a photo of size `photo`."""
+        return self.editor.models.window(shape, photo)
 
     def defaults(self) -> Settings:
         """The model's own settings; before it is loaded, the embedded one's as its folder has them."""
@@ -146,11 +146,13 @@ class Backend:
         editor = self.editor
         yield from follow(lambda report, stop: editor.run(edit, settings, report, stop), cancel)
 
-    def _generate(self, prompt: str, seeds: Sequence[int], settings: Settings, cancel: Any) -> Iterator[Any]:
-        """The same with generated backgrounds, one for each seed."""
+    def _generate(
+        self, prompt: str, seeds: Sequence[int], settings: Settings, photo: tuple[int, int], cancel: Any
+    ) -> Iterator[Any]:
+        """The same with backgrounds generated for a photo of that size, one for each seed."""
         editor = self.editor
         yield from follow(
-            lambda report, stop: editor.generate_backgrounds(prompt, seeds, settings, report, stop), cancel
+            lambda report, stop: editor.generate_backgrounds(prompt, seeds, settings, report, stop, photo), cancel
         )
 
     def _compare(self, name: str, edit: Edit, settings: Settings, cancel: threading.Event | None) -> Iterator[Any]:

@@ -17,7 +17,7 @@ from layerdiffusion.edit import Edit, Placement
 from layerdiffusion.errors import EditError, MaskError, SegmentError
 from layerdiffusion.images.geometry import reduce
 from layerdiffusion.images.layers import Layers
-from layerdiffusion.images.masks import grow, open_mask
+from layerdiffusion.images.masks import OpenedMask, grow, read_mask
 from layerdiffusion.ui.widgets.drawing import cutout_url, mask_url, picture_url
 
 MAX_POINTS = 64
@@ -39,13 +39,14 @@ class Marks:
     points: tuple[tuple[int, int, int], ...] = ()  # (x, y, 1 on the subject or 0 off it)
     candidates: tuple[Any, ...] = ()  # SAM's, from a part to the whole
     pick: int | None = None
-    given: np.ndarray | None = None  # a mask that was loaded instead of clicked
+    given: OpenedMask | None = None  # a mask that was loaded instead of clicked
     brushed: np.ndarray | None = None  # int8: 1 brushed on, -1 rubbed out
     growth: int = 0
+    window: tuple[float, float] | None = None  # where what the model sees was moved to, as `Edit` has it
 
     def mask(self, size: tuple[int, int]) -> np.ndarray:
         """Bool (H, W), True on the subject."""
-        mask = np.zeros(size[::-1], bool) if self.given is None else self.given
+        mask = np.zeros(size[::-1], bool) if self.given is None else self.given.mask
         if self.pick is not None:
             mask = self.candidates[self.pick].mask
         if self.growth:
@@ -53,6 +54,13 @@ class Marks:
         if self.brushed is not None:
             mask = (mask | (self.brushed > 0)) & ~(self.brushed < 0)
         return mask
+
+    def alpha(self) -> np.ndarray | None:
+        """The soft edge, uint8 (H, W), of a mask that was loaded and not grown since; the brush's edges are hard."""
+        alpha = None if self.given is None or self.growth else self.given.alpha
+        if alpha is not None and self.brushed is not None:
+            alpha = np.where(self.brushed > 0, 255, np.where(self.brushed < 0, 0, alpha)).astype(np.uint8)
+        return alpha
 
 
 @dataclass
@@ -82,6 +90,11 @@ class MarkedPicture:
     def mask(self) -> np.ndarray | None:
         """Bool (H, W), or None without a picture."""
         return None if self.image is None else self.marks.mask(self.image.size)
+
+    @property
+    def opened(self) -> OpenedMask | None:
+        """The mask with its soft edge, or None without a picture."""
+        return None if self.image is None else OpenedMask(self.marks.mask(self.image.size), self.marks.alpha())
 
     @property
     def marked(self) -> bool:
@@ -141,9 +154,14 @@ class MarkedPicture:
         growth = min(max(self.marks.growth + pixels, -MAX_GROWTH), MAX_GROWTH)
         self.change(growth=growth)
 
+    def move_window(self, x: Any, y: Any) -> None:
+        """Where in the picture the window lies that the model sees, as shares of its way."""
+        x, y = (min(max(_number(share), 0.0), 1.0) for share in (x, y))
+        self.change(window=(x, y))
+
     def load_mask(self, source: bytes | np.ndarray) -> None:
         """A mask from a file, or bool (H, W), instead of clicks; of the picture's shape, at any size."""
-        mask = open_mask(source, self._image().size, "the mask")
+        mask = read_mask(source, self._image().size, "The mask")
         self.change(points=(), candidates=(), pick=None, given=mask, brushed=None, growth=0)
 
     def board(self, description: str, hint: str = "Click on the subject.") -> str:
@@ -154,6 +172,7 @@ class MarkedPicture:
             return json.dumps(versions)
         mask = self.mask
         share = float(mask.mean())
+        notes = () if self.marks.given is None else self.marks.given.notes
         return json.dumps(
             {
                 **versions,
@@ -168,7 +187,7 @@ class MarkedPicture:
                 "candidates": len(self.marks.candidates),
                 "pick": self.marks.pick,
                 "description": f"{description} {len(self.marks.points)} clicks, {share:.0%} of the picture marked.",
-                "readout": f"{share:.0%} of the picture marked" if share else hint,
+                "readout": " ".join([f"{share:.0%} of the picture marked.", *notes]) if share else hint,
             }
         )
 
@@ -226,7 +245,11 @@ class Session:
         if background == "reference":
             if self.reference.image is None:
                 raise EditError("There is no reference picture yet; choose one, or keep the photo's background.")
-            values = {"background_image": other.image, "background_mask": other.mask if other.marked else None}
+            values = {
+                "background_image": other.image,
+                "background_mask": other.opened if other.marked else None,
+                "background_window": other.marks.window,
+            }
         elif background == "generate":
             if self.background_seed is None:
                 raise EditError("No background is generated yet; press “Generate backgrounds” and pick one.")
@@ -236,12 +259,13 @@ class Session:
             raise MaskError(f"No subject is marked; click on it in the {where} first.")
         return Edit(
             object_image=subject.image,
-            object_mask=subject.mask,
+            object_mask=subject.opened,
             prompt=whole or None,
             object_prompt=thing or None,
             background_prompt=place if thing else None,
             background=background,
             placement=self.placement,
+            object_window=subject.marks.window,
             **values,
         )
 
@@ -250,13 +274,15 @@ class Session:
         versions = {"photo": self.photo.version, "reference": self.reference.version}
         return json.dumps({"version": version, "versions": versions, **values}, default=float)
 
-    def together(self, version: int, layers: Layers, still: Layers) -> str:
-        """Both layers for the board of them; `still` has the subject unplaced."""
+    def together(self, version: int, layers: Layers, still: Layers, windows: dict[str, Any]) -> str:
+        """Both layers for the board of them; `still` has the subject unplaced, `windows` are what each board shows."""
         rows, columns = (np.flatnonzero(still.object_mask.any(axis=axis)) for axis in (1, 0))
         place = self.placement
         return self.place_board(
             version,
-            size=layers.composite.width,
+            windows=windows,
+            width=layers.composite.width,
+            height=layers.composite.height,
             composite=picture_url(layers.composite),
             subject=cutout_url(still.object_image, still.object_mask),
             background=picture_url(layers.inpainted_background),

@@ -108,7 +108,7 @@ def test_the_photo_is_most_like_its_own_subject_and_a_stranger_less_than_it_in_a
 @shipped
 def test_without_a_judge_nothing_is_judged_and_the_subject_is_where_it_was_laid_down(models, edits):
     edit = edits["size"]
-    layers = lay_out(edit.edit, 128)
+    layers = lay_out(edit.edit, (128, 128))
     row = Measures(models)(edit, [layers.composite], (0,))[0]
     assert set(row) == {"seed", "clip_score", "clipscore", "subject_likeness", "background_psnr"}
     assert row["background_psnr"] == MOST_PSNR and row["subject_likeness"] > 0.5

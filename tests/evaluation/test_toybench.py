@@ -119,7 +119,7 @@ def test_a_resized_subject_is_of_its_new_size_on_its_old_ground_and_all_in_the_p
     for edit in toybench(120):
         if edit.kind != "size":
             continue
-        before, after = edit.edit.object_mask, lay_out(edit.edit, 128).object_mask
+        before, after = edit.edit.object_mask, lay_out(edit.edit, (128, 128)).object_mask
         scale = edit.edit.placement.scale
         assert after.sum() == pytest.approx(scale**2 * before.sum(), rel=0.12), edit.id
         bottom = [int(np.flatnonzero(mask.any(axis=1))[-1]) for mask in (before, after)]

@@ -8,13 +8,13 @@ from PIL import Image
 
 from layerdiffusion.edit import Placement
 from layerdiffusion.errors import EditError
-from layerdiffusion.images.geometry import Fit, fit_square, place, placement_matrix
+from layerdiffusion.images.geometry import Fit, fit_window, place, placement_matrix
 from layerdiffusion.images.masks import grow
 
 
 def test_fitting_keeps_the_centre_and_adds_no_bars():
-    fit = fit_square((96, 64), 32)
-    assert fit == Fit(left=16, top=0, side=64, native=32)
+    fit = fit_window((96, 64), (32, 32))
+    assert fit == Fit(left=16, top=0, width=64, height=64, size=(32, 32))
     fitted = np.asarray(fit.image(Image.fromarray(smooth())), int)
     expected = cv2.resize(smooth()[:, 16:80], (32, 32), interpolation=cv2.INTER_AREA).astype(int)
     assert np.abs(fitted - expected).max() <= 3
@@ -25,13 +25,13 @@ def test_fitting_keeps_the_centre_and_adds_no_bars():
 def test_the_window_slides_to_the_subject_and_centres_one_too_long(start, stop, window, vertical):
     mask = np.zeros((64, 96), bool)
     mask[10:20, start:stop] = True
-    fit = fit_square((64, 96), 32, mask.T) if vertical else fit_square((96, 64), 32, mask)
-    assert ((fit.left, fit.top), fit.side) == (((0, window) if vertical else (window, 0)), 64)
+    fit = fit_window((64, 96), (32, 32), mask.T) if vertical else fit_window((96, 64), (32, 32), mask)
+    assert fit.box[:2] == ((0, window) if vertical else (window, 0)) and (fit.width, fit.height) == (64, 64)
 
 
 def test_a_picture_of_the_models_size_passes_unchanged():
     image = Image.fromarray(noise(64, 64))
-    fit = fit_square(image.size, 64)
+    fit = fit_window(image.size, (64, 64))
     assert fit.image(image).tobytes() == image.tobytes()
     mask = noise(64, 64, 1)[..., 0] > 127
     assert (fit.mask(mask) == mask).all() and (fit.restore_mask(mask, (64, 64)) == mask).all()
@@ -40,7 +40,7 @@ def test_a_picture_of_the_models_size_passes_unchanged():
 @pytest.mark.parametrize("size", [(96, 64), (640, 640), (65, 200), (101, 77)])
 def test_a_mask_goes_to_the_picture_and_back_unchanged(size):
     native = noise(32, 32, 1)[..., 0] > 127
-    fit = fit_square(size, 32)
+    fit = fit_window(size, (32, 32))
     restored = fit.restore_mask(native, size)
     assert restored.shape == size[::-1]
     assert (fit.mask(restored) == native).all()
@@ -48,14 +48,14 @@ def test_a_mask_goes_to_the_picture_and_back_unchanged(size):
 
 def test_a_small_pictures_mask_goes_to_the_model_and_back_unchanged():
     mask = noise(40, 24, 1)[..., 0] > 127
-    fit = fit_square((40, 24), 128)
+    fit = fit_window((40, 24), (128, 128))
     inside = np.zeros_like(mask)
     inside[:, 8:32] = mask[:, 8:32]
     assert (fit.restore_mask(fit.mask(mask), (40, 24)) == inside).all()
 
 
 def test_a_point_lands_where_its_pixel_does():
-    fit = fit_square((96, 64), 32)
+    fit = fit_window((96, 64), (32, 32))
     for x, y in [(16, 0), (79, 63), (50, 20)]:
         there = fit.point(x, y)
         dot = np.zeros((64, 96), np.float32)

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from tiny import TOKENS
 
 from layerdiffusion.errors import ModelError
+from layerdiffusion.models.clip import clip_score, squared
 from layerdiffusion.models.hub import HUB_CLIP
 from layerdiffusion.models.load import load_models
 
@@ -40,6 +41,16 @@ def test_the_score_model_in_a_models_folder_is_opened_once_and_scores(folder):
     assert models.clip()[0] is model
     inputs = processor(text=["a dog"], images=[Image.new("RGB", (64, 64))], return_tensors="pt", padding=True)
     assert model(**inputs).logits_per_image.shape == (1, 1)
+
+
+def test_the_score_sees_the_ends_of_a_picture_of_any_shape(folder):
+    save_tiny_clip(folder / "clip")
+    models, plain = load_models(folder, "cpu"), Image.new("RGB", (96, 48), "green")
+    ends = plain.copy()
+    ends.paste("red", (0, 0, 20, 48))
+    assert squared(plain).size == (96, 96)
+    scores = clip_score(models, [plain, ends, squared(plain)], "a dog")
+    assert abs(scores[0] - scores[1]) > 1e-4 and abs(scores[0] - scores[2]) < 1e-6
 
 
 @pytest.mark.parametrize("where", ["main", "refs/pr/15", "pytorch_model.bin"])

@@ -94,5 +94,5 @@ def test_what_is_wrong_comes_back_in_its_own_words(backend, bookings):
     with pytest.raises(SegmentError, match="click"):
         backend.candidates(np.asarray(photo(48, 48)), [], None, None)
     with pytest.raises(EditError, match="no words"):
-        list(backend.generate(" ", (0,), Settings(), None))
+        list(backend.generate(" ", (0,), Settings(), (1, 1), None))
     assert len(bookings) == 2

@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     rows: list[list[Image.Image]] = []
     edits = pose_edits(args.edits, POSE_TUNING_SEED if args.tuning else POSE_SEED)
     for toy in tqdm(edits, desc="edits", disable=args.json):
-        layers = lay_out(toy.edit, models.size)
+        layers = lay_out(toy.edit, (models.size, models.size))
         rows.append([layers.object_image, layers.background_image, layers.composite])
         for name, found in verdicts.items():
             images = generate(editor, toy, settings, words_alone=name == WITHOUT)
@@ -99,7 +99,7 @@ def verdicts_on(
     """
     from layerdiffusion.evaluation.metrics import judged, psnr
 
-    layers = lay_out(toy.edit, images[0].width)
+    layers = lay_out(toy.edit, images[0].size)
     judge, shapes = measure.judge, measure(images, [toy.wanted] * len(images))
     verdicts = []
     for seed, image, shown, subject, shape in zip(

@@ -53,7 +53,8 @@ def generator(backend: Backend) -> Work:
             seeds = tuple(range(last + 1, last + 1 + COUNT))
         yield (waiting_html("Generating backgrounds …"),)
         view = ProgressView({"background": "run"})
-        images = yield from followed(session, view, partial(backend.generate, prompt, seeds, settings))
+        photo = (1, 1) if session.photo.image is None else session.photo.image.size
+        images = yield from followed(session, view, partial(backend.generate, prompt, seeds, settings, photo))
         session.backgrounds, session.backgrounds_prompt = list(zip(seeds, images, strict=True)), prompt
         session.background_seed = seeds[0]
         yield picked_html(session), gallery_of(session)

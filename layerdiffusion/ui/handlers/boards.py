@@ -96,6 +96,8 @@ def acted(name: str) -> Callable[..., Any]:
             marked.grow(step if action == "grow" else -step)
         elif action == "pick":
             marked.choose(data.get("index"))
+        elif action == "window":
+            marked.move_window(data.get("x"), data.get("y"))
         elif action == "scene":
             marked.show(toybox_scene(), "toybox scene")
         else:

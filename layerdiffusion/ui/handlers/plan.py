@@ -7,7 +7,7 @@ import gradio as gr
 
 from layerdiffusion.edit import Edit, Placement
 from layerdiffusion.errors import EditError, PlacementError
-from layerdiffusion.images.layers import Layers, lay_out
+from layerdiffusion.images.layers import Layers, background_fit, lay_out, object_fit
 from layerdiffusion.ui.backend import Backend
 from layerdiffusion.ui.errors import friendly, warn
 from layerdiffusion.ui.handlers.events import QUIET
@@ -15,7 +15,7 @@ from layerdiffusion.ui.page import Page
 from layerdiffusion.ui.session import Session, next_version
 from layerdiffusion.ui.widgets.board import board_update
 from layerdiffusion.ui.widgets.cards import EMPTY_SCENE
-from layerdiffusion.ui.widgets.dials import settings_of
+from layerdiffusion.ui.widgets.dials import settings_of, shape_of
 from layerdiffusion.ui.widgets.drawing import duration, escape, picture_url
 
 UNMARKED = "Mark the subject on the photo: both layers appear here."
@@ -37,38 +37,54 @@ def refresh_event(page: Page, backend: Backend) -> dict[str, Any]:
 def refresher(backend: Backend):
     def refresh(session: Session, *values: Any) -> tuple[Any, Any, str]:
         words, background, swap, dials = values[:3], values[3], values[4], values[5:]
-        board, scene = together(session, words, background, swap, backend)
+        board, scene = together(session, words, background, swap, dials, backend)
         return board, scene, plan(session, words, background, swap, dials, backend)
 
     return refresh
 
 
-def together(session: Session, words: Any, background: str, swap: bool, backend: Backend) -> tuple[Any, Any]:
+def together(
+    session: Session, words: Any, background: str, swap: bool, dials: Any, backend: Backend
+) -> tuple[Any, Any]:
     """Both layers for their board, and the photo's scene without its subject."""
     version = next_version()
 
+    windows: dict[str, Any] = {}
+
     def empty(note: str) -> dict[str, Any]:
-        return board_update(session.place_board(version, empty=note))
+        return board_update(session.place_board(version, windows=windows, empty=note))
 
     if not backend.ready:
         loading = "Both layers appear here as soon as the model is loaded."
         return empty(loading if backend.loading else "There is no model."), gr.skip()
     try:
         edit = session.edit(_complete(words, background), background, swap)
+        size = backend.window(shape_of(dials, type(backend.defaults())), edit.object_image.size)
+        windows |= windows_of(edit, size, swap)
         generated: Any = None
         if edit.background == "generate":
             by_seed: dict[int | None, Any] = dict(session.backgrounds)
             generated = by_seed.get(session.background_seed)
-            if generated is None or generated.width != backend.size:  # none yet, or one of another model's
+            if generated is None or generated.size != size:  # none yet, or one of another model's or photo's
                 return empty(NOT_GENERATED), EMPTY_SCENE
-        layers = lay_out(edit, backend.size, generated)
-        still = layers if edit.placement.is_identity else lay_out(_unplaced(edit), backend.size, generated)
-        board = session.together(version, layers, still)
+        layers = lay_out(edit, size, generated)
+        still = layers if edit.placement.is_identity else lay_out(_unplaced(edit), size, generated)
+        board = session.together(version, layers, still, windows)
     except EditError as error:
         if isinstance(error, PlacementError):
             warn(error)
         return empty(UNMARKED), EMPTY_SCENE
     return board_update(board), scene_html(layers) if background == "keep" else EMPTY_SCENE
+
+
+def windows_of(edit: Edit, size: tuple[int, int], swap: bool) -> dict[str, tuple[int, int, int, int]]:
+    """What the model sees of each board's picture: left, top, right, bottom."""
+    windows = {"photo": object_fit(edit, size).box}
+    if edit.background == "reference":
+        windows["reference"] = background_fit(edit, size).box
+        if swap:
+            windows = {"photo": windows["reference"], "reference": windows["photo"]}
+    return windows
 
 
 def _complete(words: Any, background: str) -> tuple[str, str, str]:

@@ -152,10 +152,13 @@ def _put_pictures(session: Session, opened: Opened, own: bool) -> None:
     edit = opened.recipe.edit
     session.photo.show(edit.object_image, own=own)
     session.reference.show(edit.background_image, own=own)
-    for picture, mask in ((session.photo, edit.object_mask), (session.reference, edit.background_mask)):
+    for picture, whose in ((session.photo, "object"), (session.reference, "background")):
+        alpha, mask, window = (getattr(edit, f"{whose}_{part}") for part in ("alpha", "mask", "window"))
         if mask is not None:
-            picture.load_mask(mask)
-            picture.history = []
+            picture.load_mask(mask if alpha is None else alpha)
+        if window is not None:
+            picture.move_window(*window)
+        picture.history = []
     session.prompt = edit.prompt
     session.placement, session.backgrounds, session.background_seed = edit.placement, [], None
     if edit.background == "generate":
@@ -177,8 +180,8 @@ def _put_results(session: Session, opened: Opened, settings: Settings, scores: l
 def finished(opened: Opened, pictures: dict[int, Image.Image], settings: Settings) -> Result:
     """The saved pictures as the result they were, less what no file holds: its timings, losses and stages."""
     recipe, images = opened.recipe, list(pictures.values())
-    side = images[0].width
-    generated = opened.generated or Image.new("RGB", (side, side), "gray")
+    size = images[0].size
+    generated = opened.generated or Image.new("RGB", size, "gray")
     return Result(
         images=images,
         seeds=tuple(pictures),
@@ -189,5 +192,5 @@ def finished(opened: Opened, pictures: dict[int, Image.Image], settings: Setting
         edit=recipe.edit,
         settings=settings,
         model=recipe.model or "an unnamed model",
-        layers=lay_out(recipe.edit, side, generated),
+        layers=lay_out(recipe.edit, size, generated),
     )

@@ -62,7 +62,7 @@ function take() {
   const [value, image] = [props.value, props.picture].map((text) => JSON.parse(text || "{}"));
   const newer = (value.version || 0) > (marks.version || 0);
   if (newer) marks = value;
-  if ((image.version || 0) > (sheet.version || 0)) sheet = image;
+  if ((image.version || 0) > (sheet.version || 0)) [sheet, frame] = [image, null];
   if (behind()) {
     if (!asks) expect();
   } else if (newer) {
@@ -72,11 +72,13 @@ function take() {
 }
 // The board of both layers comes after every change, with the versions that the others should have.
 const announce = () =>
-  marks.versions && document.dispatchEvent(new CustomEvent("ld-versions", { detail: marks.versions }));
+  marks.versions &&
+  document.dispatchEvent(new CustomEvent("ld-versions", { detail: { ...marks.versions, windows: marks.windows || {} } }));
 if (kind === "clicks") {
   document.addEventListener("ld-versions", function compare({ detail }) {
-    if (!element.isConnected) document.removeEventListener("ld-versions", compare);
-    else if ((detail[props.name] || 0) > (marks.version || 0)) {
+    if (!element.isConnected) return document.removeEventListener("ld-versions", compare);
+    frameIs(detail.windows[props.name]);
+    if ((detail[props.name] || 0) > (marks.version || 0)) {
       clearTimeout(asking);
       asks = ASKS;
       ask();
@@ -128,11 +130,11 @@ async function read() {
 
 let view = { left: 0, top: 0, scale: 1, ratio: 1 };
 function size() {
-  if (kind === "place") return [state.size || 1, state.size || 1];
   return [state.width || 1, state.height || 1];
 }
 function layout() {
   const [width, height] = size();
+  stage.style.aspectRatio = picture ? clamp(width / height, 0.8, 2) : "";
   const box = stage.getBoundingClientRect();
   if (!box.width) return;
   const ratio = window.devicePixelRatio || 1;
@@ -151,6 +153,7 @@ function toPicture(event) {
 }
 const toScreen = ([x, y]) => [view.left + x * view.scale, view.top + y * view.scale];
 const inside = ([x, y]) => x >= 0 && y >= 0 && x < size()[0] && y < size()[1];
+const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
 const colour = (name) => getComputedStyle(element).getPropertyValue(name).trim();
 
 // --- drawing ---
@@ -169,6 +172,7 @@ function draw() {
     return;
   }
   if (mask) drawMask();
+  if (slides()) drawFrame();
   for (const path of pending.filter((item) => item.path)) drawStroke(path);
   if (stroke) drawStroke(stroke);
   for (const [x, y, label] of state.points || []) drawPoint(x, y, label, 1);
@@ -212,6 +216,43 @@ function drawMask() {
   on.globalAlpha = 0.42;
   on.drawImage(stamp(colour("--ld-mask")), 0, 0);
   pen.drawImage(layer, 0, 0, layer.width / view.ratio, layer.height / view.ratio);
+}
+
+// --- the window: what the model sees of a picture of another shape; the rest is shaded ---
+
+let frame = null; // left, top, right, bottom
+const slack = () => [size()[0] - (frame[2] - frame[0]), size()[1] - (frame[3] - frame[1])];
+const slides = () => frame && Math.max(...slack()) > 0.01 * Math.max(...size());
+function frameIs(box) {
+  if (drag) return;
+  frame = box || null;
+  const button = find("[data-tool=window]");
+  button.hidden = !slides();
+  if (button.hidden && tool === "window") choose("add");
+  draw();
+}
+function slide(across, down) {
+  const [width, height] = [frame[2] - frame[0], frame[3] - frame[1]];
+  const left = clamp(across, 0, slack()[0]);
+  const top = clamp(down, 0, slack()[1]);
+  frame = [left, top, left + width, top + height];
+  draw();
+}
+function sendFrame() {
+  const [x, y] = slack().map((way, axis) => (way > 0 ? frame[axis] / way : 0.5));
+  send("act", { name: "window", x, y });
+}
+function drawFrame() {
+  const [left, top] = toScreen(frame);
+  const [width, height] = [(frame[2] - frame[0]) * view.scale, (frame[3] - frame[1]) * view.scale];
+  pen.fillStyle = "rgba(15, 12, 30, .55)";
+  pen.beginPath();
+  pen.rect(view.left, view.top, size()[0] * view.scale, size()[1] * view.scale);
+  pen.rect(left, top, width, height);
+  pen.fill("evenodd");
+  pen.strokeStyle = tool === "window" ? colour("--ld-accent") : "#fff";
+  pen.lineWidth = tool === "window" ? 3 : 1.5;
+  pen.strokeRect(left, top, width, height);
 }
 
 function drawPoint(x, y, label, alpha) {
@@ -278,26 +319,27 @@ function drawCursor() {
 
 function drawSubject(place) {
   const [x, y] = state.centre;
-  const side = state.size;
+  const [width, height] = size();
   pen.save();
   pen.beginPath();
-  pen.rect(view.left, view.top, side * view.scale, side * view.scale);
+  pen.rect(view.left, view.top, width * view.scale, height * view.scale);
   pen.clip();
-  pen.translate(...toScreen([x + 0.5 + place.dx * side, y + 0.5 + place.dy * side]));
+  pen.translate(...toScreen([x + 0.5 + place.dx * width, y + 0.5 + place.dy * height]));
   pen.rotate((-place.rotation * Math.PI) / 180);
   pen.scale(place.scale * view.scale * (place.flip ? -1 : 1), place.scale * view.scale);
-  pen.drawImage(cutout, -x - 0.5, -y - 0.5, side, side);
+  pen.drawImage(cutout, -x - 0.5, -y - 0.5, width, height);
   pen.restore();
 }
 function handles(place) {
   const [x, y] = state.centre;
   const [halfWidth, halfHeight] = state.half;
+  const [width, height] = size();
   const angle = (-place.rotation * Math.PI) / 180;
   const to = ([right, down]) => {
     const turned = [right * Math.cos(angle) - down * Math.sin(angle), right * Math.sin(angle) + down * Math.cos(angle)];
     return toScreen([
-      x + 0.5 + place.dx * state.size + turned[0] * place.scale,
-      y + 0.5 + place.dy * state.size + turned[1] * place.scale,
+      x + 0.5 + place.dx * width + turned[0] * place.scale,
+      y + 0.5 + place.dy * height + turned[1] * place.scale,
     ]);
   };
   const corners = [[-halfWidth, -halfHeight], [halfWidth, -halfHeight], [halfWidth, halfHeight], [-halfWidth, halfHeight]];
@@ -333,7 +375,6 @@ const near = (event, at) => {
   const box = stage.getBoundingClientRect();
   return Math.hypot(event.clientX - box.left - at[0], event.clientY - box.top - at[1]) < 16;
 };
-const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
 const degrees = (value) => ((((value + 180) % 360) + 360) % 360) - 180;
 function tidy(place) {
   return {

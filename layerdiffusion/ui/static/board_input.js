@@ -29,7 +29,11 @@ stage.addEventListener("pointerdown", (event) => {
     return;
   }
   if (!inside(at)) return;
-  if (tool === "brush" || tool === "erase") {
+  if (tool === "window") {
+    drag = { at, from: frame };
+    stage.setPointerCapture(event.pointerId);
+    event.preventDefault();
+  } else if (tool === "brush" || tool === "erase") {
     const erase = (tool === "erase") !== (event.button === 2);
     stroke = { path: [at.map(round)], radius: radius(), erase };
     stage.setPointerCapture(event.pointerId);
@@ -43,10 +47,12 @@ stage.addEventListener("pointerdown", (event) => {
 stage.addEventListener("pointermove", (event) => {
   if (!picture) return;
   const at = toPicture(event);
+  if (drag && tool === "window") return slide(...[0, 1].map((axis) => drag.from[axis] + at[axis] - drag.at[axis]));
   if (drag) {
     const { mode, from, centre } = drag;
-    const side = state.size;
-    if (mode === "move") place({ dx: from.dx + (at[0] - drag.at[0]) / side, dy: from.dy + (at[1] - drag.at[1]) / side });
+    const [width, height] = size();
+    const moved = [(at[0] - drag.at[0]) / width, (at[1] - drag.at[1]) / height];
+    if (mode === "move") place({ dx: from.dx + moved[0], dy: from.dy + moved[1] });
     const now = [event.clientX - centre[0], event.clientY - centre[1]];
     const then = [drag.x - centre[0], drag.y - centre[1]];
     if (mode === "scale") place({ scale: (from.scale * Math.hypot(...now)) / (Math.hypot(...then) || 1) });
@@ -70,6 +76,7 @@ stage.addEventListener("pointerup", () => {
   if (drag) {
     drag = null;
     if (live) place({}, true);
+    if (tool === "window") sendFrame();
   }
   if (!stroke) return;
   pending.push({ ...stroke });
@@ -103,7 +110,10 @@ stage.addEventListener("keydown", (event) => {
     return;
   }
   const [width, height] = size();
-  if (nudge) {
+  if (nudge && tool === "window") {
+    slide(...[0, 1].map((axis) => frame[axis] + nudge[axis] * slack()[axis] * 0.05));
+    sendFrame();
+  } else if (nudge) {
     const step = Math.max(1, Math.round(Math.max(width, height) / (event.shiftKey ? 12 : 64)));
     cursor = cursor || [Math.floor(width / 2), Math.floor(height / 2)];
     cursor = [clamp(cursor[0] + nudge[0] * step, 0, width - 1), clamp(cursor[1] + nudge[1] * step, 0, height - 1)];
@@ -191,5 +201,8 @@ if (props.upload) {
 
 new ResizeObserver(layout).observe(stage);
 watch(["value", "picture"], read);
-if (kind === "clicks") choose("add");
+if (kind === "clicks") {
+  choose("add");
+  frameIs(null);
+}
 read();

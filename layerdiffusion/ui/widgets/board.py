@@ -25,6 +25,7 @@ def icon(name: str) -> str:
     strokes = {
         "add": "M12 5v14M5 12h14",
         "subtract": "M5 12h14",
+        "window": "M4 8V4h4M16 4h4v4M20 16v4h-4M8 20H4v-4M12 8v8M8 12h8",
         "brush": "M4 20c3 0 5-1 5-3.5A2.5 2.5 0 0 0 6.5 14C4.5 14 4 16 4 20ZM9 15 19 4.5l1.5 1.5L11 17",
         "erase": "m8 19-4-4a1.5 1.5 0 0 1 0-2l8-8a1.5 1.5 0 0 1 2 0l5 5a1.5 1.5 0 0 1 0 2l-7 7H8Zm0 0h12M9 8l7 7",
         "grow": "M9 4H4v5M15 4h5v5M9 20H4v-5M15 20h5v-5M4 4l5.5 5.5M20 4l-5.5 5.5M4 20l5.5-5.5M20 20l-5.5-5.5",
@@ -60,6 +61,7 @@ def _clicks_template(name: str, what: str, empty: str, hint: str) -> str:
             _button("Eraser: rub out what is too much (E)", "erase", tool="erase"),
             '<label class="ld-brush" title="Brush size"><span>Size</span>'
             '<input type="range" min="1" max="15" step="0.5" value="4" aria-label="Brush size"></label>',
+            _button("Window: move what the model sees; the shaded part is cut off", "window", tool="window"),
             _GAP,
             _button("Grow the mask a little", "grow", act="grow", needs="marked"),
             _button("Shrink the mask a little", "shrink", act="shrink", needs="marked"),

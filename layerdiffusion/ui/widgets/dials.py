@@ -69,7 +69,8 @@ def _dial(entry: Setting, defaults: Settings) -> Any:
     common = {"value": getattr(defaults, entry.name), "label": entry.label, "info": entry.help, "min_width": 170}
     common["elem_id"] = _elem_id(entry.name)
     if entry.choices is not None:
-        return gr.Dropdown([(label, value) for value, label in entry.choices.items()], **common)
+        choices = [(label, value) for value, label in entry.choices.items()]
+        return gr.Dropdown(choices, allow_custom_value=entry.check_text is not None, **common)
     limit = entry.limit
     assert limit is not None
     high = limit.high if entry.slider_high is None else entry.slider_high
@@ -128,6 +129,11 @@ def settings_of(values: tuple[Any, ...], settings: type[Settings] = Settings) ->
     named = dict(zip(dial_names(settings), values, strict=True))
     count, first, exact = named.pop("count"), named.pop("first"), named.pop("exact")
     return settings(**named, seeds=seeds_of(count, first, exact or ""))
+
+
+def shape_of(values: tuple[Any, ...], settings: type[Settings] = Settings) -> str:
+    """The shape that the dials show, whatever the others do; raises a `SettingsError`."""
+    return Settings(shape=values[dial_names(settings).index("shape")]).shape
 
 
 def seeds_of(count: int, first: int, exact: str) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from layerdiffusion.images.geometry import fit_square
+from layerdiffusion.images.layers import object_fit
 from layerdiffusion.methods.options import LABELS
 from layerdiffusion.ui.bundle import BASELINES, save_compared, save_pictures
 from layerdiffusion.ui.session import Session
@@ -190,7 +190,7 @@ def _label(item: SimpleNamespace) -> str:
 def comparison(session: Session) -> Any:
     """The photo, cropped as the model saw it, against the chosen result."""
     image, edit = session.shown[session.chosen].image, session.results[0].edit
-    photo = fit_square(edit.object_image.size, image.width, edit.object_mask).image(edit.object_image)
+    photo = object_fit(edit, image.size).image(edit.object_image)
     return gr.update(value=(photo, image))
 
 

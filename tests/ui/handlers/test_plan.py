@@ -1,6 +1,7 @@
 """The layers' board and the line above Run."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,12 +9,17 @@ import pytest
 from serving import photo
 
 from layerdiffusion.edit import Placement
+from layerdiffusion.models.parts import window_size
+from layerdiffusion.settings import PAPER
 from layerdiffusion.ui.handlers import plan as handlers
 from layerdiffusion.ui.handlers.plan import ready_html, together
 from layerdiffusion.ui.session import Session
+from layerdiffusion.ui.widgets.dials import dial_values
 
 WORDS = ("a dog on ice", "a dog", "on ice")
-BACKEND = SimpleNamespace(ready=True, loading=False, size=48)
+BACKEND = SimpleNamespace(
+    ready=True, loading=False, defaults=lambda: PAPER, window=lambda shape, photo: window_size(shape, photo, 64, 16)
+)
 
 
 @pytest.fixture
@@ -25,8 +31,9 @@ def session() -> Session:
     return session
 
 
-def board(session: Session) -> dict:
-    return json.loads(together(session, WORDS, "keep", False, BACKEND)[0]["value"])
+def board(session: Session, shape: str = "photo", background: str = "keep", swap: bool = False) -> dict:
+    dials = tuple(dial_values(replace(PAPER, shape=shape)))
+    return json.loads(together(session, WORDS, background, swap, dials, BACKEND)[0]["value"])
 
 
 def test_each_board_is_newer_than_the_last_and_names_the_others_versions(session):
@@ -34,6 +41,18 @@ def test_each_board_is_newer_than_the_last_and_names_the_others_versions(session
     assert second["version"] > first["version"]
     assert second["versions"] == {"photo": session.photo.version, "reference": session.reference.version}
     assert "composite" in second
+
+
+def test_the_board_has_the_shape_and_the_windows_that_the_dials_ask_for(session):
+    assert [board(session)[name] for name in ("width", "height", "windows")] == [64, 64, {"photo": [0, 0, 64, 64]}]
+    session.reference.show(photo(64, 96))
+    wide = board(session, "4:3", "reference")
+    assert (wide["width"], wide["height"]) == (64, 48)
+    assert wide["windows"] == {"photo": [0, 8, 64, 56], "reference": [0, 24, 64, 72]}
+    session.reference.move_window(0.5, 1)
+    assert board(session, "4:3", "reference")["windows"]["reference"] == [0, 48, 64, 96]
+    session.photo.move_window(0, 0.25)
+    assert board(session, "4:3", "reference")["windows"]["photo"] == [0, 4, 64, 52]
 
 
 def test_only_a_placement_off_the_picture_gets_a_warning(session, monkeypatch):
