@@ -301,8 +301,12 @@ def test_equal_edits_have_equal_fingerprints_and_every_field_counts():
         "background_prompt": "at home",
         "background_seed": 1,
         "placement": Placement(dx=0.1),
+        "object_alpha": np.where(edit.object_mask, 200, 9).astype(np.uint8),
+        "background_alpha": np.where(edit.background_mask, 200, 9).astype(np.uint8),
+        "object_window": (0.5, 0.5),
+        "background_window": (0.5, 0.5),
     }
-    assert set(changes) | {"background"} == {field.name for field in dataclasses.fields(Edit)}
+    assert set(changes) | {"background", "notes"} == {field.name for field in dataclasses.fields(Edit)}
     fingerprints = {dataclasses.replace(edit, **{name: value}).fingerprint() for name, value in changes.items()}
     assert len(fingerprints | {edit.fingerprint()}) == len(changes) + 1
 

@@ -96,7 +96,11 @@ class Records:
                 raise EditError(f"{self.folder} holds records but no {MANIFEST}; choose another folder.")
             before = {**manifest, "commands": []}
         for key in SAME:
-            _same(self.folder, key, before[key], _plain(manifest[key]))
+            now = _plain(manifest[key])
+            if key == "model" and "defaults" in now:  # settings that came since had no say in that run
+                older = before[key].get("defaults", {})
+                now["defaults"] = {name: value for name, value in now["defaults"].items() if name in older}
+            _same(self.folder, key, before[key], now)
         for key in ("variants", "edits"):
             for name in manifest[key].keys() & before[key].keys():
                 _same(self.folder, f"{key[:-1]} “{name}”", before[key][name], _plain(manifest[key][name]))

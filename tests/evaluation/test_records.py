@@ -156,6 +156,14 @@ def test_a_run_goes_on_and_may_grow_by_variants_and_edits(tmp_path):
     assert found["commands"] == [MANIFEST["command"], "another"]
 
 
+def test_a_run_goes_on_when_settings_have_come_since(tmp_path):
+    records, model = Records(tmp_path), {**MANIFEST["model"], "defaults": {"alpha": 0.7}}
+    records.begin({**MANIFEST, "model": model})
+    records.begin({**MANIFEST, "model": {**model, "defaults": {"alpha": 0.7, "shape": "photo"}}})
+    with pytest.raises(EditError, match="defaults"):
+        records.begin({**MANIFEST, "model": {**model, "defaults": {"alpha": 0.5, "shape": "photo"}}})
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
