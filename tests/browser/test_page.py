@@ -10,7 +10,6 @@ from PIL import Image
 from serving import photo
 
 from layerdiffusion.edit import Edit, Placement
-from layerdiffusion.models.segmenter import Candidate
 from layerdiffusion.settings import Settings
 from layerdiffusion.ui import examples
 from layerdiffusion.ui.bundle import open_bundle, save_zip
@@ -87,29 +86,6 @@ def test_a_whole_edit(tab, pictures):
     tab.wait("photo-board", f"data.area == {area}")
     assert tab.field("background-prompt").input_value() == "on thick ice"
     assert packed(tab) and open_bundle(packed(tab)).recipe.edit == edit
-
-
-@pytest.mark.parametrize("size", [(300, 40), (40, 300), (97, 61)])
-@pytest.mark.parametrize("zoom", [1, 2])
-def test_the_pixel_under_the_cursor_is_the_pixel_that_is_marked(tabs, page, tmp_path, monkeypatch, size, zoom):
-    clicks = []
-
-    def candidates(image, points, labels, box):
-        clicks.append(points[-1])
-        return [Candidate(np.ones(image.shape[:2], bool), 0.5)] * 3
-
-    monkeypatch.setattr(page.backend, "candidates", candidates)
-    tab = tabs(device_scale_factor=zoom, viewport={"width": 1200, "height": 800})
-    photo(*size).save(tmp_path / "odd.png")
-    tab.upload("photo-upload", tmp_path / "odd.png")
-    tab.page.wait_for_selector("#photo-board .ld-has-picture")
-    longer = max(size)
-    for count, (across, down) in enumerate(((0.03, 0.1), (0.5, 0.5), (0.97, 0.9)), 1):
-        x, y = across * size[0], down * size[1]
-        left, top = (longer - size[0]) / 2 + x, (longer - size[1]) / 2 + y
-        tab.page.mouse.click(*tab.at("photo-board", left / longer, top / longer))
-        tab.wait("photo-board", f"data.points == {count}")
-        assert abs(clicks[-1][0] - int(x)) <= 1 and abs(clicks[-1][1] - int(y)) <= 1
 
 
 def test_the_saved_mask_is_where_it_was_painted_and_loads_again(tab, pictures, tmp_path):
