@@ -31,7 +31,7 @@ def screen(tab, board, size, pixel) -> tuple[float, float]:
 
 
 def test_the_pixel_under_the_cursor_is_the_pixel_in_the_mask(tab, page, tmp_path):
-    """Five shapes at three zooms, brushed and clicked; then one is placed by hand and run, and its windows are moved."""
+    """Five shapes at three zooms, brushed and clicked; then one is placed by hand and run, and a window moved."""
     metrics = tab.page.context.new_cdp_session(tab.page)
     for number, size in enumerate((*SHAPES, (480, 272))):
         path = tmp_path / f"{size}.png"
