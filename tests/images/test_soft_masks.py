@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,11 +12,15 @@ import pytest
 from pictures import encoded, noise, smooth
 from PIL import Image
 
+from layerdiffusion.__main__ import main
 from layerdiffusion.edit import Edit, Placement
+from layerdiffusion.editor import Editor
 from layerdiffusion.images.layers import lay_out
 from layerdiffusion.images.masks import lay_over, open_mask, read_mask
 from layerdiffusion.recipe import carried_recipe, load_recipe, recipe_from_dict, recipe_to_dict, save_recipe
 from layerdiffusion.settings import Settings
+from layerdiffusion.ui.api import editing
+from layerdiffusion.ui.bundle import open_bundle
 from layerdiffusion.ui.session import MarkedPicture
 
 
@@ -144,3 +149,26 @@ def test_on_the_page_the_edge_stays_but_where_the_brush_or_growing_had_the_last_
     marked.load_mask(png)
     marked.clear()
     assert marked.opened.alpha is None
+
+
+def test_the_api_and_the_command_line_hand_on_the_edge_and_what_is_to_be_known_of_it(tmp_path, tiny_models, capfd):
+    Image.fromarray(smooth(128, 128)).save(tmp_path / "photo.png")
+    Image.fromarray(feathered()).save(tmp_path / "mask.png")
+    few = {"embedding_steps": 0, "finetune_steps": 0, "sampling_steps": 1, "seeds": [0]}
+
+    class Backend:
+        @staticmethod
+        def run(edit, settings, cancel):
+            yield "done", Editor(tiny_models).run(edit, settings)
+
+    files = [(tmp_path / name).read_bytes() for name in ("photo.png", "mask.png")]
+    for paths, report in editing(Backend)(*files, "a dog on ice", settings=few):
+        assert [words.split(" ", 2)[:2] for words in report["warnings"]] == [["mask", "was"], ["mask", "has"]]
+        assert open_bundle(Path(paths[0]).read_bytes()).recipe.edit.object_alpha.shape == (128, 128)
+
+    flags = ["--image", tmp_path / "photo.png", "--mask", tmp_path / "mask.png", "--prompt", "a dog on ice"]
+    flags += ["--embedding-steps", 0, "--finetune-steps", 0, "--sampling-steps", 1, "--seeds", 0, "--device", "cpu"]
+    assert main(["edit", *map(str, flags), "--model", str(tiny_models.folder), "--out", str(tmp_path / "out")]) == 0
+    err = capfd.readouterr().err
+    assert "scaled from 64 × 64 to its picture's 128 × 128" in err and "128 of 255" in err
+    assert load_recipe(tmp_path / "out").edit.object_alpha.shape == (128, 128)
