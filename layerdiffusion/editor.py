@@ -19,7 +19,7 @@ from layerdiffusion.methods.stages import Task, Trained, TunedWeights, backgroun
 from layerdiffusion.models.load import Models
 from layerdiffusion.progress import OnProgress, Reporter
 from layerdiffusion.result import Result
-from layerdiffusion.runtime import Runtime, Stage, digest
+from layerdiffusion.runtime import RUN, Runtime, Stage, digest
 from layerdiffusion.settings import Settings
 
 STAGES_OF: dict[str, Callable[[Task], list[Stage[object]]]] = {
@@ -107,6 +107,10 @@ class Editor:
     def estimate(self, edit: Edit, settings: Settings | None = None, method: str = OWN) -> float | None:
         """The seconds that `run` would take now, by the speeds seen so far; None before any was."""
         return self.runtime.estimate(self._planned(edit, settings, method))
+
+    def left(self, edit: Edit, settings: Settings | None = None, method: str = OWN) -> list[Stage[object]]:
+        """The stages that `run` would have to run now."""
+        return [stage for stage in self._planned(edit, settings, method) if self.runtime.status(stage) == RUN]
 
     def measure(self) -> None:
         """Take a few steps of sampling, so that the first `estimate` has a speed to go by."""

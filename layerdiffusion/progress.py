@@ -55,7 +55,7 @@ class Reporter:
         on_progress: OnProgress | None,
         cancel: threading.Event | None,
     ) -> None:
-        self._seconds_per_pass, self._work = seconds_per_pass, work
+        self.seconds_per_pass, self.work = seconds_per_pass, work
         self._on_progress, self._cancel = on_progress, cancel
         self.stage = ""
         self.losses: list[float] = []
@@ -65,6 +65,12 @@ class Reporter:
     def check(self) -> None:
         if self._cancel is not None and self._cancel.is_set():
             raise Cancelled("The edit was cancelled; the stages it had finished are kept.")
+
+    def forward(self, event: Progress) -> None:
+        """Pass on what another reporter of the same edit has reported."""
+        self.check()
+        if self._on_progress:
+            self._on_progress(event)
 
     def reused(self, stage: str) -> None:
         if self._on_progress:
@@ -83,7 +89,7 @@ class Reporter:
         self.check()
         if step.loss is not None:
             self.losses.append(step.loss)
-        done, steps = self._before + step.index, self._work.get(self.stage, (step.steps, 1.0))[0]
+        done, steps = self._before + step.index, self.work.get(self.stage, (step.steps, 1.0))[0]
         left = self._seconds_left(done, steps)
         if self._on_progress:
             picture = preview() if preview else None
@@ -109,10 +115,10 @@ class Reporter:
 
     def _seconds_left(self, done: int, steps: int) -> float:
         per_step = (time.perf_counter() - self._began) / done
-        cost = self._work.get(self.stage, (steps, 1))[1]
-        self._seconds_per_pass[self.stage] = per_step / cost
+        cost = self.work.get(self.stage, (steps, 1))[1]
+        self.seconds_per_pass[self.stage] = per_step / cost
         left = per_step * (steps - done)
         for stage in STAGES[STAGES.index(self.stage) + 1 :]:
-            later_steps, later_cost = self._work.get(stage, (0, 0))
-            left += later_steps * later_cost * self._seconds_per_pass.get(stage, per_step / cost)
+            later_steps, later_cost = self.work.get(stage, (0, 0))
+            left += later_steps * later_cost * self.seconds_per_pass.get(stage, per_step / cost)
         return left

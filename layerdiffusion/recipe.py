@@ -10,9 +10,10 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import fields, replace
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -147,7 +148,7 @@ def load_recipe(path: str | Path) -> Recipe:
     if path.is_dir():
         path = path / "edit.json"
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # Windows editors put a mark in front
     except FileNotFoundError as error:
         raise RecipeError(f"There is no recipe at {path}; check the path.") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -175,6 +176,9 @@ def _picture_source(name: str, value: Any, folder: Path | None) -> bytes | Path:
     if "\0" in value:
         raise RecipeError(f"The recipe's {name} is no file name; give the name of a file beside the recipe.")
     path = (Path(folder) / value).resolve()
+    if not os.path.exists(path):  # it may be written as Windows writes it, whose absolute paths mean nothing here
+        windows = PureWindowsPath(value)
+        path = Path(windows.drive or folder, windows.as_posix()).resolve()
     if not path.is_relative_to(Path(folder).resolve()):
         raise RecipeError(f"The recipe's {name} lies outside the recipe's folder; put the picture beside edit.json.")
     return path

@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import gc
 import hashlib
+import itertools
 import threading
 import time
 import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, cast
 
 import numpy as np
 import torch
@@ -70,6 +71,18 @@ class Stage(Generic[T_co]):  # type: ignore[explicit-any]
         return digest(self.run.__module__, self.run.__qualname__, *(part for pair in parts for part in pair))
 
 
+class Elsewhere(Protocol):
+    """Runs stages on a device that is not this process's, such as one that is lent by the call."""
+
+    def together(self, stages: Sequence[Stage[object]]) -> list[Stage[object]]:
+        """The first of `stages`, with those behind it that go to the device in one call."""
+        ...
+
+    def run(self, stages: Sequence[Stage[object]], report: Reporter) -> Iterator[object]:
+        """What each stage comes to; of earlier stages their `inputs` have the values."""
+        ...
+
+
 class Finished:
     """What stages came to, by `finished[stage]`, and the seconds that each took in this run."""
 
@@ -79,6 +92,9 @@ class Finished:
 
     def __getitem__(self, stage: Stage[T]) -> T:
         return cast(T, self._values[stage])
+
+    def __contains__(self, stage: Stage[object]) -> bool:
+        return stage in self._values
 
     def add(self, stage: Stage[T], value: T, seconds: float) -> None:
         self._values[stage] = value
@@ -103,16 +119,23 @@ class Runtime:
         shares |= {"embeddings": 1 / 16, "finetune": 27 / 32, "sampling": 1 / 16}
         self._caches = {stage: StageCache(int(cache_limit * share)) for stage, share in shares.items()}
         self._device = threading.Lock()
+        self.elsewhere: Elsewhere | None = None  # None: stages run here
         self.seconds_per_pass: dict[str, float] = {}  # seen so far, by stage
 
     @contextlib.contextmanager
     def turn(self, cancel: threading.Event | None = None) -> Iterator[None]:
-        """The device for one piece of work at a time; whoever waits can still cancel, which raises `Cancelled`."""
+        """The device for one piece of work at a time; whoever waits can still cancel, which raises `Cancelled`.
+
+        Where stages run elsewhere there is nothing to wait for.
+        """
+        if self.elsewhere is not None:
+            yield
+            return
         while not self._device.acquire(timeout=0.1):
             if cancel is not None and cancel.is_set():
                 raise Cancelled("The edit was cancelled while it waited for its turn.")
         try:
-            with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+            with repeatable():
                 yield
         finally:
             self._device.release()
@@ -133,12 +156,7 @@ class Runtime:
 
     def estimate(self, stages: Sequence[Stage[object]]) -> float | None:
         """Seconds that the stages would take now, by the speeds seen so far; None before any was."""
-        speeds = dict(self.seconds_per_pass)
-        if not speeds:
-            return None
-        usual = sum(speeds.values()) / len(speeds)
-        left = [stage for stage in stages if self.status(stage) == RUN]
-        return sum(stage.steps * stage.cost * speeds.get(stage.name, usual) for stage in left)
+        return seconds_of([stage for stage in stages if self.status(stage) == RUN], dict(self.seconds_per_pass))
 
     def assume(self, seconds: float) -> None:
         """Go by so many seconds for one forward pass of one picture, until a run has shown better."""
@@ -160,24 +178,37 @@ class Runtime:
         Raises an `EditError`; whatever is raised, finished stages stay in the cache.
         """
         finished = Finished()
-        for stage in stages:
+        for index, stage in enumerate(stages):
+            if stage in finished:  # made in one call with the one before it
+                continue
             started = time.perf_counter()
             cache, reusable = self._caches[stage.name], self.status(stage) == REUSE
             value = cache.get(stage.key, _MISSING)
-            if value is _MISSING:
-                report.check()
-                inputs = {
-                    name: finished[given] if isinstance(given, Stage) else given
-                    for name, given in (stage.inputs or {}).items()
-                }
-                with _in_words(stage):
-                    value = stage.run(self.models, report, **inputs)
-                report.finish(stage.steps)
-                cache.put(stage.key, value)
-            elif reusable:
-                report.reused(stage.name)
-            finished.add(stage, value, time.perf_counter() - started)
+            if value is not _MISSING:
+                finished.add(stage, value, time.perf_counter() - started)
+                if reusable:
+                    report.reused(stage.name)
+                continue
+            report.check()
+            for made, value in self._make(stages[index:], finished, report):
+                report.finish(made.steps)
+                self._caches[made.name].put(made.key, value)
+                finished.add(made, value, time.perf_counter() - started)
+                started = time.perf_counter()
         return finished
+
+    def _make(
+        self, stages: Sequence[Stage[object]], finished: Finished, report: Reporter
+    ) -> Iterator[tuple[Stage[object], object]]:
+        """What the first of `stages` comes to; elsewhere also those missing that go there with it."""
+        if self.elsewhere is None:
+            yield stages[0], run_stage(self.models, stages[0], finished, report)
+            return
+        missing = list(itertools.takewhile(lambda stage: self.cached(stage) is None, stages))
+        batch = self.elsewhere.together(missing)
+        with contextlib.closing(self.elsewhere.run(with_values(batch, finished), report)) as values:
+            for value, stage in zip(values, batch, strict=True):
+                yield stage, value
 
     def clear_cache(self) -> None:
         """Forget every finished stage."""
@@ -188,6 +219,42 @@ class Runtime:
     def cache_size(self) -> int:
         """Bytes held by the finished stages."""
         return sum(cache.size for cache in self._caches.values())
+
+
+def run_stage(models: Models, stage: Stage[T], finished: Finished, report: Reporter) -> T:
+    """What the stage comes to, earlier ones' values taken from `finished`; raises an `EditError`."""
+    inputs = {
+        name: finished[given] if isinstance(given, Stage) else given for name, given in (stage.inputs or {}).items()
+    }
+    with _in_words(stage):
+        return stage.run(models, report, **inputs)
+
+
+def with_values(stages: Sequence[Stage[object]], finished: Finished) -> list[Stage[object]]:
+    """The same stages with the values of finished ones among their inputs: all that another process needs."""
+    bound: dict[object, Stage[object]] = {}
+    for stage in stages:
+        inputs = {
+            name: bound.get(given) or finished[given] if isinstance(given, Stage) else given
+            for name, given in (stage.inputs or {}).items()
+        }
+        bound[stage] = replace(stage, inputs=inputs)
+    return list(bound.values())
+
+
+def seconds_of(stages: Sequence[Stage[object]], speeds: Mapping[str, float]) -> float | None:
+    """Seconds that the stages take at `speeds`, seconds of a pass by stage; None where there is no speed yet."""
+    if not speeds:
+        return None
+    usual = sum(speeds.values()) / len(speeds)
+    return sum(stage.steps * stage.cost * speeds.get(stage.name, usual) for stage in stages)
+
+
+@contextlib.contextmanager
+def repeatable() -> Iterator[None]:
+    """The same pixels each time: cuDNN by what is deterministic."""
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+        yield
 
 
 class StageCache:

@@ -18,6 +18,7 @@ from layerdiffusion.models.sam import SamConfig, build_sam, save_sam
 from layerdiffusion.ui.backend import Backend
 from layerdiffusion.ui.launch import build_page, launch_arguments
 from layerdiffusion.ui.options import Options
+from layerdiffusion.ui.spaces import on_zero_gpu
 
 SAM = SamConfig(
     image_size=64,
@@ -69,12 +70,18 @@ def save_page_model(folder: Path) -> Path:
 
 @contextmanager
 def served(folder: Path, **options: Any) -> Iterator[Served]:
-    """The page, open to requests, its model loaded as the page does it: in the background, after it has opened."""
+    """The page, open to requests, its model loaded as the page does it: in the background, after it has opened.
+
+    On ZeroGPU before, as `launch` has it.
+    """
     options = Options(model=str(folder), host="127.0.0.1", offline=True, **options)
     backend = Backend(options)
+    if on_zero_gpu():
+        backend.start()
     blocks = build_page(backend)
     _, url, _ = blocks.launch(**{**launch_arguments(options), "quiet": True}, prevent_thread_lock=True)
-    backend.start()
+    if not on_zero_gpu():
+        backend.start()
     for thread in threading.enumerate():
         if thread.name == "load-models":  # a test that builds a network meanwhile would get the libraries' patches
             thread.join(120)

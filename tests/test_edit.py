@@ -437,7 +437,10 @@ def test_a_missing_recipe_is_named(tmp_path):
         load_recipe(tmp_path / "nowhere.json")
 
 
-@pytest.mark.parametrize("name", ["../secret.png", "/etc/hostname", "a\0b.png", "missing.png", "."])
+@pytest.mark.parametrize(
+    "name",
+    ["../secret.png", "/etc/hostname", "a\0b.png", "missing.png", ".", "..\\secret.png", "C:\\a.png"],
+)
 def test_a_recipe_reads_no_file_outside_its_folder(name, tmp_path):
     photo().save(tmp_path / "secret.png")
     folder = tmp_path / "recipe"
@@ -448,6 +451,18 @@ def test_a_recipe_reads_no_file_outside_its_folder(name, tmp_path):
     with pytest.raises(EditError) as error:
         load_recipe(path)
     one_sentence(error)
+
+
+def test_a_recipe_from_windows_is_read(tmp_path):
+    """Its separators, and the mark that its editors put in front."""
+    edit = an_edit()
+    path = save_recipe(edit, Settings(), tmp_path)
+    data = json.loads(path.read_text())
+    (tmp_path / "photos").mkdir()
+    (tmp_path / data["edit"]["object_image"]).rename(tmp_path / "photos" / "dog.png")
+    data["edit"]["object_image"] = "photos\\dog.png"
+    path.write_text(json.dumps(data), encoding="utf-8-sig")
+    assert load_recipe(path).edit.object_image.tobytes() == edit.object_image.tobytes()
 
 
 def test_a_full_disk_is_told_in_one_sentence(tmp_path, monkeypatch):

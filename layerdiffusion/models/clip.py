@@ -75,5 +75,5 @@ def embed(models: Models, images: Sequence[Image.Image], texts: Sequence[str]) -
     """CLIP's embeddings, of length 1: (len(images), D) and (len(texts), D). Raises `ModelError`."""
     clip, processor = models.clip()
     inputs = processor(text=list(texts), images=list(images), return_tensors="pt", padding=True, truncation=True)
-    out = clip(**inputs.to(models.device))
+    out = clip(**inputs.to(clip.device))
     return out.image_embeds, out.text_embeds

@@ -64,6 +64,7 @@ class Models:
     defaults: Settings  # every field set
     size: int
     notice: str | None = None  # one line for the user: why this is not the model they might expect
+    helpers_device: torch.device | None = None  # where SAM and CLIP go; None: to the same device
     _lazy: dict[str, Any] = field(default_factory=dict, repr=False)
     _lock: Any = field(default_factory=threading.RLock, repr=False)
 
@@ -125,7 +126,7 @@ class Models:
             from layerdiffusion.models.segmenter import Segmenter
 
             own = self.folder / "sam"
-            return Segmenter(load_sam(own if own.is_dir() else "auto", self.device))
+            return Segmenter(load_sam(own if own.is_dir() else "auto", self.helpers_device or self.device))
 
         return self._once("segmenter", load)
 
@@ -135,7 +136,7 @@ class Models:
         From the model's `clip` folder, else ViT-B/32 from the hub. Raises `ModelError`.
         """
 
-        return self._once("clip", lambda: load_clip(self.folder / "clip", self.device))
+        return self._once("clip", lambda: load_clip(self.folder / "clip", self.helpers_device or self.device))
 
     def _once(self, name: str, load: Callable[[], Any]) -> Any:
         with self._lock:

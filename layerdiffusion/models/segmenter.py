@@ -27,6 +27,9 @@ class Candidate(NamedTuple):
     iou: float  # the model's own guess of how well it fits
 
 
+Embedded = tuple[torch.Tensor, tuple[int, int], tuple[int, int]]  # features, the picture's size, and as encoded
+
+
 class Segmenter:
     """Masks from clicks, by one `Sam` that several people may share.
 
@@ -37,15 +40,22 @@ class Segmenter:
 
     def __init__(self, sam: Sam, cache_size: int = 16) -> None:
         self._predictor = SamPredictor(sam)
-        self._embeddings: OrderedDict[str, tuple[torch.Tensor, tuple[int, int], tuple[int, int]]] = OrderedDict()
+        self._embeddings: OrderedDict[str, Embedded] = OrderedDict()
         self._cache_size = cache_size
-        self._current: str | None = None
-        self._lock = threading.Lock()
+        self._set: Embedded | None = None
+        self._lock, self._encoding = threading.Lock(), threading.Lock()
+
+    @property
+    def device(self) -> torch.device:
+        return self._predictor.device
+
+    def knows(self, image: Image.Image | np.ndarray) -> bool:
+        """Whether a click on `image` needs no more than the quick decoder."""
+        return _key(_checked_picture(image)) in self._embeddings
 
     def set_image(self, image: Image.Image | np.ndarray) -> None:
         """Make `image`, RGB, the picture that later clicks are on."""
-        with self._lock:
-            self._current = self._embed(image)
+        self._set = self._embed(image)
 
     def mask(
         self,
@@ -78,11 +88,11 @@ class Segmenter:
         (0); `box` is (x0, y0, x1, y1). Raises `SegmentError` for clicks off the picture, or when nothing says
         where to look.
         """
+        embedded = self._set if image is None else self._embed(image)
+        if embedded is None:
+            raise SegmentError("No picture is set to click on; choose one first (set_image).")
+        features, original_size, input_size = embedded
         with self._lock:
-            key = self._current if image is None else self._embed(image)
-            if key is None:
-                raise SegmentError("No picture is set to click on; choose one first (set_image).")
-            features, original_size, input_size = self._embeddings[key]
             coordinates, signs, corners = _checked_prompt(points, labels, box, original_size)
             predictor = self._predictor
             predictor.features, predictor.original_size, predictor.input_size = (
@@ -94,26 +104,33 @@ class Segmenter:
             masks, ious, _ = predictor.predict(coordinates, signs, corners, multimask_output=True)
         return [Candidate(mask, float(iou)) for mask, iou in zip(masks, ious, strict=True)]
 
-    def _embed(self, image: Image.Image | np.ndarray) -> str:
-        pixels = np.asarray(image)
-        if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
-            raise SegmentError(f"The picture is {pixels.dtype} {pixels.shape}: it must be 8-bit RGB; open it first.")
-        pixels = np.ascontiguousarray(pixels)
-        key = hashlib.blake2b(pixels.data, digest_size=16, salt=repr(pixels.shape).encode()[:16]).hexdigest()
-        if key not in self._embeddings:
-            predictor = self._predictor
-            predictor.set_image(pixels)
-            while len(self._embeddings) >= self._cache_size:
-                # The picture being clicked on stays, whatever others set meanwhile.
-                oldest = next((name for name in self._embeddings if name != self._current), None)
-                if oldest is None:
-                    self._embeddings.clear()
-                    self._current = None
-                else:
-                    del self._embeddings[oldest]
-            self._embeddings[key] = predictor.features, predictor.original_size, predictor.input_size
-        self._embeddings.move_to_end(key)
-        return key
+    def _embed(self, image: Image.Image | np.ndarray) -> Embedded:
+        pixels = _checked_picture(image)
+        key = _key(pixels)
+        with self._lock:
+            found = self._embeddings.get(key)
+        if found is None:
+            with self._encoding:  # other people's clicks go on meanwhile
+                encoder = SamPredictor(self._predictor.model)
+                encoder.set_image(pixels)
+            found = encoder.features, encoder.original_size, encoder.input_size
+        with self._lock:
+            self._embeddings[key] = found
+            self._embeddings.move_to_end(key)
+            while len(self._embeddings) > self._cache_size:
+                self._embeddings.popitem(last=False)
+        return found
+
+
+def _checked_picture(image: Image.Image | np.ndarray) -> np.ndarray:
+    pixels = np.asarray(image)
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
+        raise SegmentError(f"The picture is {pixels.dtype} {pixels.shape}: it must be 8-bit RGB; open it first.")
+    return np.ascontiguousarray(pixels)
+
+
+def _key(pixels: np.ndarray) -> str:
+    return hashlib.blake2b(pixels.data, digest_size=16, salt=repr(pixels.shape).encode()[:16]).hexdigest()
 
 
 def _checked_prompt(

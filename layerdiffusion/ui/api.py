@@ -20,7 +20,7 @@ from layerdiffusion.settings import Settings
 from layerdiffusion.ui.backend import Backend
 from layerdiffusion.ui.bundle import save_pictures
 from layerdiffusion.ui.errors import friendly
-from layerdiffusion.ui.handlers.events import IN_TURN
+from layerdiffusion.ui.handlers.events import BESIDE, IN_TURN
 from layerdiffusion.ui.session import MAX_POINTS
 
 NUMBERS = {"type": "array", "items": {"type": "number"}}
@@ -57,7 +57,7 @@ def connect(backend: Backend) -> None:
         [image, points, labels, box],
         mask_file,
         api_name="segment",
-        **IN_TURN,
+        **BESIDE,
     )
     button.click(
         friendly(split_prompt), prompt, [object_prompt, background_prompt], api_name="split_prompt", queue=False

@@ -1,29 +1,31 @@
 """The one thing all tabs share: the loaded models and their editor, loaded in the background while the page opens."""
 
+import contextlib
 import json
 import logging
 import os
-import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
 from layerdiffusion.edit import Edit
-from layerdiffusion.errors import EditError, ModelError
+from layerdiffusion.errors import EditError, ModelError, SettingsError
 from layerdiffusion.settings import PAPER, Settings
 from layerdiffusion.ui.examples import ASSETS
+from layerdiffusion.ui.follow import follow
 from layerdiffusion.ui.options import Options
-from layerdiffusion.ui.spaces import UNIT, gpu, on_zero_gpu
+from layerdiffusion.ui.spaces import UNIT, ZeroGPU, booked, on_zero_gpu, split
+from layerdiffusion.ui.widgets.dials import preset
 
 if TYPE_CHECKING:
     from layerdiffusion.editor import Editor
-    from layerdiffusion.progress import Progress
+    from layerdiffusion.models.load import Models
 
 GIB = 2**30
-PULSE = 0.2  # seconds between two looks at an edit in progress
 PATIENCE = 600  # seconds to wait for a model to load, hub downloads included
 log = logging.getLogger(__name__)
 
@@ -40,34 +42,36 @@ class Backend:
         self._usual: float | None = None  # the most out of distribution that a scene of the toybox is
         self._error: str | None = None
         self._lock = threading.Lock()
-        self.run = gpu(self.seconds)(self._run)
-        self.generate = gpu(lambda prompt, seeds, settings, photo, cancel: 10 * len(seeds))(self._generate)
-        self.compare = gpu(self.compared_seconds)(self._compare)
-        self.candidates = gpu(lambda image, points, labels, box: 10)(self._candidates)
-        self.out_of_distribution = gpu(lambda image: 5)(self._out_of_distribution)
-        self.scores = gpu(lambda images, prompt: 10)(self._scores)
+        self._zero_gpu = ZeroGPU(self._models) if on_zero_gpu() else None
 
     def start(self) -> None:
         """Load in the background; on ZeroGPU at once, which wants its weights before the first request."""
         if self.options.offline:
             os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-        if on_zero_gpu():
+        if self._zero_gpu is not None:
             self._load()
         else:
             threading.Thread(target=self._load, name="load-models", daemon=True).start()
 
     def _load(self) -> None:
         try:
+            import torch
+
             from layerdiffusion.editor import Editor
             from layerdiffusion.models.load import MINIATURE, load_models
 
             models = load_models(self.options.model, self.options.device)
             limit = self.options.cache_gb
             editor = Editor(models, None if limit is None else int(limit * GIB))
-            if on_zero_gpu():
-                editor.runtime.assume(UNIT)
-            else:
+            if self._zero_gpu is None:
                 editor.measure()
+            else:
+                import peft  # noqa: F401 - once and here, not in every worker
+
+                models.defaults = replace(models.defaults, tune="lora")  # tuned networks are too large to be sent
+                models.helpers_device = torch.device("cpu")
+                editor.runtime.elsewhere = self._zero_gpu
+                editor.runtime.assume(UNIT)
             self._miniature = models.folder == MINIATURE
             self._editor = editor
         except EditError as error:
@@ -105,14 +109,21 @@ class Backend:
         editor = self.editor
         with self._lock:
             if self._segmenter is None:
-                if self.options.sam is None:
+                name, device = self.options.sam, editor.models.helpers_device or editor.models.device
+                if name is None and self._zero_gpu is not None and not (editor.models.folder / "sam").is_dir():
+                    name = "vit_b"  # a few seconds a picture on a CPU, where ViT-H takes a minute
+                if name is None:
                     self._segmenter = editor.models.segmenter()
                 else:
                     from layerdiffusion.models.sam import load_sam
                     from layerdiffusion.models.segmenter import Segmenter
 
-                    self._segmenter = Segmenter(load_sam(self.options.sam, editor.models.device))
+                    self._segmenter = Segmenter(load_sam(name, device))
             return self._segmenter
+
+    def _models(self) -> "Models":
+        assert self._editor is not None
+        return self._editor.models
 
     @property
     def is_miniature(self) -> bool:
@@ -133,20 +144,32 @@ class Backend:
                 return Settings.from_dict(json.loads(path.read_text(encoding="utf-8"))).resolve(PAPER)
         return PAPER
 
-    def seconds(self, edit: Edit, settings: Settings, cancel: Any = None) -> float:
-        """How long the edit would take now."""
-        return self.editor.estimate(edit, settings) or 60.0
+    def opening(self) -> Settings:
+        """The settings that the dials open with: the model's own; the quick ones where GPU time is rationed."""
+        return self.defaults() if self._zero_gpu is None else preset("Quick", self.defaults())
 
-    def compared_seconds(self, name: str, edit: Edit, settings: Settings, cancel: Any = None) -> float:
-        """How long a baseline would take now."""
-        return self.editor.estimate(edit, settings, name) or 60.0
+    def bookings(self, edit: Edit, settings: Settings) -> list[int]:
+        """The seconds of each GPU call that the edit would book now; none where no GPU is lent."""
+        if self._zero_gpu is None:
+            return []
+        editor = self.editor
+        return [booked(stages, editor.runtime.seconds_per_pass) for stages in split(editor.left(edit, settings))]
 
-    def _run(self, edit: Edit, settings: Settings, cancel: threading.Event | None) -> Iterator[Any]:
+    def check(self, settings: Settings) -> None:
+        """Raise a `SettingsError` for settings that this page can't run."""
+        if self._zero_gpu is not None and settings.tune == "full":
+            raise SettingsError(
+                "Here stage 2 can train LoRA only; choose LoRA for it, or run the page on your own GPU."
+            )
+
+    def run(self, edit: Edit, settings: Settings, cancel: threading.Event | None) -> Iterator[Any]:
         """("progress", list of `Progress`) several times a second, and at last ("done", the `Result`)."""
         editor = self.editor
+        settings = settings.resolve(self.opening())
+        self.check(settings)
         yield from follow(lambda report, stop: editor.run(edit, settings, report, stop), cancel)
 
-    def _generate(
+    def generate(
         self, prompt: str, seeds: Sequence[int], settings: Settings, photo: tuple[int, int], cancel: Any
     ) -> Iterator[Any]:
         """The same with backgrounds generated for a photo of that size, one for each seed."""
@@ -155,21 +178,24 @@ class Backend:
             lambda report, stop: editor.generate_backgrounds(prompt, seeds, settings, report, stop, photo), cancel
         )
 
-    def _compare(self, name: str, edit: Edit, settings: Settings, cancel: threading.Event | None) -> Iterator[Any]:
+    def compare(self, name: str, edit: Edit, settings: Settings, cancel: threading.Event | None) -> Iterator[Any]:
         """The same with a baseline's pictures."""
         editor = self.editor
+        self.check(settings)
         yield from follow(lambda report, stop: editor.run(edit, settings, report, stop, method=name), cancel)
+
+    def candidates(self, image: np.ndarray, points: list, labels: list | None, box: Any) -> list[Any]:
+        """SAM's candidates for clicks on `image`, beside a running edit; on a GPU a new picture waits for its turn."""
+        segmenter = self.segmenter()
+        beside = segmenter.device.type == "cpu" or segmenter.knows(image)
+        with contextlib.nullcontext() if beside else self.editor.runtime.turn():
+            return segmenter.candidates(points, labels, box, image=image)
 
     # What follows takes a turn on the device, as edits do.
 
-    def _candidates(self, image: np.ndarray, points: list, labels: list | None, box: Any) -> list[Any]:
-        segmenter = self.segmenter()
-        with self.editor.runtime.turn():
-            return segmenter.candidates(points, labels, box, image=image)
-
-    def _out_of_distribution(self, image: Image.Image) -> bool:
-        """Whether the picture is further from the toybox than any of its scenes; False before the model is there."""
-        if not self.ready:
+    def out_of_distribution(self, image: Image.Image) -> bool:
+        """Whether the picture is further from the toybox than any of its scenes; False where that can't be seen."""
+        if not self.ready or self._zero_gpu is not None:  # where it would cost a visitor's GPU time
             return False
         from layerdiffusion.miniature.out_of_distribution import ood_score, ood_threshold
 
@@ -179,7 +205,7 @@ class Backend:
                 self._usual = ood_threshold(models)
             return ood_score(models, image) > self._usual
 
-    def _scores(self, images: list[Image.Image], prompt: str) -> list[float] | None:
+    def scores(self, images: list[Image.Image], prompt: str) -> list[float] | None:
         """CLIP's cosine of each picture and the prompt; None where no CLIP can be had."""
         from layerdiffusion.models.clip import clip_score
 
@@ -193,43 +219,3 @@ class Backend:
     def scores_or_none(self, result: Any) -> list[float | None]:
         """For each of the result's pictures its score, or None where there is none."""
         return self.scores(result.images, result.edit.prompt) or [None] * len(result.images)
-
-
-def follow(
-    work: Callable[[Callable[["Progress"], None], threading.Event], Any], cancel: threading.Event | None
-) -> Iterator[Any]:
-    """Run `work(on_progress, cancel)` in a thread: ("progress", what it reports) now and then, ("done", its value).
-
-    Closing the generator, as Gradio does when a tab is closed, cancels the work and waits for its last step.
-    """
-    cancel = cancel or threading.Event()
-    events: queue.SimpleQueue = queue.SimpleQueue()
-    end = object()
-    outcome: dict[str, Any] = {}
-
-    def run() -> None:
-        try:
-            outcome["value"] = work(events.put, cancel)
-        except BaseException as error:  # handed to whoever follows
-            outcome["error"] = error
-        events.put(end)
-
-    thread = threading.Thread(target=run, name="edit", daemon=True)
-    thread.start()
-    finished = False
-    try:
-        while not finished:
-            batch = [events.get()]
-            thread.join(PULSE)
-            while not events.empty():
-                batch.append(events.get())
-            finished = end in batch
-            if steps := [event for event in batch if event is not end]:
-                yield "progress", steps
-    finally:
-        if not finished:
-            cancel.set()
-        thread.join()
-    if "error" in outcome:
-        raise outcome["error"]
-    yield "done", outcome["value"]

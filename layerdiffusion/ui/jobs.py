@@ -9,12 +9,12 @@ import gradio as gr
 
 from layerdiffusion.errors import EditError
 from layerdiffusion.ui.errors import friendly
-from layerdiffusion.ui.handlers.events import IN_TURN, QUIET
+from layerdiffusion.ui.handlers.events import IN_TURN, QUEUE, QUIET
 from layerdiffusion.ui.session import Session
-from layerdiffusion.ui.spaces import on_zero_gpu
 from layerdiffusion.ui.widgets.progress import JobControls, ProgressView, waiting_html
 
-Run = Callable[[threading.Event | None], Any]  # a generator, as `Backend.run` is
+FULL = '<p class="ld-plan"><b>Not started:</b> many people are waiting already; try again in a minute.</p>'
+Run = Callable[[threading.Event], Any]  # a generator, as `Backend.run` is
 Work = Callable[..., Any]  # a generator, as `job` wants it
 
 
@@ -30,7 +30,7 @@ def connect_job(
     """A click on `trigger` runs `work` in its turn, as `job` says; `inputs` begin with the page's state."""
     buttons = controls.components
     begun = trigger.click(friendly(begin), inputs[0], buttons, queue=False, **QUIET)
-    begun.success(
+    run = begun.success(
         friendly(job(work, len(outputs), cancelled)),
         inputs,
         [*buttons, *outputs],
@@ -38,7 +38,28 @@ def connect_job(
         show_progress_on=controls.line,
         api_visibility="private",
         **IN_TURN,
-    ).then(**refresh)
+    )
+    run.then(**refresh)
+    run.failure(friendly(refused), inputs[0], buttons, queue=False, **QUIET).then(**refresh)
+
+
+def limit_waiting(blocks: gr.Blocks, most: int) -> gr.Blocks:
+    """The page with at most `most` jobs that wait; whoever asks for another is refused at once.
+
+    Gradio's own limit counts all events, and would refuse a click because others wait for an edit.
+    """
+    queue = blocks._queue
+    push = queue.push
+
+    async def checked(body: Any, request: Any, username: str | None) -> Any:
+        waiting = queue.event_queue_per_concurrency_id.get(QUEUE)
+        fn = blocks.fns.get(body.fn_index)
+        if fn is not None and fn.concurrency_id == QUEUE and waiting is not None and len(waiting.queue) >= most:
+            return False, f"{most} people are waiting already; try again in a minute.", "queue_full"
+        return await push(body=body, request=request, username=username)
+
+    queue.push = checked
+    return blocks
 
 
 def connect_cancel(controls: JobControls, state: gr.State) -> None:
@@ -49,13 +70,21 @@ def begin(session: Session) -> tuple[Any, Any, str]:
     """The job's own button goes, its Cancel comes, and a line says that it waits."""
     if session.running:
         raise EditError("Something of yours is still running; wait for it, or cancel it.")
-    session.cancel, session.running = threading.Event(), True
+    session.cancel, session.running, session.started = threading.Event(), True, False
     return gr.update(visible=False), gr.update(visible=True, interactive=True), waiting_html("Waiting for a turn …")
 
 
 def stop(session: Session) -> str:
     session.cancel.set()
     return waiting_html("Cancelling …")
+
+
+def refused(session: Session) -> tuple[Any, Any, Any]:
+    """The job's button again, where the queue was full and the job never began."""
+    if not session.running or session.started:
+        return gr.skip(), gr.skip(), gr.skip()
+    session.running = False
+    return *idle(), FULL
 
 
 def idle() -> tuple[Any, Any]:
@@ -73,6 +102,7 @@ def job(work: Work, count: int, cancelled: Callable[[Session], str]) -> Callable
     def run(session: Session, *inputs: Any) -> Iterator[tuple[Any, ...]]:
         from layerdiffusion.progress import Cancelled  # torch comes with it
 
+        session.started = True
         stay, unchanged = [gr.skip()] * 2, [gr.skip()] * count
         try:
             with closing(work(session, *inputs)) as updates:
@@ -99,15 +129,12 @@ def followed(session: Session, view: ProgressView, run: Run) -> Generator[tuple[
 
     if session.cancel.is_set():
         raise Cancelled("It was cancelled before its turn came.")
-    cancel = None if on_zero_gpu() else session.cancel  # no event reaches another process
     result = None
-    with closing(run(cancel)) as events:
+    with closing(run(session.cancel)) as events:
         for kind, value in events:
             if kind == "done":
                 result = value
                 continue
-            if cancel is None and session.cancel.is_set():
-                raise Cancelled("It was cancelled.")
             view.take(value)
             yield (view.html(),)
     return result

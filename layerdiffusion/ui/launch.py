@@ -15,6 +15,7 @@ from layerdiffusion.ui import api
 from layerdiffusion.ui.backend import Backend
 from layerdiffusion.ui.handlers import backgrounds, badge, boards, compare, inspection, results, run, words
 from layerdiffusion.ui.handlers.plan import refresh_event
+from layerdiffusion.ui.jobs import limit_waiting
 from layerdiffusion.ui.options import Options
 from layerdiffusion.ui.page import page_of
 from layerdiffusion.ui.spaces import on_zero_gpu
@@ -24,13 +25,18 @@ from layerdiffusion.ui.visits import OpenTabs
 from layerdiffusion.ui.widgets.static import static_text
 
 TITLE = "LayerDiffusion"
-CLEAN_EVERY, KEEP_FILES = 600, 7200  # seconds: how often Gradio's copies are looked through, and how long they last
+SWEEPS = 10  # of Gradio's copies of pictures, in the time that they may last
+PRIVACY = (
+    '<p class="ld-hint">What stays here: your pictures, in memory and as temporary files, until {} minutes after you '
+    "close this tab; what the stages made of them, in memory, until newer edits need the room. Nothing else.</p>"
+)
 
 
 def build_page(backend: Backend) -> gr.Blocks:
     """The whole page, its events and its API."""
-    defaults = backend.defaults()
-    clean = (CLEAN_EVERY, KEEP_FILES)
+    defaults = backend.opening()
+    keep = 60 * backend.options.keep_minutes
+    clean = (keep // SWEEPS, keep - keep // SWEEPS)  # so that none is ever older than `keep`
     with gr.Blocks(title=TITLE, fill_width=True, analytics_enabled=False, delete_cache=clean) as blocks:
         page = page_of(defaults)
         refresh = refresh_event(page, backend)
@@ -39,9 +45,10 @@ def build_page(backend: Backend) -> gr.Blocks:
         inspection.connect(page, backend)
         badge.connect(page, backend, refresh, defaults)
         api.connect(backend)
+        gr.HTML(PRIVACY.format(backend.options.keep_minutes), elem_id="privacy")
     if backend.options.study:
         add_study(blocks, Study(backend.options.study))
-    return blocks.queue(max_size=backend.options.max_users, default_concurrency_limit=4)
+    return limit_waiting(blocks.queue(default_concurrency_limit=4), backend.options.max_users)
 
 
 def launch(options: Options) -> None:
@@ -73,9 +80,11 @@ def launch_arguments(options: Options, tabs: OpenTabs | None = None) -> dict[str
         "footer_links": ["api"],
         "show_error": False,
         "ssr_mode": False,
+        "root_path": options.root_path,
+        "run_history": False,  # a call by itself can't be run again: the work is in the session, and its pictures
         "mcp_server": _mcp(),
         "quiet": False,
-        "app_kwargs": (tabs or OpenTabs()).launch_arguments(),
+        "app_kwargs": (tabs or OpenTabs(60 * options.keep_minutes)).launch_arguments(),
     }
 
 

@@ -25,6 +25,8 @@ class Options:
     cache_gb: float | None = None
     offline: bool = False
     study: str | None = None
+    root_path: str | None = None
+    keep_minutes: int = 60
 
 
 def parse_options(argv: Sequence[str] | None = None) -> Options:
@@ -43,6 +45,8 @@ def parse_options(argv: Sequence[str] | None = None) -> Options:
     parser.add_argument("--share", action="store_true", default=None, help="a public link for 72 hours")
     parser.add_argument("--auth", type=_auth, metavar="USER:PASS", help="ask for this name and password")
     parser.add_argument("--max-users", type=_count, help="how many may wait for their turn (20)")
+    parser.add_argument("--keep-minutes", type=_count, help="how long a visitor's files outlast their tab (60)")
+    parser.add_argument("--root-path", help="the path that a proxy serves the page under, as in /layerdiffusion")
     parser.add_argument("--cache-gb", type=_size, help="memory for finished stages, in GiB")
     parser.add_argument("--offline", action="store_true", default=None, help="never ask the network for anything")
     parser.add_argument("--study", type=_study, metavar="DIR", help="a user study of this evaluation, at /study")
@@ -90,7 +94,7 @@ def _port(text: str) -> int:
 
 def _count(text: str) -> int:
     if not text.isdigit() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of people; give 1 or more")
+        raise argparse.ArgumentTypeError(f"{text!r} is no such number; give 1 or more")
     return int(text)
 
 

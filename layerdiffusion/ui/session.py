@@ -220,7 +220,9 @@ class Session:
         self.best_first = False
         self.folder: tempfile.TemporaryDirectory | None = None  # of their files; goes when the session goes
         self.cancel = threading.Event()
-        self.running = False
+        self.running = False  # a job waits or runs
+        self.started = False  # it runs
+        self.marking = threading.Lock()  # clicks and strokes that come at once are taken one after the other
         self._last: tuple[Any, Edit] | None = None
 
     def __deepcopy__(self, memo: dict) -> "Session":

@@ -1,19 +1,35 @@
-"""Hugging Face Spaces with ZeroGPU: a GPU for as long as an edit needs one; elsewhere nothing changes."""
+"""Hugging Face Spaces with ZeroGPU: a GPU for as long as some stages need one; elsewhere nothing changes.
+
+There a GPU call runs in a forked process that serves the next visitor as well. It gets the stages with their inputs,
+and sends back what each comes to, which only this process caches.
+"""
+
+from __future__ import annotations
 
 import importlib.util
-import inspect
+import itertools
 import os
-from collections.abc import Callable, Iterator
+import pickle
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import wraps
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from layerdiffusion.errors import EditError
+from layerdiffusion.ui.follow import follow
 
-SLACK = 1.4  # a queue that ends an edit too early costs more than a booking that is a little too long
-LEAST, MOST = 20, 300  # seconds
-UNIT = 0.03  # seconds of one forward pass of one 512 × 512 picture there; no GPU is there to measure it at the start
+if TYPE_CHECKING:
+    from layerdiffusion.models.load import Models
+    from layerdiffusion.progress import Reporter
+    from layerdiffusion.runtime import Stage
+
+SLACK = 1.4  # a call that ends too early costs more than a booking that is a little too long
+SETUP = 5  # seconds until the weights are on the GPU, as assumed: no run there has been timed yet
+LEAST, MOST = 10, 300  # seconds of a booking
+UNIT = 0.03  # seconds of one forward pass of one 512 × 512 picture there, until a call has shown the true ones
+VISITOR, ACCOUNT = 120, 300  # GPU seconds a day without and with a free account (hub documentation, Spaces ZeroGPU)
+BOOKINGS = (("background",), ("inversion", "embeddings", "finetune"), ("sampling",))  # stages that share a GPU call
+CUT_OFF = "The GPU was taken back before the edit was done; press Run again: finished stages are still there."
 
 
 def on_zero_gpu() -> bool:
@@ -22,67 +38,108 @@ def on_zero_gpu() -> bool:
     return lent and importlib.util.find_spec("spaces") is not None
 
 
-def gpu(seconds: Callable[..., float]) -> Callable[[Callable], Callable]:
-    """A decorator: the function runs with a GPU booked for `seconds(*its arguments)`; elsewhere it is left as it is.
-
-    There it runs in another process, from which ZeroGPU brings back the words of no error but Gradio's own: an
-    `EditError` comes back as a value, and is raised here.
-    """
-    if not on_zero_gpu():
-        return lambda function: function
-    import spaces
-
-    book = spaces.GPU(duration=lambda *args, **kwargs: booked(seconds(*args, **kwargs)))
-    return lambda function: _raising(book(_telling(function)))
+def with_login() -> bool:
+    """Whether visitors can log in to their Hugging Face account: the Space has `hf_oauth` in its front matter."""
+    return bool(os.environ.get("SPACE_ID") and os.environ.get("OAUTH_CLIENT_ID"))
 
 
 @dataclass(frozen=True)
-class _Refusal:
-    error: EditError
+class _Made:
+    """What a stage has come to, pickled here: multiprocessing would take shared memory for each of its tensors."""
+
+    value: bytes
 
 
-def _telling(function: Callable) -> Callable:
-    """The function, or generator, with a `_Refusal` for its last value where it would raise an `EditError`."""
+class ZeroGPU:
+    """Runs stages on a GPU that is lent by the call; the runtime's `Elsewhere`.
 
-    @wraps(function)
-    def generate(*args: Any, **kwargs: Any) -> Iterator[Any]:
+    `models` is asked for the loaded models in the worker, which has them from before it was forked.
+    """
+
+    def __init__(self, models: Callable[[], Models]) -> None:
+        import spaces
+
+        self._models = models
+        self._call = spaces.GPU(duration=lambda seconds, *_: seconds)(self._work)
+
+    def together(self, stages: Sequence[Stage[object]]) -> list[Stage[object]]:
+        """The first of `stages`, with those that share its booking."""
+        return next(split(stages))
+
+    def run(self, stages: Sequence[Stage[object]], report: Reporter) -> Iterator[object]:
+        """What each stage comes to, from one GPU call; raises an `EditError`, or Gradio's for a quota or a queue."""
         try:
-            yield from function(*args, **kwargs)
-        except EditError as error:
-            yield _Refusal(error)
+            speeds = dict(report.seconds_per_pass)
+            with closing(self._call(booked(stages, speeds), pickle.dumps(stages), speeds, report.work)) as batches:
+                for events, speeds in batches:
+                    report.seconds_per_pass.update(speeds)
+                    for event in events:
+                        if isinstance(event, _Made):
+                            yield pickle.loads(event.value)
+                        elif isinstance(event, EditError):
+                            raise event
+                        else:
+                            report.forward(event)
+        except Exception as error:
+            if getattr(error, "title", "") == "ZeroGPU worker error":
+                raise EditError(CUT_OFF) from error
+            raise
 
-    @wraps(function)
-    def call(*args: Any, **kwargs: Any) -> Any:
+    def _work(self, seconds: int, pickled: bytes, speeds: dict[str, float], work: dict) -> Iterator[Any]:
+        """In the worker: (what was reported, the speeds) now and then; an `EditError` is reported, as no words of
+        an error but Gradio's own come back.
+
+        It takes no lock and looks at no cache: what it has of them is a copy from the moment of the fork.
+        """
+        import torch
+
+        from layerdiffusion.progress import Reporter
+        from layerdiffusion.runtime import Finished, repeatable, run_stage
+
+        torch.set_num_threads(1)  # the pool of OpenMP's threads does not survive a fork
+
+        def run(put: Callable[[Any], None], cancel: Any) -> None:
+            report, finished = Reporter(speeds, work, put, cancel), Finished()
+            with repeatable():
+                for stage in pickle.loads(pickled):
+                    finished.add(stage, run_stage(self._models(), stage, finished, report), 0.0)
+                    report.finish(stage.steps)
+                    put(_Made(pickle.dumps(finished[stage])))
+
         try:
-            return function(*args, **kwargs)
+            with closing(follow(run, None)) as events:
+                for kind, reported in events:
+                    if kind == "progress":
+                        yield reported, dict(speeds)
         except EditError as error:
-            return _Refusal(error)
-
-    return generate if inspect.isgeneratorfunction(function) else call
+            yield [error.with_traceback(None)], dict(speeds)
 
 
-def _raising(function: Callable) -> Callable:
-    """What `_telling` turned into a value is raised again."""
-
-    @wraps(function)
-    def generate(*args: Any, **kwargs: Any) -> Iterator[Any]:
-        with closing(function(*args, **kwargs)) as values:
-            for value in values:
-                yield _known(value)
-
-    @wraps(function)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        return _known(function(*args, **kwargs))
-
-    return generate if inspect.isgeneratorfunction(function) else call
+def split(stages: Sequence[Stage[object]]) -> Iterator[list[Stage[object]]]:
+    """The stages of each booking."""
+    place = {name: number for number, names in enumerate(BOOKINGS) for name in names}
+    for _, group in itertools.groupby(stages, lambda stage: place[stage.name]):
+        yield list(group)
 
 
-def _known(value: Any) -> Any:
-    if isinstance(value, _Refusal):
-        raise value.error
-    return value
+def booked(stages: Sequence[Stage[object]], speeds: Mapping[str, float]) -> int:
+    """How many seconds to book for the stages of one GPU call."""
+    from layerdiffusion.runtime import seconds_of
+
+    return round(min(max(SETUP + SLACK * (seconds_of(stages, speeds) or 0.0), LEAST), MOST))
 
 
-def booked(seconds: float) -> int:
-    """How long to book for an edit that is expected to take so many seconds."""
-    return int(min(max(SLACK * seconds, LEAST), MOST))
+def quota_sentence(bookings: Sequence[int]) -> str:
+    """What a visitor reads of the bookings of an edit before it runs; empty where there are none."""
+    if not bookings:
+        return ""
+    whole = sum(bookings)
+    parts = f" ({' + '.join(map(str, bookings))})" if len(bookings) > 1 else ""
+    cost = f"It books {whole} seconds of GPU time{parts}"
+    if whole <= VISITOR:
+        return f"{cost}; without an account you have {VISITOR} a day, with a free one {ACCOUNT}."
+    if whole <= ACCOUNT:
+        return f"{cost}, more than the {VISITOR} a day without an account: log in to Hugging Face, or choose Quick."
+    return (
+        f"{cost}, more than the {ACCOUNT} a day of a free account: choose Quick or fewer steps, or have a Pro account."
+    )

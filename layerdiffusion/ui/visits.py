@@ -13,7 +13,6 @@ from typing import Any
 
 from starlette.middleware import Middleware
 
-KEEP_SECONDS = 3600
 SWEEPS = 20  # in that time
 _HEARTBEAT = "/heartbeat/"
 
@@ -21,7 +20,7 @@ _HEARTBEAT = "/heartbeat/"
 class OpenTabs:
     """Which sessions have their tab open; forgets the others `keep_seconds` after they were last seen."""
 
-    def __init__(self, keep_seconds: float = KEEP_SECONDS) -> None:
+    def __init__(self, keep_seconds: float) -> None:
         self.keep_seconds = keep_seconds
         self._open: Counter[str] = Counter()
         self._seen: dict[str, tuple[Any, float]] = {}  # session: Gradio's time of its last event, when that was noted

@@ -16,7 +16,7 @@ EDITS, WARM_UP = 20, 8
 SIDE = 1200  # of each edit's photo: 4.1 MiB in memory, and of one colour, which is soon compressed
 GROWTH = 24  # MiB between the least of the 6 edits after the warm-up and of the last 6; one photo kept of each is 25
 CACHE = 0.001  # GiB of finished stages: full before the warm-up ends
-COPIES = 12  # of pictures that Gradio may serve for one edit, until it deletes them (`page.KEEP_FILES`)
+COPIES = 12  # of pictures that Gradio may serve for one edit, until it deletes them (`--keep-minutes`)
 
 
 def resident() -> float:

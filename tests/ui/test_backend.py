@@ -1,4 +1,4 @@
-"""Whatever runs a network waits for its turn on the device."""
+"""What runs a network waits for its turn on the device; clicks go on beside an edit."""
 
 import threading
 
@@ -16,7 +16,6 @@ def backend(page) -> Backend:
 
 
 CALLS = {
-    "candidates": lambda backend: backend.candidates(np.asarray(photo(48, 48)), [[24, 24]], None, None),
     "out_of_distribution": lambda backend: backend.out_of_distribution(photo(48, 48)),
     "scores": lambda backend: backend.scores([photo(48, 48)], "a dog on ice"),
 }
@@ -39,8 +38,14 @@ def test_it_waits_while_an_edit_runs(backend, name):
     thread.join()
 
 
-def test_events_that_use_the_device_share_one_queue(page):
-    """Clicks, edits, backgrounds, comparisons, inspections and the two endpoints, one at a time."""
+def test_a_click_is_answered_while_an_edit_runs(backend):
+    with backend.editor.runtime.turn():
+        assert len(backend.candidates(np.asarray(photo(48, 48, seed=9)), [[24, 24]], None, None)) == 3
+
+
+def test_jobs_share_one_queue_and_clicks_another(page):
+    """Two for edits, backgrounds, comparisons and /edit, one at a time; two boards and /segment."""
     fns = page.blocks.fns.values()
-    assert sum(fn.concurrency_id == "device" for fn in fns) == 2 + 2 + 1 + 1 + 1 + 2
+    assert sum(fn.concurrency_id == "device" for fn in fns) == 2 + 1 + 1 + 1
     assert {fn.concurrency_limit for fn in fns if fn.concurrency_id == "device"} == {1}
+    assert sum(fn.concurrency_id == "clicks" for fn in fns) == 2 + 1

@@ -1,13 +1,15 @@
 """However a job ends, its button comes back and the tab can start the next."""
 
+import asyncio
 import threading
+from types import SimpleNamespace
 
 import gradio as gr
 import pytest
 
 from layerdiffusion.errors import EditError
 from layerdiffusion.progress import Cancelled, Progress
-from layerdiffusion.ui.jobs import begin, followed, idle, job, stop
+from layerdiffusion.ui.jobs import begin, followed, idle, job, limit_waiting, refused, stop
 from layerdiffusion.ui.session import Session
 from layerdiffusion.ui.widgets.progress import ProgressView
 
@@ -76,6 +78,33 @@ def test_a_closed_tab_ends_the_work_and_frees_the_session(session):
 def test_one_job_at_a_time(session):
     with pytest.raises(EditError, match="still running"):
         begin(session)
+
+
+def test_a_full_queue_refuses_jobs_in_plain_words_and_no_click():
+    async def push(**event):
+        return True, "its number", "success"
+
+    waiting = {"device": SimpleNamespace(queue=[None] * 8)}
+    queue = SimpleNamespace(event_queue_per_concurrency_id=waiting, push=push)
+    fns = {0: SimpleNamespace(concurrency_id="device"), 1: SimpleNamespace(concurrency_id="clicks")}
+    limit_waiting(SimpleNamespace(_queue=queue, fns=fns), 8)
+
+    def ask(fn: int):
+        return asyncio.run(queue.push(body=SimpleNamespace(fn_index=fn), request=None, username=None))
+
+    assert ask(0) == (False, "8 people are waiting already; try again in a minute.", "queue_full")
+    assert ask(1)[0]
+    waiting["device"].queue.pop()
+    assert ask(0)[0]
+
+
+def test_a_job_that_the_full_queue_refused_can_be_started_again(session):
+    *buttons, line = refused(session)
+    assert tuple(buttons) == idle() and "try again" in line and not session.running
+    begin(session)
+    updates = handler(lambda session: (update for update in ()))(session)
+    list(updates)
+    assert refused(session) == (gr.skip(), gr.skip(), gr.skip()), "it ran, and gave its button back itself"
 
 
 def test_following_shows_each_step_and_returns_the_result(session):

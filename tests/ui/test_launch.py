@@ -9,13 +9,37 @@ import time
 import urllib.request
 from pathlib import Path
 
-from gradio_client import Client
+from gradio_client import Client, handle_file
+from PIL import Image
+from serving import photo
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 120
 
 
+READ_ONLY = """
+import errno, os, pwd, sys
+
+def no_user(*names):
+    raise KeyError("uid not found")
+
+def watch(event, arguments):
+    if event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) or event == "os.mkdir":
+        path = os.path.abspath(os.fsdecode(arguments[0])) if not isinstance(arguments[0], int) else WRITABLE
+        if not path.startswith((WRITABLE, "/dev/", "/proc/")):
+            raise OSError(errno.EROFS, "Read-only file system", path)
+
+pwd.getpwuid = no_user
+sys.addaudithook(watch)
+"""
+
+
 def test_the_app_starts_under_a_spaces_environment(page_model, tmp_path):
+    """As a user without name or home, on a file system that is read-only but for the folder of TMPDIR and HF_HOME."""
+    writable, code = tmp_path / "writable", tmp_path / "code"
+    (writable / "tmp").mkdir(parents=True)
+    code.mkdir()
+    (code / "sitecustomize.py").write_text(f"WRITABLE = {str(writable)!r}\n{READ_ONLY}")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -26,8 +50,12 @@ def test_the_app_starts_under_a_spaces_environment(page_model, tmp_path):
         "GRADIO_SERVER_NAME": "127.0.0.1",
         "SYSTEM": "spaces",
         "SPACE_ID": "someone/layerdiffusion",
-        "GRADIO_TEMP_DIR": str(tmp_path / "gradio"),
+        "TMPDIR": str(writable / "tmp"),
+        "HF_HOME": str(writable / "hub"),
+        "HOME": "/nonexistent",
+        "PYTHONPATH": str(code),
     }
+    environment = {name: value for name, value in environment.items() if name not in ("USER", "LOGNAME", "USERNAME")}
     with open(tmp_path / "log", "w") as log:
         process = subprocess.Popen(
             [sys.executable, ROOT / "app.py"], env=environment, stdout=log, stderr=log, cwd=tmp_path
@@ -45,6 +73,10 @@ def test_the_app_starts_under_a_spaces_environment(page_model, tmp_path):
         assert "photo-board" in page and "LayerDiffusion" in page
         client = Client(f"http://127.0.0.1:{port}/", verbose=False)
         assert client.predict("a dog on ice", api_name="/split_prompt") == ("a dog", "on ice")
+        photo(48, 48).save(tmp_path / "photo.png")
+        mask = client.predict(handle_file(tmp_path / "photo.png"), [[24, 24]], api_name="/segment")
+        assert Image.open(mask).size == (48, 48)
+        assert list((writable / "tmp").iterdir()), "what it writes goes there"
         # Gradio's own reloader complains where the `spaces` package of a Space is missing; nothing of ours may.
         assert f"{ROOT.name}/layerdiffusion" not in (tmp_path / "log").read_text()
     finally:

@@ -1,12 +1,31 @@
 """The README's front matter is what a Space is started from: it has to agree with what is installed."""
 
+import re
+from fnmatch import fnmatch
 from importlib.metadata import version
 from pathlib import Path
 
 import gradio as gr
 import pytest
 import yaml
+from huggingface_hub import SpaceHardware
 from packaging.requirements import Requirement
+
+from layerdiffusion.models import hub
+from layerdiffusion.models.sam import HUB_NAMES
+
+# Spaces configuration reference: what the hub takes.
+PARAMETERS = {
+    *("title", "emoji", "colorFrom", "colorTo", "sdk", "python_version", "sdk_version", "suggested_hardware"),
+    *("suggested_storage", "app_file", "app_port", "base_path", "fullWidth", "header", "short_description", "models"),
+    *("datasets", "tags", "thumbnail", "pinned", "hf_oauth", "hf_oauth_scopes", "hf_oauth_expiration_minutes"),
+    *("disable_embedding", "startup_duration_timeout", "custom_headers", "preload_from_hub", "license"),
+}
+COLOURS = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
+PRELOADED = re.compile(r"[\w.-]+/[\w.-]+( [^ ,]+(,[^ ,]+)*( [0-9a-f]{40})?)?")  # "repository files revision"
+# Spaces ZeroGPU: the versions it runs, Gradio alone, and no torch before this one.
+ZERO_GPU_PYTHON = {"3.10.13", "3.12.12"}
+ZERO_GPU_TORCH = "2.8.0"
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -19,15 +38,46 @@ def front_matter() -> dict:
     return yaml.safe_load(matter)
 
 
+@pytest.fixture(scope="module")
+def required() -> dict[str, Requirement]:
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    lines = [line.partition("#")[0].strip() for line in lines]
+    return {r.name: r for r in map(Requirement, filter(None, lines))}
+
+
+def test_the_hub_knows_every_parameter(front_matter):
+    assert front_matter.keys() <= PARAMETERS
+    assert {front_matter["colorFrom"], front_matter["colorTo"]} <= COLOURS
+    assert isinstance(front_matter["python_version"], str), "3.10 without quotes is 3.1"
+    assert front_matter["suggested_hardware"] in {hardware.value for hardware in SpaceHardware}
+
+
+def test_zero_gpu_runs_these_versions(front_matter, required):
+    assert front_matter["suggested_hardware"] == SpaceHardware.ZERO_A10G.value
+    assert front_matter["python_version"] in ZERO_GPU_PYTHON
+    assert ZERO_GPU_TORCH in required["torch"].specifier
+    assert front_matter["hf_oauth"] is True, "without it there is no gr.LoginButton"
+
+
+def test_what_is_preloaded_is_what_the_page_downloads(front_matter):
+    """The very files that `hub` asks for, so that a Space that wakes up downloads no model."""
+    preloaded = front_matter["preload_from_hub"]
+    assert len(preloaded) <= 10 and all(PRELOADED.fullmatch(line) for line in preloaded)
+    files = dict(line.split(" ")[:2] for line in preloaded)
+    assert files.keys() == {hub.HUB_DEFAULT, HUB_NAMES["vit_b"]} <= set(front_matter["models"])
+    patterns = (*hub.CONFIG_FILES, *hub.weight_files())
+    listed = files[hub.HUB_DEFAULT].split(",")
+    assert [name for name in listed if not any(fnmatch(name, pattern) for pattern in patterns)] == []
+    assert {f"{part}/config.json" for part in hub.PARTS} < set(listed)
+    assert sum(name.endswith(".safetensors") for name in listed) == len(hub.PARTS)
+
+
 def test_the_space_runs_gradio_from_app_py(front_matter):
     assert front_matter["sdk"] == "gradio"
     assert (ROOT / front_matter["app_file"]).is_file()
 
 
-def test_the_space_installs_the_gradio_that_is_tested_here(front_matter):
-    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    lines = [line.partition("#")[0].strip() for line in lines]
-    required = {r.name: r for r in map(Requirement, filter(None, lines))}
+def test_the_space_installs_the_gradio_that_is_tested_here(front_matter, required):
     assert front_matter["sdk_version"] in required["gradio"].specifier
     assert gr.__version__ in required["gradio"].specifier
     assert version("gradio").rsplit(".", 1)[0] == front_matter["sdk_version"].rsplit(".", 1)[0]
@@ -37,12 +87,9 @@ def test_the_space_says_what_it_is_and_under_which_licence(front_matter):
     assert 0 < len(front_matter["short_description"]) <= 60, "the hub refuses longer ones"
     assert front_matter["license"] == "apache-2.0"
     assert "CompVis/stable-diffusion-v1-4" in front_matter["models"]
-    assert front_matter["suggested_hardware"]
 
 
 def test_every_picture_and_file_the_readme_names_is_there():
-    import re
-
     links = re.findall(r"\]\((?!http|#)([^)\s]+)\)", TEXT)
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []

@@ -1,98 +1,177 @@
-"""ZeroGPU, stood in for: a `spaces` package that runs what it is given on pickled copies, as its workers do."""
+"""ZeroGPU, with a stand-in that forks and pickles: what a GPU call gets, what comes back, and where it is cached."""
 
-import inspect
-import pickle
-import sys
-from importlib.machinery import ModuleSpec
-from types import ModuleType
+import gc
+import threading
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from serving import photo
+from zero_gpu import Spaces
 
 from layerdiffusion.edit import Edit
-from layerdiffusion.errors import EditError, SegmentError
-from layerdiffusion.settings import Settings
+from layerdiffusion.editor import Editor
+from layerdiffusion.errors import EditError, MaskError, SettingsError
+from layerdiffusion.methods.stages import FittedEmbeddings, TunedWeights
+from layerdiffusion.progress import Cancelled
+from layerdiffusion.runtime import Stage
+from layerdiffusion.settings import PAPER, Settings
 from layerdiffusion.ui.backend import Backend
 from layerdiffusion.ui.options import Options
-from layerdiffusion.ui.spaces import LEAST, MOST, booked
+from layerdiffusion.ui.spaces import LEAST, MOST, UNIT, booked, quota_sentence, split
+from layerdiffusion.ui.widgets.dials import preset
+
+LONG = Settings(embedding_steps=400)  # some seconds of stage 1
+
+
+@pytest.fixture(scope="module")
+def lent(page_model) -> Iterator[tuple[Spaces, Backend]]:
+    with pytest.MonkeyPatch.context() as patch:
+        spaces = Spaces().install(patch)
+        backend = Backend(Options(model=str(page_model), offline=True))
+        backend.start()
+        assert backend.ready, "on ZeroGPU it is loaded before the first request"
+        yield spaces, backend
+        spaces.kill()
 
 
 @pytest.fixture
-def bookings(monkeypatch) -> list[int]:
-    """The seconds of every GPU that was booked."""
-    seconds: list[int] = []
-
-    def elsewhere(value):
-        return pickle.loads(pickle.dumps(value))
-
-    def gpu(duration):
-        def decorate(task):
-            def generate(*args):
-                seconds.append(duration(*args))
-                try:
-                    for value in task(*elsewhere(args)):
-                        yield elsewhere(value)
-                except Exception as error:
-                    raise RuntimeError(type(error).__name__) from None  # all that comes back of an error's words
-
-            def call(*args):
-                seconds.append(duration(*args))
-                try:
-                    return elsewhere(task(*elsewhere(args)))
-                except Exception as error:
-                    raise RuntimeError(type(error).__name__) from None
-
-            return generate if inspect.isgeneratorfunction(task) else call
-
-        return decorate
-
-    package = ModuleType("spaces")
-    package.__spec__, package.GPU = ModuleSpec("spaces", None), gpu
-    monkeypatch.setitem(sys.modules, "spaces", package)
-    monkeypatch.setenv("SPACES_ZERO_GPU", "true")
-    return seconds
+def spaces(lent) -> Spaces:
+    """As it is after the start."""
+    spaces, backend = lent
+    spaces.kill()
+    spaces.forks, spaces.calls = 0, []
+    backend.editor.clear_cache()
+    backend.editor.runtime.assume(UNIT)
+    return spaces
 
 
 @pytest.fixture
-def backend(bookings, page_model) -> Backend:
-    backend = Backend(Options(model=str(page_model), offline=True))
-    backend.start()
-    assert backend.ready, "on ZeroGPU it is loaded before the first request"
-    return backend
+def backend(lent, spaces) -> Backend:
+    return lent[1]
 
 
-@pytest.fixture
-def edit() -> Edit:
+def visit(seed: int) -> Edit:
     mask = np.zeros((48, 48), bool)
     mask[12:36, 12:36] = True
-    return Edit(object_image=photo(48, 48), object_mask=mask, prompt="a dog in the snow", background="keep")
+    return Edit(object_image=photo(48, 48, seed), object_mask=mask, prompt="a dog in the snow", background="keep")
 
 
-def test_a_gpu_is_booked_for_a_little_longer_than_the_edit():
-    assert booked(100) > 100
-    assert booked(0.1) == LEAST and booked(10_000) == MOST
+def run(backend: Backend, edit: Edit, settings: Settings | None = None):
+    *_, (kind, result) = backend.run(edit, settings or Settings(), threading.Event())
+    assert kind == "done"
+    return result
 
 
-def test_nothing_runs_on_the_device_before_a_gpu_is_booked(bookings, page_model, monkeypatch):
-    monkeypatch.setattr("layerdiffusion.editor.Editor.measure", lambda editor: pytest.fail("there is no GPU yet"))
-    backend = Backend(Options(model=str(page_model), offline=True))
-    backend.start()
-    assert backend.ready and not bookings
+def stage(name: str, steps: int, cost: float) -> Stage:
+    return Stage(name, {}, steps, cost, len)
 
 
-def test_an_edit_books_by_its_settings(backend, bookings, edit):
-    short, long = (backend.seconds(edit, Settings(embedding_steps=steps)) for steps in (500, 1000))
-    assert long > short > LEAST
-    events = list(backend.run(edit, Settings(), None))
-    assert [kind for kind, _ in events][-1] == "done" and len(events[-1][1].images) == 2
-    assert bookings == [booked(backend.seconds(edit, Settings(training_seed=1)))]
-    assert len(backend.scores(events[-1][1].images, edit.prompt)) == 2 and len(bookings) == 2
+def paper_stages(settings: Settings) -> list[Stage]:
+    """The stages of an edit with these settings, one picture a pass, as on a GPU."""
+    return [
+        stage("embeddings", settings.embedding_steps, 4),
+        stage("finetune", settings.finetune_steps, 3),
+        stage("sampling", settings.sampling_steps, 2 * len(settings.seeds)),
+    ]
 
 
-def test_what_is_wrong_comes_back_in_its_own_words(backend, bookings):
-    with pytest.raises(SegmentError, match="click"):
-        backend.candidates(np.asarray(photo(48, 48)), [], None, None)
+def test_a_quick_edit_books_a_minute_for_training_and_20_seconds_for_sampling():
+    training, sampling = (
+        booked(stages, {"embeddings": UNIT}) for stages in split(paper_stages(preset("Quick", PAPER)))
+    )
+    assert 27 < training <= 60 and 3 < sampling <= 20
+    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+    assert f"(an assumed {training + sampling} seconds in all)" in readme
+    slow, _ = (booked(stages, {"embeddings": 10 * UNIT}) for stages in split(paper_stages(PAPER)))
+    assert slow == MOST and booked([stage("sampling", 0, 1)], {"sampling": 1.0}) == LEAST
+
+
+def test_what_an_edit_costs_is_said_beside_what_a_visitor_has():
+    assert quota_sentence([]) == ""
+    assert "53 seconds of GPU time (43 + 10); without an account you have 120 a day" in quota_sentence([43, 10])
+    assert "more than the 120 a day" in quota_sentence([120, 22]) and "log in" in quota_sentence([120, 22])
+    assert "choose Quick" in quota_sentence([300, 22])
+
+
+def test_the_dials_open_with_the_quick_settings_and_no_gpu_is_booked_for_it(backend, spaces):
+    assert backend.opening() == preset("Quick", backend.defaults()) and backend.opening().tune == "lora"
+    assert not spaces.calls and not spaces.forks
+
+
+def test_visitors_share_a_worker_and_the_cache_is_here(backend, spaces):
+    first, second = visit(1), visit(2)
+    assert len(backend.bookings(first, Settings())) == 2 and not spaces.calls
+    result = run(backend, first)
+    training, sampling = spaces.calls
+    assert len(training.stages) == 2 and len(sampling.stages) == 1
+    given = sampling.stages[0].inputs.values()
+    assert {type(value) for value in given} == {FittedEmbeddings, TunedWeights, Settings}, "it got what it needs"
+    alone = Editor(backend.editor.models).run(first, backend.opening())
+    assert [np.array_equal(a, b) for a, b in zip(result.images, alone.images, strict=True)] == [True, True]
+    assert result.losses == alone.losses
+
+    again = run(backend, first, Settings(seeds=(7,)))
+    assert again.stages == {"embeddings": "reuse", "finetune": "reuse", "sampling": "run"} and len(spaces.calls) == 3
+    assert run(backend, first).stages["sampling"] == "reuse" and len(spaces.calls) == 3
+    before, late = spaces.forks, visit(3)
+    run(backend, late)
+    run(backend, second)
+    assert spaces.forks == before == 1, "the same worker"
+    ((cached, pictures),) = spaces.ask(what_the_worker_holds)
+    assert cached == 0 and late.object_image.tobytes() not in pictures
+
+
+def what_the_worker_holds() -> Iterator[tuple[int, list[bytes]]]:
+    """Bytes in the caches of editors, and every picture."""
+    gc.collect()
+    everything = gc.get_objects()
+    editors = [each for each in everything if type(each) is Editor]  # no isinstance: lazy modules would load
+    yield sum(each.cache_size for each in editors), [p.tobytes() for p in everything if type(p) is Image.Image]
+
+
+def test_bookings_follow_the_speed_that_was_seen(backend, spaces):
+    settings = Settings(embedding_steps=20, finetune_steps=0, seeds=(0,))
+    backend.editor.runtime.assume(10.0)
+    assert backend.bookings(visit(1), settings)[0] == MOST
+    run(backend, visit(2), settings)
+    assert spaces.calls[0].seconds == MOST > backend.bookings(visit(1), settings)[0]
+
+
+def test_cancel_ends_the_call_and_the_worker_serves_on(backend, spaces):
+    cancel = threading.Event()
+    events = backend.run(visit(1), LONG, cancel)
+    next(events)
+    cancel.set()
+    with pytest.raises(Cancelled):
+        list(events)
+    run(backend, visit(1))
+    assert spaces.forks == 1
+
+
+def test_what_is_wrong_comes_back_in_its_own_words(backend, spaces):
+    tiny = Edit(
+        object_image=photo(48, 48), object_mask=np.eye(48, dtype=bool) & (np.arange(48) == 3), prompt="a dog on ice"
+    )
+    with pytest.raises(MaskError, match="too small"):
+        run(backend, tiny)
     with pytest.raises(EditError, match="no words"):
-        list(backend.generate(" ", (0,), Settings(), (1, 1), None))
-    assert len(bookings) == 2
+        list(backend.generate(" ", (0,), Settings(), (48, 48), None))
+    with pytest.raises(SettingsError, match="LoRA"):
+        run(backend, visit(1), Settings(tune="full"))
+    assert len(spaces.calls) == 1
+
+
+def test_a_worker_that_dies_costs_its_call_and_nothing_else(backend, spaces):
+    edit = visit(1)
+    events = backend.run(edit, Settings(finetune_steps=2000), threading.Event())
+    for kind, steps in events:
+        if kind == "progress" and any(step.stage == "finetune" for step in steps):
+            spaces.kill()
+            break
+    with pytest.raises(EditError, match="press Run again"):
+        list(events)
+    result = run(backend, edit)
+    assert result.stages["embeddings"] == "reuse" and spaces.forks == 2

@@ -21,8 +21,8 @@ def connect(page: Page, backend: Backend, refresh: dict[str, Any], shown: Settin
 
     def tick() -> tuple[Any, ...]:
         values = [gr.skip()] * len(dials)
-        if not backend.loading and backend.ready and backend.defaults() != shown:
-            values = dial_values(backend.defaults())
+        if not backend.loading and backend.ready and backend.opening() != shown:
+            values = dial_values(backend.opening())
         return badge(backend), gr.Timer(active=backend.loading), *values
 
     outputs = [page.header.badge, page.timer, *dials]

@@ -13,7 +13,7 @@ from layerdiffusion.images.io import open_image
 from layerdiffusion.miniature.world import HELD_OUT_SEEDS, draw
 from layerdiffusion.ui.backend import Backend
 from layerdiffusion.ui.errors import friendly, warn
-from layerdiffusion.ui.handlers.events import IN_TURN, QUIET, event_data
+from layerdiffusion.ui.handlers.events import BESIDE, QUIET, event_data
 from layerdiffusion.ui.handlers.inspection import own_pictures, request_inspection
 from layerdiffusion.ui.page import Page
 from layerdiffusion.ui.session import MarkedPicture, Session
@@ -31,7 +31,7 @@ def connect(page: Page, backend: Backend, refresh: dict[str, Any]) -> None:
     for name, widget in page.boards.items():
         board = widget.board
         for event, handler, queue in (
-            (board.point, clicked(name, backend), IN_TURN),
+            (board.point, clicked(name, backend), BESIDE),
             (board.stroke, stroked(name), {}),
             (board.act, acted(name), {}),
         ):
@@ -61,12 +61,13 @@ def _on_board(name: str, change: Callable[[MarkedPicture, dict[str, Any]], None]
     def handler(session: Session, event: gr.EventData) -> dict[str, Any]:
         marked = getattr(session, name)
         before = marked.image
-        try:
-            change(marked, event_data(event))
-        except Exception as error:
-            warn(error)
-            marked.renew()
-        return board_of(session, name, marked.image is not before)
+        with session.marking:
+            try:
+                change(marked, event_data(event))
+            except Exception as error:
+                warn(error)
+                marked.renew()
+            return board_of(session, name, marked.image is not before)
 
     return handler
 

@@ -4,8 +4,13 @@ from typing import Any
 
 import gradio as gr
 
+from layerdiffusion.ui.spaces import on_zero_gpu
+
 QUEUE = "device"
-IN_TURN: dict[str, Any] = {"concurrency_id": QUEUE, "concurrency_limit": 1}  # whatever runs a network: one at a time
+AT_ONCE = 8 if on_zero_gpu() else 1  # there each has a GPU of its own
+IN_TURN: dict[str, Any] = {"concurrency_id": QUEUE, "concurrency_limit": AT_ONCE}  # jobs
+BESIDE: dict[str, Any] = {"concurrency_id": "clicks", "concurrency_limit": 4}  # what doesn't wait for them
+SCORING: dict[str, Any] = {"concurrency_id": "inspection", "concurrency_limit": 1}  # what nobody waits for
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 

@@ -6,7 +6,7 @@ import gradio as gr
 
 from layerdiffusion.ui.backend import Backend
 from layerdiffusion.ui.errors import friendly
-from layerdiffusion.ui.handlers.events import IN_TURN, QUIET
+from layerdiffusion.ui.handlers.events import QUIET, SCORING
 from layerdiffusion.ui.page import Page
 from layerdiffusion.ui.session import Session, next_version
 from layerdiffusion.ui.widgets.results import best_index, show, unscored
@@ -21,7 +21,7 @@ NOTICE = (
 def connect(page: Page, backend: Backend) -> None:
     """Inspect whenever a handler has asked for it by a new value of `page.inspection`."""
     page.inspection.change(
-        friendly(inspector(backend)), page.state, [page.header.notice, *page.results.shown], **IN_TURN, **QUIET
+        friendly(inspector(backend)), page.state, [page.header.notice, *page.results.shown], **SCORING, **QUIET
     )
 
 

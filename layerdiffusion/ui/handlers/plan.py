@@ -13,6 +13,7 @@ from layerdiffusion.ui.errors import friendly, warn
 from layerdiffusion.ui.handlers.events import QUIET
 from layerdiffusion.ui.page import Page
 from layerdiffusion.ui.session import Session, next_version
+from layerdiffusion.ui.spaces import quota_sentence
 from layerdiffusion.ui.widgets.board import board_update
 from layerdiffusion.ui.widgets.cards import EMPTY_SCENE
 from layerdiffusion.ui.widgets.dials import settings_of, shape_of
@@ -21,6 +22,7 @@ from layerdiffusion.ui.widgets.drawing import duration, escape, picture_url
 UNMARKED = "Mark the subject on the photo: both layers appear here."
 NOT_GENERATED = "Generate backgrounds, and both layers appear here; or Run generates its own."
 PLACEHOLDER = ("a subject in a place", "a subject", "in a place")  # words that the layers don't depend on
+RUNNING = '<p class="ld-plan">It is running; what you change now counts for the next run.</p>'
 STAGE_NAMES = {"embeddings": "stage 1", "finetune": "stage 2", "sampling": "stage 3", "background": "the background"}
 
 
@@ -108,7 +110,7 @@ def scene_html(layers: Layers) -> str:
 def plan(session: Session, words: Any, background: str, swap: bool, dials: Any, backend: Backend) -> str:
     """The line above Run: what is missing, or which stages run and how long they take."""
     if session.running:
-        return gr.skip()
+        return RUNNING
     silent = not any(word.strip() for word in words)
     try:
         edit = session.edit(PLACEHOLDER if silent else words, background, swap)
@@ -117,15 +119,17 @@ def plan(session: Session, words: Any, background: str, swap: bool, dials: Any, 
             return next_html("Say what the picture should show.")
         if backend.loading:
             return next_html("The model is still loading; Run waits for it.")
+        backend.check(settings)
         statuses = backend.editor.plan(edit, settings)
         seconds = backend.editor.estimate(edit, settings)
+        cost = quota_sentence(backend.bookings(edit, settings))
     except EditError as error:
         return next_html(str(error))
-    return ready_html(statuses, seconds, len(settings.seeds))
+    return ready_html(statuses, seconds, len(settings.seeds), cost)
 
 
-def ready_html(statuses: dict[str, str], seconds: float | None, count: int) -> str:
-    """What Run would do: how many pictures, in how long, and which stages it has from before."""
+def ready_html(statuses: dict[str, str], seconds: float | None, count: int, cost: str = "") -> str:
+    """What Run would do: how many pictures, in how long, which stages it has from before, and what of a quota goes."""
     if "run" not in statuses.values():
         return '<p class="ld-plan ld-ready"><b>Nothing to compute:</b> every stage is there from before.</p>'
     reused = [STAGE_NAMES[stage] for stage, status in statuses.items() if status == "reuse"]
@@ -133,7 +137,7 @@ def ready_html(statuses: dict[str, str], seconds: float | None, count: int) -> s
     if seconds is not None:
         parts.append(f"about {duration(max(1, seconds))}")
     before = f" · reuses {' and '.join(reused)}" if reused else ""
-    return f'<p class="ld-plan ld-ready"><b>Ready.</b> {", ".join(parts)}{before}.</p>'
+    return f'<p class="ld-plan ld-ready"><b>Ready.</b> {", ".join(parts)}{before}.{cost and " " + cost}</p>'
 
 
 def next_html(sentence: str) -> str:

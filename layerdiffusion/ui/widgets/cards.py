@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import gradio as gr
 
+from layerdiffusion.ui.spaces import with_login
 from layerdiffusion.ui.widgets.board import MarkedBoard, marked_board, place_board
 from layerdiffusion.ui.widgets.drawing import heading, picture_gallery
 from layerdiffusion.ui.widgets.progress import JobControls
@@ -59,6 +60,8 @@ def header() -> Header:
         restore = gr.UploadButton(
             "Open a saved edit", type="binary", size="sm", elem_id="restore", file_types=[".json", ".zip", ".png"]
         )
+        if with_login():
+            gr.LoginButton(size="sm", elem_id="login")
         gr.Button("Present", size="sm", elem_id="present")
         gr.Button("Light / dark", size="sm", elem_id="shade")
     return Header(badge, restore, gr.HTML("", elem_id="notice"))

@@ -55,6 +55,12 @@ def test_the_board_has_the_shape_and_the_windows_that_the_dials_ask_for(session)
     assert board(session, "4:3", "reference")["windows"]["photo"] == [0, 4, 64, 52]
 
 
+def test_while_an_edit_runs_the_line_says_so_and_nothing_else(session):
+    session.running = True
+    backend = SimpleNamespace(ready=False, loading=True)
+    assert "running" in handlers.plan(session, WORDS, "keep", False, (), backend)
+
+
 def test_only_a_placement_off_the_picture_gets_a_warning(session, monkeypatch):
     warned = []
     monkeypatch.setattr(handlers, "warn", warned.append)
