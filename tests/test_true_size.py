@@ -1,5 +1,6 @@
 """Stable Diffusion v1.4's architecture at its true size, with random weights: opened, and a step of every stage."""
 
+import dataclasses
 import json
 import resource
 import sys
@@ -12,8 +13,8 @@ from tiny import tiny_tokenizer
 
 from layerdiffusion.edit import Edit
 from layerdiffusion.editor import Editor
-from layerdiffusion.models.load import load_models
-from layerdiffusion.settings import Settings
+from layerdiffusion.models.load import Models, load_models
+from layerdiffusion.settings import PAPER, Settings
 
 pytestmark = pytest.mark.slow
 
@@ -119,8 +120,19 @@ def random_weight(name: str, like: torch.Tensor) -> torch.Tensor:
     return (BLOCK * (0.7 * fan_in**-0.5)).repeat(repeats)[: like.numel()].reshape(like.shape).contiguous()
 
 
-def test_stable_diffusions_true_size_opens_and_takes_a_step_of_every_stage(true_size_folder, edit: Edit):
-    models = load_models(true_size_folder, "cpu", size=64)
+@pytest.fixture(scope="module")
+def true_size(true_size_folder) -> Models:
+    return load_models(true_size_folder, "cpu")
+
+
+def test_its_native_size_is_512_and_its_defaults_are_the_papers(true_size):
+    assert true_size.size == 512
+    assert true_size.latent_shape == (4, 64, 64)
+    assert true_size.defaults == PAPER
+
+
+def test_stable_diffusions_true_size_opens_and_takes_a_step_of_every_stage(true_size, edit: Edit):
+    models = dataclasses.replace(true_size, size=64)
     assert sum(p.numel() for p in models.unet.parameters()) == 859_520_964
     assert sum(p.numel() for p in models.family.text_encoder.parameters()) == 123_060_480
     assert sum(p.numel() for p in models.vae.parameters()) == 83_653_863
@@ -138,12 +150,3 @@ def test_stable_diffusions_true_size_opens_and_takes_a_step_of_every_stage(true_
     assert torch.equal(models.unet.conv_in.weight, before)
     unit = 1 if sys.platform == "darwin" else 1024
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit < 16 * 2**30
-
-
-def test_its_native_size_is_512_and_its_defaults_are_the_papers(true_size_folder):
-    from layerdiffusion.settings import PAPER
-
-    models = load_models(true_size_folder, "cpu")
-    assert models.size == 512
-    assert models.latent_shape == (4, 64, 64)
-    assert models.defaults == PAPER

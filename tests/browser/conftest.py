@@ -15,6 +15,7 @@ from layerdiffusion.ui.make_examples import make, wishes
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 REQUIRED = os.environ.get("LAYERDIFFUSION_REQUIRE_BROWSER") == "1" or os.environ.get("CI") == "true"
+VIEWPORT = {"width": 1440, "height": 900}
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
 
@@ -55,19 +56,31 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     examples.FOLDER = before
 
 
+@pytest.fixture(scope="session")
+def window(chromium: Any) -> Iterator[Any]:
+    """The window that tests open their tabs in: what it has loaded and compiled once, the next tab finds there."""
+    window = chromium.new_context(viewport=VIEWPORT)
+    yield window
+    window.close()
+
+
 @pytest.fixture
-def tabs(chromium: Any, page: Served) -> Iterator[Callable[..., Tab]]:
-    """Opens tabs, each of its own user; at the end nothing may have been said on their consoles."""
+def tabs(chromium: Any, window: Any, page: Served) -> Iterator[Callable[..., Tab]]:
+    """Opens tabs, each with its own session; at the end nothing may have been said on their consoles.
+
+    A tab with options (`device_scale_factor`, …) has a window of its own.
+    """
     opened: list[tuple[Any, Tab]] = []
 
-    def new(**context: Any) -> Tab:
-        own = chromium.new_context(**{"viewport": {"width": 1440, "height": 900}, **context})
-        opened.append((own, Tab(own, page.url)))
-        return opened[-1][1]
+    def new(**options: Any) -> Tab:
+        own = chromium.new_context(**{"viewport": VIEWPORT, **options}) if options else None
+        tab = Tab(own or window, page.url)
+        opened.append((own or tab.page, tab))
+        return tab
 
     yield new
-    for context, tab in opened:
-        context.close()
+    for closes, tab in opened:
+        closes.close()
         assert not tab.complaints
 
 

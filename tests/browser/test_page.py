@@ -333,8 +333,8 @@ def test_a_file_that_is_no_edit_is_refused(tab, tmp_path):
     assert "no recipe" in tab.toast()
 
 
-@pytest.fixture
-def saved(page, tmp_path):
+@pytest.fixture(scope="module")
+def saved(page, tmp_path_factory):
     """A finished edit and the files that may be dropped to have it back."""
     mask, own = np.zeros((64, 96), bool), np.zeros((80, 64), bool)
     mask[20:40, 30:70], own[:20, :20] = True, True
@@ -348,7 +348,7 @@ def saved(page, tmp_path):
         placement=Placement(scale=1.2, flip=True),
     )
     settings = Settings(embedding_steps=3, finetune_steps=2, sampling_steps=4, alpha=0.55, seeds=(3, 7))
-    result = page.backend.editor.run(edit, settings)
+    result, tmp_path = page.backend.editor.run(edit, settings), tmp_path_factory.mktemp("saved")
     folder = result.save(tmp_path / "saved")
     save_zip([result], {}, tmp_path / "all.zip")
     with zipfile.ZipFile(tmp_path / "all.zip") as archive:
@@ -430,8 +430,8 @@ def test_presenting_with_the_arrow_keys(tab):
     page.wait_for_selector(".ld-slides", state="hidden")
 
 
-@pytest.mark.parametrize("width", [390, 1024])
-def test_nothing_sticks_out_sideways(tabs, width, pictures):
-    tab = tabs(viewport={"width": width, "height": 844})
+def test_nothing_sticks_out_sideways(tab, pictures):
     begin(tab, pictures["photo"])
-    assert tab.page.evaluate("() => document.documentElement.scrollWidth") <= width
+    for width in (1024, 390):
+        tab.page.set_viewport_size({"width": width, "height": 844})
+        assert tab.page.evaluate("() => document.documentElement.scrollWidth") <= width

@@ -27,12 +27,20 @@ def rate(page, score=4):
     page.wait_for_function("before => document.querySelector('#study-asked h2 + p')?.innerText !== before", arg=before)
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (390, "dark")])
-def test_a_study_from_the_first_picture_to_the_results(chromium, study_page, width, scheme):
+def fits(page) -> bool:
+    """Whether nothing sticks out sideways, on a desk and on a phone."""
+    fitting = []
+    for width, scheme in ((390, "dark"), (1440, "light")):
+        page.emulate_media(color_scheme=scheme)
+        page.set_viewport_size({"width": width, "height": 900})
+        fitting.append(page.evaluate("document.documentElement.scrollWidth") <= width)
+    return all(fitting)
+
+
+def test_a_study_from_the_first_picture_to_the_results(window, study_page):
     url, study = study_page
-    before, complaints = len(study.ratings()), []
-    context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    page = context.new_page()
+    complaints = []
+    page = window.new_page()
     page.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.set_default_timeout(60_000)
@@ -42,7 +50,7 @@ def test_a_study_from_the_first_picture_to_the_results(chromium, study_page, wid
     assert "Background: is it the wanted place?" in page.locator("#study-background-0").inner_text()
     drawn = re.sub(r'base64,[^"]+', "", page.inner_html("main")).lower()
     assert not any(name.lower() in drawn for name in (*METHODS[1:], "Plug-and-Play", "seed"))
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert fits(page)
 
     page.click("#study-save")
     assert "both scales" in page.wait_for_selector(".toast-body").inner_text()
@@ -65,13 +73,13 @@ def test_a_study_from_the_first_picture_to_the_results(chromium, study_page, wid
         page.click("#study-found a[download]")
     with open(download.value.path(), newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == len(study.ratings()) == before + REVEAL_AFTER * len(METHODS)
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert len(rows) == len(study.ratings()) == REVEAL_AFTER * len(METHODS)
+    assert fits(page)
 
     rate(page)
     page.wait_for_function("() => document.querySelector('#study-asked').innerText.includes('Thank you')")
     assert not page.is_visible("#study-save")
     page.goto(url.removesuffix("study"))
     page.wait_for_selector("#photo-board canvas")
-    context.close()
+    page.close()
     assert not [words for words in complaints if "both scales" not in words]

@@ -222,25 +222,32 @@ def test_importing_the_segmenter_first_survives_a_torchvision_that_does_not_fit_
     assert done.stdout.strip() == "alive", done.stderr
 
 
-@pytest.mark.parametrize("name", ["_C", "_C_stable"])
-@pytest.mark.parametrize("loads", [True, False])
-def test_operators_are_defined_only_where_those_of_torchvision_do_not_load(tmp_path, name, loads):
-    """Defining one that torchvision's own library registers later ends the process."""
+def test_operators_are_defined_only_where_those_of_torchvision_do_not_load(tmp_path):
+    """Defining one that torchvision's own library registers later ends the process; each answer needs its own."""
     import _ctypes  # a library that loads into any process
 
-    package = tmp_path / "torchvision"
-    package.mkdir()
-    (package / "__init__.py").touch()
-    suffix = EXTENSION_SUFFIXES[-1]
-    (package / f"{name}{suffix}").write_bytes(Path(_ctypes.__file__).read_bytes() if loads else b"built for another")
+    library, suffix = Path(_ctypes.__file__).read_bytes(), EXTENSION_SUFFIXES[-1]
+    cases = [(name, loads) for name in ("_C", "_C_stable") for loads in (True, False)]
+    for name, loads in cases:
+        package = tmp_path / f"{name}-{loads}/torchvision"
+        package.mkdir(parents=True)
+        (package / "__init__.py").touch()
+        (package / f"{name}{suffix}").write_bytes(library if loads else b"built for another")
     code = (
-        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "import os, sys, torch\n"
         "from layerdiffusion.models._torchvision import ensure_torchvision\n"
-        "ensure_torchvision()\n"
-        "import torch; print(hasattr(torch.ops.torchvision, 'nms'), hasattr(torch.ops.torchvision, 'qnms'))"
+        "for folder in sys.argv[1:]:\n"
+        "    if os.fork():\n"
+        "        os.wait()\n"
+        "        continue\n"
+        "    sys.path.insert(0, folder)\n"
+        "    ensure_torchvision()\n"
+        "    print(hasattr(torch.ops.torchvision, 'nms'), hasattr(torch.ops.torchvision, 'qnms'), flush=True)\n"
+        "    os._exit(0)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
-    assert done.stdout.strip() == ("False False" if loads else "True True"), done.stderr
+    folders = [tmp_path / f"{name}-{loads}" for name, loads in cases]
+    done = subprocess.run([sys.executable, "-c", code, *folders], capture_output=True, text=True, timeout=300)
+    assert done.stdout.split() == [str(not loads) for _, loads in cases for _ in range(2)], done.stderr
 
 
 def test_the_torchvision_guard_can_be_called_again_and_again():
