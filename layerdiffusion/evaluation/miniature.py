@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from layerdiffusion.errors import ModelError
+from layerdiffusion.miniature.captions import join, phrase
 from layerdiffusion.miniature.figures import FIGURES, Figure, record
 from layerdiffusion.miniature.pictures import ATTRIBUTES, generated, painter, wishes
 from layerdiffusion.miniature.sheets import label_grid
-from layerdiffusion.miniature.world import HELD_OUT_SEEDS, join, phrase
+from layerdiffusion.miniature.world import HELD_OUT_SEEDS
 from layerdiffusion.models.load import MINIATURE
 
 if TYPE_CHECKING:

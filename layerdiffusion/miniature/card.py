@@ -1,41 +1,25 @@
-"""The model card, made from data: the parts' `training.json`, the recorded figures, and pictures painted now."""
+"""The model card, made from data: the parts' `training.json`, the recorded figures, and pictures generated now."""
 
 from __future__ import annotations
 
 import json
-import math
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
+from jinja2 import Environment, FileSystemLoader
+from PIL import Image
 
 from layerdiffusion.errors import ModelError
+from layerdiffusion.miniature.captions import join, phrase
 from layerdiffusion.miniature.figures import recorded, rough_parts
+from layerdiffusion.miniature.parts import PARTS
 from layerdiffusion.miniature.pictures import guidance_of, painter, wishes
 from layerdiffusion.miniature.sheets import label_grid
-from layerdiffusion.miniature.train import PARTS
-from layerdiffusion.miniature.world import (
-    ANIMALS,
-    HELD_OUT_SEEDS,
-    PAINTS,
-    PLACES,
-    POSES,
-    SIDE,
-    SIZES,
-    join,
-    phrase,
-)
+from layerdiffusion.miniature.world import ANIMALS, HELD_OUT_SEEDS, PAINTS, PLACES, POSES, SIDE, SIZES
 
 SAMPLES, CURVES, CARD = "samples.webp", "losses.png", "README.md"
 NOTES = "notes.json"  # what no program can measure: which samples a person finds whole, and what was tried
-WHAT = {
-    "vae": "AutoencoderTiny: 128 × 128 pixels to 16 × 16 × 16 latents",
-    "decoder": "the autoencoder's decoder, trained on: its latents stay what they are",
-    "diffusion": "UNet2DConditionModel and CLIPTextModel, v-prediction",
-    "judge": "a plain convolutional classifier",
-    "sam": "`segment_anything`'s `Sam` with a small ViT",
-    "clip": "`transformers.CLIPModel`, ViT and text transformer",
-    "features": "a small convolutional network, by whose features KID is measured",
-}
 
 
 def write(folder: Path, count: int = 24) -> Path:
@@ -44,19 +28,29 @@ def write(folder: Path, count: int = 24) -> Path:
         raise ModelError(f"There is no {folder} to describe; train the parts first, or give another --out.")
     facts = {name: _facts(folder / part.folder / "training.json") for name, part in PARTS.items()}
     facts = {name: fact for name, fact in facts.items() if fact}
-    figures, notes = recorded(folder), _facts(folder / NOTES) or {}
-    painted = (folder / "model_index.json").exists()
-    if painted:
+    figures = recorded(folder)
+    wholes = (figure.formatted(figure.value) for figure in figures if figure.name.startswith("subject whole: "))
+    if generates := (folder / "model_index.json").exists():
         samples(folder, count).save(folder / SAMPLES, quality=88, method=6)
     if facts:
-        curves({name: fact["losses"] for name, fact in facts.items()}).save(folder / CURVES, optimize=True)
-    text = _text(folder, facts, figures, rough_parts(folder), notes, count if painted else 0)
+        save_curves({name: fact["losses"] for name, fact in facts.items()}, folder / CURVES)
+    templates = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    text = templates.get_template("card.md.j2").render(
+        animals=ANIMALS, paints=PAINTS, poses=POSES, sizes=SIZES, places=PLACES, side=SIDE,
+        guidance=guidance_of(folder), count=count if generates else 0, samples=SAMPLES, curves=CURVES,
+        notes=_facts(folder / NOTES), parts=_parts(folder, facts), facts=facts, outlook=list(_outlook(facts)),
+        figures=figures, rough=sorted(rough_parts(folder)), first=f"{HELD_OUT_SEEDS:,}",
+        missed=sum(not figure.reached for figure in figures if figure.value is not None),
+        whole=next((share for share in wholes if share != "–"), "not all"),
+    )  # fmt: skip
     (folder / CARD).write_text(text, encoding="utf-8")
     return folder / CARD
 
 
-def _facts(path: Path) -> dict | None:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+def _facts(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def samples(folder: Path, count: int = 24) -> Image.Image:
@@ -71,188 +65,44 @@ def samples(folder: Path, count: int = 24) -> Image.Image:
     return label_grid(large, captions, 6)
 
 
-def curves(losses: dict[str, list], width: int = 300, height: int = 190) -> Image.Image:
-    """A small plot for each part: the loss, on a logarithmic scale, over minutes of training."""
-    font = ImageFont.load_default(size=12)
-    sheet = Image.new("RGB", (width * len(losses), height), "white")
-    pen = ImageDraw.Draw(sheet)
-    for at, (name, curve) in enumerate(losses.items()):
-        left, right, top, bottom = at * width + 44, (at + 1) * width - 12, 26, height - 24
-        pen.text((left, 6), name, fill="black", font=font)
-        pen.rectangle((left, top, right, bottom), outline=(190, 190, 190))
-        points = [(seconds / 60, math.log10(loss)) for _, seconds, loss in curve if loss > 0]
-        if len(points) < 2:
-            continue
-        most = points[-1][0]
-        low, high = min(y for _, y in points), max(y for _, y in points)
-        span = max(high - low, 1e-6)
-        line = [
-            (left + (right - left) * x / most, bottom - 4 - (bottom - top - 8) * (y - low) / span) for x, y in points
-        ]
-        pen.line(line, fill=(30, 90, 200), width=2, joint="curve")
-        for value, y in ((high, top), (low, bottom - 14)):
-            pen.text((at * width + 4, y), f"{10**value:.3g}", fill=(90, 90, 90), font=font)
-        pen.text((left, bottom + 4), "0", fill=(90, 90, 90), font=font)
-        label = f"{most:.0f} min"
-        pen.text((right - font.getlength(label), bottom + 4), label, fill=(90, 90, 90), font=font)
-    return sheet
+def save_curves(losses: dict[str, list], path: Path) -> None:
+    """Write a small plot for each part: the loss, on a logarithmic scale, over minutes of training."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3 * len(losses), 1.9), layout="constrained")
+    plots = figure.subplots(1, len(losses), squeeze=False)[0]
+    for axes, (name, curve) in zip(plots, losses.items(), strict=True):
+        axes.semilogy([seconds / 60 for _, seconds, _ in curve], [loss for *_, loss in curve])
+        axes.set_title(name, fontsize="medium")
+        axes.set_xlabel("minutes", fontsize="small")
+        axes.tick_params(labelsize="small", which="both")
+    figure.savefig(path)
 
 
-def _text(folder: Path, facts: dict, figures: list, rough: set[str], notes: dict, count: int) -> str:
-    parts = [_HEAD.format(
-        animals=", ".join(ANIMALS), paints=", ".join(PAINTS), poses=", ".join(POSES), sizes=", ".join(SIZES),
-        places=", ".join(PLACES), side=SIDE, guidance=guidance_of(folder),
-    )]  # fmt: skip
-    if count:
-        parts.append(f"## Samples\n\nSeeds 0 to {count - 1}, none left out, 50 DDIM steps.\n\n![samples]({SAMPLES})\n")
-        parts.append(_by_eye(notes, count))
-    parts.append("## Parts\n\n" + _parts_table(folder, facts))
-    if facts:
-        parts.append(f"![loss curves]({CURVES})\n\n" + _outlook(facts))
-    parts.append("## Figures\n\n" + _figures_table(figures, rough))
-    whole = next((f.formatted(f.value) for f in figures if f.name.startswith("subject whole: ") and f.value), "not all")
-    parts.append(_TAIL.format(first=f"{HELD_OUT_SEEDS:,}", whole=whole, trials=_trials(notes)))
-    return "\n".join(parts)
-
-
-def _by_eye(notes: dict, count: int) -> str:
-    """How many of the samples a person finds whole, and which not, counted from 0 along the rows."""
-    if "not_whole" not in notes:
-        return "Nobody has counted yet how many of them are whole.\n"
-    broken = notes["not_whole"]
-    which = f": not {', '.join(map(str, broken))}, counted from 0 along the rows" if broken else ""
-    return f"By eye, {count - len(broken)} of the {count} subjects are whole{which}.\n"
-
-
-def _trials(notes: dict) -> str:
-    """What was compared, and what was not."""
-    if not notes.get("trials") and not notes.get("not_tried"):
-        return ""
-    lines = ["## What was tried\n", "| | pictures | subject whole |", "|---|---|---|"]
-    lines += [f"| {t['what']} | {t['pictures']} | {100 * t['whole']:.1f} % |" for t in notes.get("trials", [])]
-    lines += [""] + [f"- {line}" for line in notes.get("not_tried", [])]
-    return "\n".join(lines) + "\n\n"
-
-
-def _parts_table(folder: Path, facts: dict) -> str:
-    lines = [
-        "| part | what it is | parameters | on disk | training | on |",
-        "|---|---|---|---|---|---|",
-    ]
+def _parts(folder: Path, facts: dict[str, dict]) -> Iterator[tuple[str, ...]]:
+    """The cells of the table of parts."""
     for name, part in PARTS.items():
         fact = facts.get(name)
         if fact is None and name == "decoder":
             continue  # nobody trained it on: it is as the autoencoder's training left it
-        files = [file for sub in _FOLDERS[name] for file in (folder / sub).rglob("*") if file.is_file()]
+        files = [file for sub in (part.folder, *part.beside) for file in (folder / sub).rglob("*") if file.is_file()]
         size = f"{sum(file.stat().st_size for file in files) / 1e6:.1f} MB" if files else "missing"
-        if fact is None:
-            lines.append(f"| {name} (`{part.folder}/`) | {WHAT[name]} | – | {size} | – | – |")
-            continue
-        parameters = f"{fact['parameters'] / 1e6:.2f} M" if fact.get("parameters") else "–"
-        took = (
-            f"{fact['minutes']:g} min: {fact['steps']:,} steps of {fact['batch']}, {fact['pictures']:,} pictures "
-            f"drawn from {fact['scenes']:,} scenes, seed {fact['seed']}"
-        )
-        threads = f", {fact['threads']} of them at most" if fact.get("threads") else ""
-        where = fact["machine"] + threads
-        lines.append(f"| {name} (`{part.folder}/`) | {WHAT[name]} | {parameters} | {size} | {took} | {where} |")
-    notes = [f"- {name}: {fact['note']}" for name, fact in facts.items() if fact.get("note")]
-    return "\n".join(lines) + "\n" + ("\n" + "\n".join(notes) + "\n" if notes else "")
+        parameters = took = where = "–"
+        if fact is not None:
+            parameters = f"{fact['parameters'] / 1e6:.2f} M" if fact.get("parameters") else "–"
+            took = (
+                f"{fact['minutes']:g} min: {fact['steps']:,} steps of {fact['batch']}, {fact['pictures']:,} pictures "
+                f"drawn from {fact['scenes']:,} scenes, seed {fact['seed']}"
+            )
+            where = fact["machine"] + (f", {fact['threads']} of them at most" if fact.get("threads") else "")
+        yield f"{name} (`{part.folder}/`)", part.what, parameters, size, took, where
 
 
-_FOLDERS = {
-    "vae": ("vae",),
-    "decoder": ("vae/decoder",),
-    "diffusion": ("unet", "text_encoder", "tokenizer", "scheduler"),
-    "judge": ("judge",),
-    "sam": ("sam",),
-    "clip": ("clip",),
-    "features": ("features",),
-}
-
-
-def _outlook(facts: dict) -> str:
+def _outlook(facts: dict[str, dict]) -> Iterator[str]:
     """What the second half of each part's training still brought: what more of it may bring."""
-    lines = []
     for name, fact in facts.items():
         losses = [loss for *_, loss in fact["losses"]]
         if len(losses) >= 8:
             eighth = len(losses) // 8
             middle = sum(losses[len(losses) // 2 - eighth : len(losses) // 2]) / eighth
-            end = sum(losses[-eighth:]) / eighth
-            lines.append(f"{name} {middle:.3g} → {end:.3g}")
-    if not lines:
-        return ""
-    return "The losses from the middle of the training to its end: " + "; ".join(lines) + ".\n"
-
-
-def _figures_table(figures: list, rough: set[str]) -> str:
-    if not figures:
-        return "Not measured yet: `python -m layerdiffusion evaluate miniature --record`.\n"
-    lines = ["| part | figure | reached | bar | |", "|---|---|---|---|---|"]
-    for figure in figures:
-        bar = "–" if figure.bar is None else ("≤ " if figure.at_most else "≥ ") + figure.formatted(figure.bar)
-        verdict = "reached" if figure.reached else "**missed**" if figure.value is not None else "not measured"
-        verdict = "" if figure.bar is None else verdict
-        lines.append(f"| {figure.part} | {figure.name} | {figure.formatted(figure.value)} | {bar} | {verdict} |")
-    missed = sum(not figure.reached for figure in figures if figure.value is not None)
-    said = f"{missed} of {len(figures)} figures miss their bar." if missed else "Every bar is reached."
-    if rough:
-        said += f" Of {', '.join(sorted(rough))} only an eighth of the pictures were measured (--quick)."
-    return "\n".join(lines) + f"\n\n{said}\n"
-
-
-_HEAD = """---
-license: apache-2.0
-library_name: diffusers
-pipeline_tag: text-to-image
----
-
-# The miniature
-
-A complete small Stable Diffusion with its own SAM, CLIP and judge, trained from nothing on a world drawn by a program,
-the toybox, so that LayerDiffusion runs, is tested and can be measured on any machine, offline.
-
-```python
-from diffusers import StableDiffusionPipeline
-
-pipeline = StableDiffusionPipeline.from_pretrained("assets/miniature")
-pipeline("a red cat jumping on the beach", guidance_scale={guidance}).images[0]
-```
-
-Its pictures are {side} × {side}. What it knows: {animals}; in the paints {paints}; {poses}; {sizes}; and the places
-{places}. Subjects also face left or right and carry markings (spots, stripes, a saddle) that no caption names.
-"""
-
-_TAIL = """`python -m layerdiffusion evaluate miniature` measures them again. Its scenes are of seeds {first} and up,
-from which no training draws. "Unseen combinations" are one place and one paint for each animal, left out of all
-training but the judge's: it measures the others, and must know what they are asked for. It says what is in a picture,
-and its own errors count against the diffusion model. "Whole" is what the outline is: the subject, cut out, covers the
-sprite's silhouette in the pose asked for, at the best place, scale and mirror image, with an IoU of 0.80 or more.
-
-{trials}## Limits
-
-- Of its subjects {whole} have the outline that their words name. The others lose parts, thin legs above all, or run
-  together, also where the judge still knows them.
-- It knows the toybox and nothing else: a word its captions don't have means nothing to it, and a photo of the real
-  world is outside what any part of it has seen.
-- Two subjects, people, writing and counting are beyond the diffusion model. Only the SAM has seen two subjects.
-- The SAM was taught on subjects, both subjects and the place without them, and answers other clicks badly.
-- The CLIP and the judge compare toybox pictures with toybox captions; their scores aren't comparable with OpenAI's.
-
-## Training it again
-
-```
-python -m layerdiffusion train-miniature --out DIR          # every part
-python -m layerdiffusion train-miniature clip --out DIR     # or one: vae, decoder, diffusion, judge, sam, clip, …
-python -m layerdiffusion train-miniature card --out DIR     # this page
-```
-
-Everything is drawn from the sprites in `assets/toybox`; no other data is used. Stopping and starting again goes on from
-the last checkpoint.
-
-## Licence
-
-The weights are under the Apache License 2.0. The sprites are Microsoft's Fluent Emoji under the MIT licence, whose text
-lies beside them in `assets/toybox/LICENSE`.
-"""
+            yield f"{name} {middle:.3g} → {sum(losses[-eighth:]) / eighth:.3g}"

@@ -9,6 +9,7 @@ learn to say what the judge sees there: a vision transformer alone is slow to fi
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,10 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layerdiffusion.miniature import tokenizer as words
+from layerdiffusion.miniature.captions import join, phrase
 from layerdiffusion.miniature.data import Scenes, to_tensor
 from layerdiffusion.miniature.judge import ATTRIBUTES, Judge, targets, worn
 from layerdiffusion.miniature.training import OUTER, Plan, Rates, fit
-from layerdiffusion.miniature.world import SIDE, join, phrase
+from layerdiffusion.miniature.world import SIDE
 from layerdiffusion.models._torchvision import ensure_torchvision
 
 if TYPE_CHECKING:
@@ -91,17 +93,17 @@ def changed(attributes: dict[str, str | None], key: str, rng: np.random.Generato
     return {**attributes, key: others[int(rng.integers(len(others)))]}
 
 
-def said(attributes: dict[str, str | None], rng: np.random.Generator) -> dict[str, str | None]:
+def mentioned(attributes: dict[str, str | None], rng: np.random.Generator) -> dict[str, str | None]:
     """What a caption of the picture says: everything, or the animal and some of the rest, or only the place."""
-    kept = {key: attributes[key] for key in ATTRIBUTES}
-    if rng.random() < COMPLETE or kept["animal"] is None:
-        return kept
+    named = {key: attributes[key] for key in ATTRIBUTES}
+    if rng.random() < COMPLETE or named["animal"] is None:
+        return named
     if rng.random() < 0.1:
-        return {key: value if key == "place" else None for key, value in kept.items()}
+        return {key: value if key == "place" else None for key, value in named.items()}
     for key in ("size", "paint", "pose", "place"):
         if rng.random() < 0.5:
-            kept[key] = None
-    return kept
+            named[key] = None
+    return named
 
 
 def sentence(attributes: dict[str, str | None], rng: np.random.Generator) -> str:
@@ -176,16 +178,16 @@ def train(scenes: Scenes, plan: Plan, teacher: Judge | None = None) -> tuple[CLI
 
     def captions_of(chosen: np.ndarray, rng: np.random.Generator):
         """The pictures' captions, then their near misses, with their class numbers and owners."""
-        kept = [said(scenes.attributes[i], rng) for i in chosen]
+        named = [mentioned(scenes.attributes[i], rng) for i in chosen]
         owners = list(range(len(chosen)))
         for i in range(len(chosen)):
             for key in (*HARD, EASY[int(rng.integers(len(EASY)))]):
-                if kept[i][key] is not None:
-                    kept.append(changed(kept[i], key, rng))
+                if named[i][key] is not None:
+                    named.append(changed(named[i], key, rng))
                     owners.append(i)
-        classes = targets(kept)
+        classes = targets(named)
         numbers = np.stack([classes[key].numpy() for key in ATTRIBUTES], -1)
-        return [sentence(k, rng) for k in kept], numbers, torch.tensor(owners)
+        return [sentence(k, rng) for k in named], numbers, torch.tensor(owners)
 
     def loss_of(step: int, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
         chosen = rng.integers(len(scenes), size=BATCH)
@@ -220,8 +222,6 @@ def train(scenes: Scenes, plan: Plan, teacher: Judge | None = None) -> tuple[CLI
 
 def save(clip: CLIPModel, processor: CLIPProcessor, folder: str | Path) -> Path:
     """Write the model, float16, and its processor where `from_pretrained` opens them."""
-    import copy
-
     copy.deepcopy(clip).half().save_pretrained(folder)
     processor.save_pretrained(folder)
     return Path(folder)
@@ -251,21 +251,21 @@ def figures(clip: CLIPModel, processor: CLIPProcessor, scenes: Scenes, seed: int
     """
     rng = np.random.default_rng([seed, 7])
     subjects = [i for i, a in enumerate(scenes.attributes) if a["animal"] is not None]
-    kept = {i: {key: scenes.attributes[i][key] for key in ATTRIBUTES} for i in subjects}
-    texts = [sentence(kept[i], rng) for i in subjects]
+    named = {i: {key: scenes.attributes[i][key] for key in ATTRIBUTES} for i in subjects}
+    texts = [sentence(named[i], rng) for i in subjects]
     keys = list(ATTRIBUTES)
     pairs = []
     for i in subjects:
         for key in keys:
             wording = int(rng.integers(2**31))  # both in the same one, so that only this word changes
-            for attributes in (kept[i], changed(kept[i], key, rng)):
+            for attributes in (named[i], changed(named[i], key, rng)):
                 pairs.append(sentence(attributes, np.random.default_rng(wording)))
     scores = similarity(clip, processor, scenes.images[subjects], texts + pairs)
     result: dict[str, list[bool]] = {"first_of_64": []} | {key: [] for key in keys}
     for row in range(len(subjects)):
-        mine = tuple(kept[subjects[row]].values())
-        others = [j for j in rng.permutation(len(subjects)) if tuple(kept[subjects[j]].values()) != mine]
-        distinct = list({tuple(kept[subjects[j]].values()): j for j in others}.values())[:63]
+        mine = tuple(named[subjects[row]].values())
+        others = [j for j in rng.permutation(len(subjects)) if tuple(named[subjects[j]].values()) != mine]
+        distinct = list({tuple(named[subjects[j]].values()): j for j in others}.values())[:63]
         result["first_of_64"].append(bool((scores[row, row] > scores[row, distinct]).all()))
         for at, key in enumerate(keys):
             column = len(texts) + 2 * (row * len(keys) + at)

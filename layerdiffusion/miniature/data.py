@@ -85,6 +85,6 @@ def psnr(image: torch.Tensor, other: torch.Tensor, mask: torch.Tensor | None = N
     """
     error = ((image - other).clamp(-2, 2) ** 2).mean(1) / 4
     mask = torch.ones_like(error, dtype=torch.bool) if mask is None else mask
-    kept = mask.flatten(1).any(1)
-    mean = (error * mask).flatten(1).sum(1)[kept] / mask.flatten(1).sum(1)[kept]
+    some = mask.flatten(1).any(1)
+    mean = (error * mask).flatten(1).sum(1)[some] / mask.flatten(1).sum(1)[some]
     return float((-10 * mean.clamp_min(1e-10).log10()).mean())

@@ -13,8 +13,9 @@ from torch import nn
 
 from layerdiffusion.miniature import tokenizer as words
 from layerdiffusion.miniature.autoencoder import encode
+from layerdiffusion.miniature.captions import training_caption
 from layerdiffusion.miniature.training import Plan, Rates, fit
-from layerdiffusion.miniature.world import Scene, draw, held_out, training_caption
+from layerdiffusion.miniature.world import Scene, draw, held_out
 from layerdiffusion.models._torchvision import ensure_torchvision
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from layerdiffusion.miniature.world import PLACES, draw_attributes, held_out, join, phrase
+from layerdiffusion.miniature.captions import join, phrase
+from layerdiffusion.miniature.world import PLACES, draw_attributes, held_out
 from layerdiffusion.models._torchvision import ensure_torchvision
 from layerdiffusion.models.profile import device_profile
 

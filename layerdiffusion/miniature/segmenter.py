@@ -8,6 +8,7 @@ around both (a click takes the other away), or the place without anybody.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -233,8 +234,6 @@ def train(single: Scenes, double: Scenes, plan: Plan) -> Sam:
 
 def save(sam: Sam, folder: str | Path) -> Path:
     """Write the trained network, float16, where `layerdiffusion.models.sam.load_sam` opens it."""
-    import copy
-
     from layerdiffusion.models.sam import save_sam
 
     return save_sam(copy.deepcopy(sam).half(), CONFIG, folder)

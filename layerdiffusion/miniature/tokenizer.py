@@ -6,7 +6,8 @@ from collections import Counter
 
 import numpy as np
 
-from layerdiffusion.miniature.world import PLACES, draw_attributes, training_caption
+from layerdiffusion.miniature.captions import training_caption
+from layerdiffusion.miniature.world import PLACES, draw_attributes
 from layerdiffusion.models._torchvision import ensure_torchvision
 
 MAX_LENGTH = 32

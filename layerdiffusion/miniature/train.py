@@ -10,35 +10,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
-from dataclasses import dataclass
 from pathlib import Path
 
 from layerdiffusion.errors import ModelError
+from layerdiffusion.miniature.parts import PARTS
 from layerdiffusion.miniature.sheets import contact_sheet
+from layerdiffusion.models._torchvision import ensure_torchvision
 
 FINISHED = "miniature"
 CURVE_POINTS = 80
 
 
-@dataclass(frozen=True)
-class Part:
-    """`minutes` and `scenes` are the defaults; `folder` is where in the finished folder its facts lie."""
-
-    minutes: float
-    scenes: int
-    folder: str
-
-
-PARTS = {
-    "vae": Part(25, 20_000, "vae"),
-    "decoder": Part(20, 20_000, "vae/decoder"),  # the autoencoder's, trained on with its latents as they are
-    "diffusion": Part(240, 4_000, "unet"),
-    "judge": Part(12, 24_000, "judge"),
-    "sam": Part(20, 18_000, "sam"),
-    "clip": Part(20, 24_000, "clip"),
-    "features": Part(6, 6_000, "features"),
-}
 # Every part draws scenes of its own; scenes with two subjects have seeds that no other has.
 TWO_SUBJECTS_FROM = 10_000_000
 
@@ -153,8 +137,6 @@ def train_part(
 
 def _vae(finished: Path, missing_ok: bool = False):
     """The trained autoencoder in float32, or None where that will do."""
-    from layerdiffusion.models._torchvision import ensure_torchvision
-
     ensure_torchvision()
     from diffusers import AutoencoderTiny
 
@@ -212,8 +194,6 @@ def thinned(curve: list, points: int = CURVE_POINTS) -> list:
 
 def machine(device: str) -> str:
     """What trained, in words."""
-    import os
-
     import torch
 
     if device.startswith("cuda"):

@@ -137,7 +137,7 @@ StepLoss = Callable[[int, np.random.Generator, torch.Generator], torch.Tensor]
 
 
 class Averaged:
-    """Exponential moving average of the modules' floating-point weights, kept in float32."""
+    """Exponential moving average of the modules' floating-point weights, in float32."""
 
     def __init__(self, modules: nn.ModuleDict, decay: float):
         self.decay = decay
@@ -155,66 +155,79 @@ class Averaged:
         modules.load_state_dict(self.weights, strict=False)
 
 
+class _Run:
+    """A training as its checkpoint has it: weights, their averages, optimizer, steps, seconds and the loss curve."""
+
+    def __init__(self, part: str, modules: nn.ModuleDict, plan: Plan, rates: Rates) -> None:
+        plan.folder.mkdir(parents=True, exist_ok=True)
+        self.checkpoint, self.curve_file = plan.folder / f"{part}.pt", plan.folder / f"{part}.losses.json"
+        self.modules, self.clip = modules, rates.clip
+        self.parameters = [p for p in modules.parameters() if p.requires_grad]
+        self.optimizer, self.average = Optimizer(modules, rates), Averaged(modules, rates.ema)
+        self.step, self.seconds_before = 0, 0.0
+        self.curve: list[list[float]] = []
+        if self.checkpoint.exists():
+            saved = torch.load(self.checkpoint, map_location=plan.device, weights_only=True)
+            modules.load_state_dict(saved["modules"])
+            self.average.weights = saved["average"]
+            self.optimizer.load_state_dict(saved["optimizer"])
+            self.step, self.seconds_before = saved["step"], saved["seconds"]
+            self.curve = json.loads(self.curve_file.read_text()) if self.curve_file.exists() else []
+        self.start = time.monotonic()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of this run, without those of the runs that it goes on from."""
+        return time.monotonic() - self.start
+
+    def update(self, loss: torch.Tensor) -> None:
+        self.modules.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.parameters, self.clip)
+        self.optimizer.step()
+        self.step += 1
+        self.average.update(self.modules, self.step)
+
+    def save(self) -> None:
+        state = {"modules": self.modules.state_dict(), "average": self.average.weights, "step": self.step,
+                 "optimizer": self.optimizer.state_dict(), "seconds": self.seconds_before + self.elapsed}  # fmt: skip
+        torch.save(state, self.checkpoint.with_suffix(".part"))
+        os.replace(self.checkpoint.with_suffix(".part"), self.checkpoint)
+        self.curve_file.write_text(json.dumps(self.curve))
+
+
 def fit(part: str, modules: nn.ModuleDict, loss_of: StepLoss, plan: Plan, rates: Rates) -> nn.ModuleDict:
     """Train `modules` on `loss_of(step, numpy rng, torch generator)` for `plan.minutes`; the averaged weights.
 
     `plan.folder/part.pt` is written now and then and resumed from; `part.losses.json` keeps the loss curve as
     [step, seconds, mean loss since the last entry]. Weights are float32; see `autocast`.
     """
-    plan.folder.mkdir(parents=True, exist_ok=True)
-    checkpoint, curve_file = plan.folder / f"{part}.pt", plan.folder / f"{part}.losses.json"
-    parameters = [p for p in modules.parameters() if p.requires_grad]
-    optimizer = Optimizer(modules, rates)
-    average = Averaged(modules, rates.ema)
-    step, spent, curve = 0, 0.0, []
-    if checkpoint.exists():
-        saved = torch.load(checkpoint, map_location=plan.device, weights_only=True)
-        modules.load_state_dict(saved["modules"])
-        average.weights = saved["average"]
-        optimizer.load_state_dict(saved["optimizer"])
-        step, spent = saved["step"], saved["seconds"]
-        curve = json.loads(curve_file.read_text()) if curve_file.exists() else []
-
-    def save() -> None:
-        state = {"modules": modules.state_dict(), "average": average.weights, "optimizer": optimizer.state_dict(),
-                 "step": step, "seconds": spent + time.monotonic() - start}  # fmt: skip
-        torch.save(state, checkpoint.with_suffix(".part"))
-        os.replace(checkpoint.with_suffix(".part"), checkpoint)
-        curve_file.write_text(json.dumps(curve))
-
+    run = _Run(part, modules, plan, rates)
     modules.train()
-    start = last_save = time.monotonic()
-    budget = 60 * plan.minutes
-    first, losses = step, []
+    budget, first, saved = 60 * plan.minutes, run.step, 0.0
+    losses: list[float] = []
     bar = tqdm(total=round(budget), unit="s", desc=part, mininterval=5)
-    while (elapsed := time.monotonic() - start) < budget:
-        warm = min(1.0, (step - first + 1) / rates.warmup)
+    while (elapsed := run.elapsed) < budget:
+        warm = min(1.0, (run.step - first + 1) / rates.warmup)
         cool = min(1.0, (1 - elapsed / budget) / max(rates.cooldown, 1e-9))
-        optimizer.set_lr(rates.lr * warm * cool)
+        run.optimizer.set_lr(rates.lr * warm * cool)
+        numbers = np.random.default_rng([plan.seed, run.step])
+        generator = torch.Generator().manual_seed(plan.seed * 1_000_003 + run.step)
         with autocast(plan.device):
-            loss = loss_of(
-                step,
-                np.random.default_rng([plan.seed, step]),
-                torch.Generator().manual_seed(plan.seed * 1_000_003 + step),
-            )
-        modules.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, rates.clip)
-        optimizer.step()
-        step += 1
-        average.update(modules, step)
+            loss = loss_of(run.step, numbers, generator)
+        run.update(loss)
         losses.append(float(loss.detach()))
         if not math.isfinite(losses[-1]):
-            raise FloatingPointError(f"the loss of {part} is {losses[-1]} at step {step}")
-        if step % 50 == 0:
-            curve.append([step, round(spent + time.monotonic() - start, 1), float(np.mean(losses))])
-            bar.set_postfix(step=step, loss=f"{np.mean(losses):.4f}")
+            raise FloatingPointError(f"the loss of {part} is {losses[-1]} at step {run.step}")
+        if run.step % 50 == 0:
+            run.curve.append([run.step, round(run.seconds_before + run.elapsed, 1), float(np.mean(losses))])
+            bar.set_postfix(step=run.step, loss=f"{np.mean(losses):.4f}")
             losses = []
-        bar.update(round(time.monotonic() - start) - bar.n)
-        if time.monotonic() - last_save > plan.save_every:
-            save()
-            last_save = time.monotonic()
+        bar.update(round(run.elapsed) - bar.n)
+        if run.elapsed - saved > plan.save_every:
+            run.save()
+            saved = run.elapsed
     bar.close()
-    save()
-    average.copy_to(modules)
+    run.save()
+    run.average.copy_to(modules)
     return modules.eval()

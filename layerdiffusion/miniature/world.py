@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+from layerdiffusion.miniature.captions import describe
+
 SPRITES = Path(__file__).parents[2] / "assets" / "toybox"
 SIDE = 128  # pixels of the miniature's pictures
 
@@ -155,7 +157,7 @@ def _sized(name: str, height: int) -> Image.Image:
     return sprite.resize((max(1, round(sprite.width * height / sprite.height)), height), Image.Resampling.BOX)
 
 
-def _painted(animal: str, paint: str, marking: str, rng: np.random.Generator, longer: int) -> Image.Image:
+def _coloured(animal: str, paint: str, marking: str, rng: np.random.Generator, longer: int) -> Image.Image:
     """The subject's sprite at its size, in its paint and with its marking, facing right, RGBA."""
     sprite = _sprite(animal)
     scale = longer / max(sprite.size)
@@ -216,7 +218,7 @@ def _paint_subject(image: Image.Image, attributes: dict, looks_rng, pose_rng, gr
     """Lay the subject and its shadow over `image` in place; its mask. Corrects `attributes["position"]`."""
     side = image.width
     longer = round(side * pose_rng.uniform(*SIZES[attributes["size"]]))
-    sprite = _painted(attributes["animal"], attributes["paint"], attributes["marking"], looks_rng, longer)
+    sprite = _coloured(attributes["animal"], attributes["paint"], attributes["marking"], looks_rng, longer)
     turns = {  # a draw for each pose: fixing the pose leaves what is drawn after it as the seed has it
         "standing": pose_rng.uniform(-3, 3),
         "jumping": pose_rng.uniform(17, 25),
@@ -332,76 +334,3 @@ def _paint_place(place: str, rng: np.random.Generator, side: int) -> tuple[Image
             pen.ellipse((x, y_flake, x + side / 64, y_flake + side / 64), fill=(255, 255, 255))
     lit = np.asarray(image, np.float32) * light.astype(np.float32)
     return Image.fromarray((lit.clip(0, 255) + 0.5).astype(np.uint8), "RGB"), (0.82, 0.93)
-
-
-# --- words ----------------------------------------------------------------------------------------------------------
-
-_PLACE_WORDS = {
-    "meadow": ("in the meadow", "in a meadow", "in a green meadow"),
-    "beach": ("on the beach", "on a sandy beach", "at the beach"),
-    "forest": ("in the forest", "in a forest", "in the woods"),
-    "desert": ("in the desert", "in a desert"),
-    "snow": ("in the snow", "in a snowy landscape"),
-    "sea": ("in the sea", "on the sea", "in the ocean"),
-    "city": ("in the city", "in a city", "in a city street"),
-    "moon": ("on the moon", "on the surface of the moon"),
-}
-_SIZE_WORDS = {"small": ("small", "little"), "medium": ("medium-sized", "mid-sized"), "big": ("big", "large")}
-_POSE_WORDS = {  # as it follows "a cat …", and as it follows "a cat that …"
-    "standing": (("standing",), ("stands", "is standing")),
-    "jumping": (("jumping", "leaping"), ("jumps", "is jumping")),
-    "lying": (("lying down", "lying"), ("lies down", "is lying down")),
-    "upside down": (("upside down",), ("is upside down",)),
-}
-
-
-def phrase(attributes: dict[str, str | None], rng: np.random.Generator | None = None) -> tuple[str, str]:
-    """The subject and the place in words, leaving out what `attributes` leaves out (absent or None).
-
-    `rng` chooses among several natural wordings; without it, always the first.
-    """
-
-    def pick(options: tuple[str, ...]) -> str:
-        return options[0] if rng is None else options[int(rng.integers(len(options)))]
-
-    get = attributes.get
-    words = [pick(_SIZE_WORDS[get("size")])] if get("size") else []
-    words += [get("paint")] if get("paint") else []
-    thing = ""
-    if get("animal"):
-        noun = " ".join([*words, get("animal")])
-        thing = f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
-        if get("pose"):
-            after, that = _POSE_WORDS[get("pose")]
-            style = 0 if rng is None else int(rng.integers(4))
-            thing += f" that {pick(that)}" if style == 3 else f" {pick(after)}"
-    return thing, pick(_PLACE_WORDS[get("place")]) if get("place") else ""
-
-
-def join(thing: str, place: str, rng: np.random.Generator | None = None) -> str:
-    """One sentence of the two parts, either of which may be empty."""
-    if not (thing and place):
-        return thing or place
-    return f"{place}, {thing}" if rng is not None and rng.random() < 0.2 else f"{thing} {place}"
-
-
-def describe(attributes: dict[str, str | None], rng: np.random.Generator) -> tuple[str, str, str]:
-    """The complete caption, the subject's and the place's; of an empty place, all but the subject's are the place's."""
-    thing, place = phrase(attributes, rng)
-    return join(thing, place, rng), thing, place
-
-
-def training_caption(attributes: dict[str, str | None], rng: np.random.Generator) -> str:
-    """A caption to train on: complete, or with parts left out at random, or of the subject alone.
-
-    The place alone is what an empty scene says. A picture with a subject always names the animal.
-    """
-    kept = dict(attributes)
-    if rng.random() < 0.5:
-        for key, chance in (("size", 0.5), ("paint", 0.5), ("pose", 0.3)):
-            if rng.random() < chance:
-                kept[key] = None
-        if kept["animal"] and rng.random() < 0.3:
-            kept["place"] = None
-    thing, place = phrase(kept, rng)
-    return join(thing, place, rng)

@@ -97,8 +97,8 @@ def test_captions_become_the_pictures_they_describe(judge):
     """Chance would have 1 animal in 16, 1 place in 8, 1 pose in 4 right."""
     from diffusers import StableDiffusionPipeline
 
+    from layerdiffusion.miniature.captions import join, phrase
     from layerdiffusion.miniature.pictures import wishes
-    from layerdiffusion.miniature.world import join, phrase
 
     pipeline = StableDiffusionPipeline.from_pretrained(MINIATURE, torch_dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)

@@ -3,21 +3,10 @@
 import numpy as np
 import pytest
 
+from layerdiffusion.miniature.captions import join, phrase, training_caption
 from layerdiffusion.miniature.sheets import contact_sheet
 from layerdiffusion.miniature.tokenizer import build
-from layerdiffusion.miniature.world import (
-    ANIMALS,
-    PAINTS,
-    PLACES,
-    POSES,
-    SIZES,
-    draw,
-    draw_attributes,
-    held_out,
-    join,
-    phrase,
-    training_caption,
-)
+from layerdiffusion.miniature.world import ANIMALS, PAINTS, PLACES, POSES, SIZES, draw, draw_attributes, held_out
 
 SEEDS = range(12)
 

@@ -10,18 +10,8 @@ import numpy as np
 
 from layerdiffusion.edit import Edit, Placement
 from layerdiffusion.errors import EditError
-from layerdiffusion.miniature.world import (
-    ANIMALS,
-    HELD_OUT_SEEDS,
-    PAINTS,
-    PLACES,
-    POSES,
-    SIZES,
-    Scene,
-    draw,
-    join,
-    phrase,
-)
+from layerdiffusion.miniature.captions import join, phrase
+from layerdiffusion.miniature.world import ANIMALS, HELD_OUT_SEEDS, PAINTS, PLACES, POSES, SIZES, Scene, draw
 
 POSE_SEED = HELD_OUT_SEEDS + 500_000  # of `pose_edits` that figures are reported on
 POSE_TUNING_SEED = HELD_OUT_SEEDS + 600_000  # of those that defaults are chosen on
