@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,7 +35,10 @@ SAM = SamConfig(
     decoder_mlp_dim=32,
     iou_head_hidden_dim=16,
 )
-SETTINGS = '{"embedding_steps": 4, "finetune_steps": 4, "sampling_steps": 6, "seeds": [0, 1]}'
+SETTINGS = '{"embedding_steps": 2, "finetune_steps": 2, "sampling_steps": 3, "seeds": [0, 1]}'
+
+# How many events Gradio counts before it makes a table of all of them anew: by default one.
+os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000")
 
 
 @dataclass
