@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from transformers import CLIPModel, CLIPProcessor
 
 PATCH = 8
-VISION = dict(
+VISION: dict[str, Any] = dict(
     image_size=SIDE,
     patch_size=PATCH,
     hidden_size=160,
@@ -39,7 +39,7 @@ VISION = dict(
     num_attention_heads=2,  # on a CPU most of the time goes into attention, by the head
     hidden_act="gelu",
 )
-TEXT = dict(
+TEXT: dict[str, Any] = dict(
     hidden_size=128,
     intermediate_size=384,
     num_hidden_layers=3,
@@ -239,8 +239,8 @@ def similarity(clip: CLIPModel, processor: CLIPProcessor, images: np.ndarray, te
             clip.device
         )
         sentences.append(clip.text_projection(clip.text_model(**inputs).pooler_output))
-    pictures, sentences = (F.normalize(torch.cat(parts).float(), dim=-1) for parts in (pictures, sentences))
-    return (pictures @ sentences.T).cpu().numpy()
+    left, right = (F.normalize(torch.cat(parts).float(), dim=-1) for parts in (pictures, sentences))
+    return (left @ right.T).cpu().numpy()
 
 
 def figures(clip: CLIPModel, processor: CLIPProcessor, scenes: Scenes, seed: int = 0) -> dict[str, float]:
@@ -261,7 +261,7 @@ def figures(clip: CLIPModel, processor: CLIPProcessor, scenes: Scenes, seed: int
             for attributes in (named[i], changed(named[i], key, rng)):
                 pairs.append(sentence(attributes, np.random.default_rng(wording)))
     scores = similarity(clip, processor, scenes.images[subjects], texts + pairs)
-    result: dict[str, list[bool]] = {"first_of_64": []} | {key: [] for key in keys}
+    result: dict[str, list[bool]] = {key: [] for key in ("first_of_64", *keys)}
     for row in range(len(subjects)):
         mine = tuple(named[subjects[row]].values())
         others = [j for j in rng.permutation(len(subjects)) if tuple(named[subjects[j]].values()) != mine]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,7 +64,7 @@ class Network(nn.Module):
 
     def __init__(
         self,
-        labels: dict[str, Sequence[str]] = LABELS,
+        labels: Mapping[str, Sequence[str]] = LABELS,
         widths: Sequence[int] = WIDTHS,
         side: int = SIDE,
     ):
@@ -135,7 +135,7 @@ class Judge:
             if image.size != (side, side):
                 image = image.resize((side, side), Image.Resampling.BICUBIC, reducing_gap=3.0)
             resized.append(np.asarray(image.convert("RGB")))
-        return to_tensor(np.stack(resized)).to(self.network.stem[0].weight.device)
+        return to_tensor(np.stack(resized)).to(next(self.network.parameters()).device)
 
 
 def save_judge(judge: Judge, folder: str | Path) -> Path:
@@ -166,7 +166,7 @@ def load_judge(folder: str | Path, device: str | torch.device = "cpu") -> Judge:
 def accuracy(judge: Judge, scenes: Scenes) -> dict[str, float]:
     """The share of scenes of which the judge names each attribute as drawn; an empty scene counts for its place."""
     found = judge(list(scenes.images))
-    right = {key: [] for key in judge.labels}
+    right: dict[str, list[bool]] = {key: [] for key in judge.labels}
     for seen, drawn in zip(found, scenes.attributes, strict=True):
         for key in right:
             value = shape_of(drawn) if key == "shape" else drawn[key]
@@ -181,7 +181,7 @@ def shape_of(attributes: dict[str, str | None]) -> str | None:
 
 
 def targets(
-    attributes: Sequence[dict[str, str | None]], labels: dict[str, Sequence[str]] = ATTRIBUTES
+    attributes: Sequence[dict[str, str | None]], labels: Mapping[str, Sequence[str]] = ATTRIBUTES
 ) -> dict[str, Tensor]:
     """Class numbers of the attributes, int64 (N,) each; −100, which cross entropy skips, where there is none."""
     return {

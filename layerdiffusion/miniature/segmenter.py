@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from layerdiffusion.miniature.world import SIDE
 if TYPE_CHECKING:
     from layerdiffusion.models.sam import Sam
 
-CONFIG = dict(
+CONFIG: dict[str, Any] = dict(
     image_size=SIDE,
     patch_size=8,
     embed_dim=160,
@@ -251,14 +251,18 @@ def figures(sam: Sam, single: Scenes, double: Scenes, seed: int = 0) -> dict[str
 
     rng = np.random.default_rng([seed, 6])
     segmenter = Segmenter(sam)
-    found = {key: [] for key in ("one_click", "three_clicks", "right_subject", "box", "taken_away", "iou_error")}
+    names = ("one_click", "three_clicks", "right_subject", "box", "taken_away", "iou_error")
+    found: dict[str, list[float]] = {name: [] for name in names}
+
+    def click(mask: np.ndarray) -> list[float]:
+        return point_in(mask, rng).tolist()
 
     def iou(mask: np.ndarray, wanted: np.ndarray) -> float:
         return float((mask & wanted).sum() / max(1, (mask | wanted).sum()))
 
     for image, masks in zip(single.images, single.masks, strict=True):
         segmenter.set_image(image)
-        points, labels = [point_in(masks[0], rng)], [1]
+        points, labels = [click(masks[0])], [1]
         for clicks in range(1, 4):
             candidates = segmenter.candidates(points, labels)
             best = max(candidates, key=lambda candidate: candidate.iou)
@@ -266,16 +270,16 @@ def figures(sam: Sam, single: Scenes, double: Scenes, seed: int = 0) -> dict[str
             if clicks in (1, 3):
                 found["one_click" if clicks == 1 else "three_clicks"].append(iou(best.mask, masks[0]))
             wrong = best.mask ^ masks[0]
-            points.append(point_in(wrong if wrong.any() else masks[0], rng))
+            points.append(click(wrong if wrong.any() else masks[0]))
             labels.append(int(masks[0][int(points[-1][1]), int(points[-1][0])]))
-        found["box"].append(iou(segmenter.mask(box=box_of(masks[0])), masks[0]))
+        found["box"].append(iou(segmenter.mask(box=box_of(masks[0]).tolist()), masks[0]))
     for image, masks in zip(double.images, double.masks, strict=True):
         if min(mask.sum() for mask in masks) < 60:
             continue  # one hides the other
         segmenter.set_image(image)
         for mine, other in ((0, 1), (1, 0)):
-            mask = segmenter.mask([point_in(masks[mine], rng)])
+            mask = segmenter.mask([click(masks[mine])])
             found["right_subject"].append(iou(mask, masks[mine]) > max(0.5, iou(mask, masks[other])))
-            mask = segmenter.mask([point_in(masks[other], rng)], [0], box_of(masks.any(0)))
+            mask = segmenter.mask([click(masks[other])], [0], box_of(masks.any(0)).tolist())
             found["taken_away"].append(iou(mask, masks[mine]) > max(0.5, iou(mask, masks[other])))
     return {key: float(np.mean(values)) for key, values in found.items()}

@@ -69,7 +69,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, dict(lr=lr, weight_decay=weight_decay, momentum=momentum))
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self, closure=None):
         for group in self.param_groups:
             for matrix in group["params"]:
                 if matrix.grad is None:
@@ -103,17 +103,19 @@ class Optimizer:
     """
 
     def __init__(self, modules: nn.ModuleDict, rates: Rates):
-        inner, outer = [], []
+        inner: list[nn.Parameter] = []
+        outer: list[nn.Parameter] = []
         for name, parameter in modules.named_parameters():
             if parameter.requires_grad:
                 matrix = rates.muon and parameter.ndim >= 2 and not any(word in name for word in rates.outer)
                 (inner if matrix else outer).append(parameter)
         self.pairs = [(p, nn.Parameter(p.detach().view(p.shape[0], -1))) for p in inner]
-        options = dict(lr=rates.lr, weight_decay=rates.weight_decay)
-        self.parts = [torch.optim.AdamW(outer, betas=rates.betas, fused=True, **options)]
+        lr, decay = rates.lr, rates.weight_decay
+        self.parts: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(outer, lr, betas=rates.betas, weight_decay=decay, fused=True)
+        ]
         if inner:
-            views = [view for _, view in self.pairs]
-            self.parts.append(Muon(views, **options))
+            self.parts.append(Muon([view for _, view in self.pairs], lr, decay))
 
     def set_lr(self, lr: float) -> None:
         for group in (group for part in self.parts for group in part.param_groups):

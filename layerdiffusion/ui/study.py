@@ -77,7 +77,8 @@ def saver(study: Study) -> Callable[..., tuple[Any, ...]]:
         rater = known(rater)
         if rater is None or current is None:
             raise EditError("This page has forgotten what it showed; reload it, and go on where you were.")
-        study.save(rater, *current, list(zip(scores[::2], scores[1::2], strict=True)))
+        edit, seed = current
+        study.save(rater, edit, seed, list(zip(scores[::2], scores[1::2], strict=True)))
         return view(study, rater)
 
     return save
