@@ -75,7 +75,6 @@ def test_edits_leave_nothing_behind(window, tmp_path, monkeypatch):
             time.sleep(0.5)
         for tab in tabs:
             tab.page.close()
-        print("growth", growth, "of", early)
         assert growth < GROWTH
         assert max(b - a for a, b in zip(served_files, served_files[1:], strict=False)) <= COPIES
         delete_files_created_by_app(page.blocks, None)
