@@ -10,7 +10,7 @@ import threading
 import time
 import traceback
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, cast
@@ -78,7 +78,7 @@ class Elsewhere(Protocol):
         """The first of `stages`, with those behind it that go to the device in one call."""
         ...
 
-    def run(self, stages: Sequence[Stage[object]], report: Reporter) -> Iterator[object]:
+    def run(self, stages: Sequence[Stage[object]], report: Reporter) -> Generator[object, None, None]:
         """What each stage comes to; of earlier stages their `inputs` have the values."""
         ...
 

@@ -218,4 +218,5 @@ class Backend:
 
     def scores_or_none(self, result: Any) -> list[float | None]:
         """For each of the result's pictures its score, or None where there is none."""
-        return self.scores(result.images, result.edit.prompt) or [None] * len(result.images)
+        scores: Sequence[float | None] | None = self.scores(result.images, result.edit.prompt)
+        return list(scores or [None] * len(result.images))

@@ -3,13 +3,13 @@
 import contextvars
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 PULSE = 0.2  # seconds between two looks at work in progress
 
 
-def follow(work: Callable[[Callable[[Any], None], threading.Event], Any], cancel: threading.Event | None) -> Iterator:
+def follow(work: Callable[[Callable[[Any], None], threading.Event], Any], cancel: threading.Event | None) -> Generator:
     """Run `work(report, cancel)` in a thread: ("progress", what it reports) now and then, ("done", its value).
 
     Closing the generator, as Gradio does when a tab is closed, cancels the work and waits for its last step. The

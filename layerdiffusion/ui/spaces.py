@@ -10,7 +10,7 @@ import importlib.util
 import itertools
 import os
 import pickle
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -66,7 +66,7 @@ class ZeroGPU:
         """The first of `stages`, with those that share its booking."""
         return next(split(stages))
 
-    def run(self, stages: Sequence[Stage[object]], report: Reporter) -> Iterator[object]:
+    def run(self, stages: Sequence[Stage[object]], report: Reporter) -> Generator[object, None, None]:
         """What each stage comes to, from one GPU call; raises an `EditError`, or Gradio's for a quota or a queue."""
         try:
             speeds = dict(report.seconds_per_pass)
