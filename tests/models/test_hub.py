@@ -44,11 +44,15 @@ def make_half(folder: Path, keep: bool = False) -> None:
             path.unlink()
 
 
+def networks(models):
+    return models.unet, models.vae, models.family.text_encoder
+
+
 def test_a_folder_with_only_half_weights_opens_in_float32(folder, tiny_models):
     make_half(folder)
     models = load_models(folder, "cpu", "float32")
-    for part in ("unet", "vae", "text_encoder"):
-        for ours, full in zip(getattr(models, part).parameters(), getattr(tiny_models, part).parameters(), strict=True):
+    for part, whole in zip(networks(models), networks(tiny_models), strict=True):
+        for ours, full in zip(part.parameters(), whole.parameters(), strict=True):
             assert ours.dtype == torch.float32
             torch.testing.assert_close(ours, full, atol=1e-3, rtol=1e-3)
 
@@ -94,10 +98,10 @@ def test_a_single_checkpoint_file_opens_as_its_folder_does(monkeypatch, folder, 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     models = load_models(path, "cpu", "float32")
     assert asked == ([] if beside else [HUB_DEFAULT])
-    for part in ("unet", "vae", "text_encoder"):
-        ours, full = getattr(models, part).state_dict(), getattr(tiny_models, part).state_dict()
+    for part, whole in zip(networks(models), networks(tiny_models), strict=True):
+        ours, full = part.state_dict(), whole.state_dict()
         assert ours.keys() == full.keys()
-        assert all(torch.equal(ours[name], full[name]) for name in full), part
+        assert all(torch.equal(ours[name], full[name]) for name in full)
     assert torch.equal(models.embed(["a dog"]).prompt_embeds, tiny_models.embed(["a dog"]).prompt_embeds)
     assert models.defaults.embedding_steps == 60
     assert models.name == str(path)
