@@ -168,6 +168,7 @@ class Editor:
         """The stage that generates the background, where one does, and the method's task and stages."""
         check_options(method, options)
         settings = (settings or Settings()).resolve(self.models.defaults)
+        self.models.check(settings)
         if method in OPTIONS:
             options = (options or OPTIONS[method]()).resolve(self.models.defaults)
         task = Task(self.models, edit, settings, options, None)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny import noise_picture, save_tiny_model
+from tiny import noise_picture, save_tiny_model, save_tiny_xl
 
 from layerdiffusion.edit import Edit
 from layerdiffusion.models.load import Models, load_models
@@ -51,6 +51,16 @@ def tiny_models(tiny_folder: Path) -> Models:
 @pytest.fixture(scope="session")
 def tiny_v_models(tiny_v_folder: Path) -> Models:
     return load_models(tiny_v_folder, "cpu", "float32")
+
+
+@pytest.fixture(scope="session")
+def tiny_xl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_xl(tmp_path_factory.mktemp("tiny-xl"))
+
+
+@pytest.fixture(scope="session")
+def tiny_xl_models(tiny_xl_folder: Path) -> Models:
+    return load_models(tiny_xl_folder, "cpu", "float32")
 
 
 @pytest.fixture(params=["epsilon", "v_prediction"])

@@ -16,6 +16,7 @@ ensure_torchvision()  # before diffusers and transformers
 
 TOKENS = 24
 WIDTH = 12
+XL_WIDTH, XL_POOLED = 16, 20  # of the second encoder
 
 # What a test needs to see every stage at work, in well under a second.
 QUICK = Settings(
@@ -122,6 +123,50 @@ def save_tiny_model(folder: Path, prediction_type: str = "epsilon", vae: str = "
             feature_extractor=None,
             requires_safety_checker=False,
         ).save_pretrained(folder)
+    return folder
+
+
+def save_tiny_xl(folder: Path, **index) -> Path:
+    """Write a random SDXL as `StableDiffusionXLPipeline.save_pretrained` does; `index` changes its model_index.json."""
+    from diffusers import StableDiffusionXLPipeline
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    def words(width: int) -> CLIPTextConfig:
+        sizes = {"hidden_size": width, "intermediate_size": 2 * width, "projection_dim": XL_POOLED}
+        return CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=TOKENS,
+            bos_token_id=len(tokenizer) - 2,
+            eos_token_id=len(tokenizer) - 1,
+            **sizes,
+        )
+
+    tokenizer, second = tiny_tokenizer(), tiny_tokenizer()
+    second.pad_token = "'"  # SDXL's pads with another token than the first
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        pipeline = StableDiffusionXLPipeline(
+            vae=tiny_vae("AutoencoderKL"),
+            text_encoder=CLIPTextModel(words(WIDTH)),
+            text_encoder_2=CLIPTextModelWithProjection(words(XL_WIDTH)),
+            tokenizer=tokenizer,
+            tokenizer_2=second,
+            unet=tiny_unet(
+                down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+                up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+                transformer_layers_per_block=(1, 2),
+                cross_attention_dim=WIDTH + XL_WIDTH,
+                use_linear_projection=True,
+                addition_embed_type="text_time",
+                addition_time_embed_dim=8,
+                projection_class_embeddings_input_dim=6 * 8 + XL_POOLED,
+            ),
+            scheduler=stable_diffusion_scheduler(),
+        )
+        pipeline.register_to_config(**index)
+        pipeline.save_pretrained(folder)
     return folder
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from layerdiffusion.commands.terminal import add_lora
 from layerdiffusion.evaluation.datasets.toybench import pose_and_place
 from layerdiffusion.settings import Settings
 
@@ -33,6 +34,7 @@ MORE_SEEDS = (4, 5, 6, 7)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the `benchmark` command."""
     parser.add_argument("--model", default="auto", help="miniature, a diffusers folder, a hub id, or auto")
+    add_lora(parser)
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps; else the best there is")
     parser.add_argument("--steps", type=int, default=20, metavar="N", help="steps of each stage beside the plain way")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
@@ -45,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     from layerdiffusion.editor import Editor
     from layerdiffusion.models.load import load_models
 
-    models = load_models(args.model, args.device)
+    models = load_models(args.model, args.device, loras=args.lora or ())
     settings = replace(models.defaults, **_few(args.steps), seeds=SEEDS)  # refused here, if it is to be refused
     edit = _edit(models)
     if models.device.type == "cuda":

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from layerdiffusion.commands.terminal import Bars, Seeds, assignments, interruptible, with_changes, writable
+from layerdiffusion.commands.terminal import Bars, Seeds, add_lora, assignments, interruptible, with_changes, writable
 from layerdiffusion.errors import EditError
 from layerdiffusion.methods.options import LABELS, METHODS, OWN, options_for
 from layerdiffusion.recipe import load_recipe
@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="an option of one method, as in sdedit.strength=0.7, or with layerdiffusion. a setting; may be repeated",
     )
     parser.add_argument("--model", help="miniature, a diffusers folder, a hub id, or auto; else the recipe's")
+    add_lora(parser)
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps; else the best there is")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of bars")
 
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     from layerdiffusion.models.load import load_models
     from layerdiffusion.progress import Cancelled
 
-    models = load_models(args.model or recipe.model or "auto", args.device)
+    models = load_models(args.model or recipe.model or "auto", args.device, loras=args.lora or ())
     options = {name: options_for(name, models, **({} if name == OWN else changes.get(name, {}))) for name in names}
     editor, results = Editor(models), {}
     try:

@@ -9,7 +9,16 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from layerdiffusion.commands.terminal import Bars, Seeds, add_setting, finite_or_none, interruptible, number, writable
+from layerdiffusion.commands.terminal import (
+    Bars,
+    Seeds,
+    add_lora,
+    add_setting,
+    finite_or_none,
+    interruptible,
+    number,
+    writable,
+)
 from layerdiffusion.edit import BACKGROUNDS, PLACEMENT, Edit, Placement, check_prompts
 from layerdiffusion.errors import EditError, MaskError
 from layerdiffusion.images.geometry import points_in_opened
@@ -64,6 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             add_setting(dials, entry)
     machine = parser.add_argument_group("models and output")
     machine.add_argument("--model", help="miniature, a diffusers folder, a hub id, or auto")
+    add_lora(machine)
     machine.add_argument("--sam", help="miniature, vit_b, vit_l, vit_h, a file, a folder, or a hub id")
     machine.add_argument("--device", default=None, help="cpu, cuda, cuda:1, mps; else the best there is")
     machine.add_argument("--out", metavar="DIR", help="folder for the results; else a new one named by the edit")
@@ -92,7 +102,8 @@ def run(args: argparse.Namespace) -> int:
     from layerdiffusion.models.load import load_models
     from layerdiffusion.progress import Cancelled
 
-    models = load_models(given.get("model") or (recipe and recipe.model) or "auto", args.device)
+    name = given.get("model") or (recipe and recipe.model) or "auto"
+    models = load_models(name, args.device, loras=given.get("lora", ()))
     if recipe is None:
         segmenter = _Segmenters(models, given.get("sam"))
         edit = _edit(given, photo, reference, Placement(**placement), segmenter)

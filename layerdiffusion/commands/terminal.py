@@ -121,6 +121,12 @@ def writable(folder: Path) -> Path:
     return folder
 
 
+def add_lora(group: Any) -> None:
+    """The flag for LoRA files; without one it is absent, or None where the parser has no other default."""
+    words = "a LoRA's .safetensors on top of the model, and how much of it (1); may be repeated"
+    group.add_argument("--lora", action="append", metavar="FILE[:SCALE]", help=words)
+
+
 def add_setting(group: argparse._ArgumentGroup, entry: Setting) -> None:
     """The flag of one of the table's settings, its help with what is allowed."""
     flag, words = f"--{entry.name.replace('_', '-')}", entry.help.rstrip(".").replace("%", "%%")

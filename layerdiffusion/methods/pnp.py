@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -111,9 +111,14 @@ class Sites:
 
 
 def sites_of(unet: nn.Module) -> Sites:
-    """By depth, on any `UNet2DConditionModel` of the family; on SD v1.4 the authors' own."""
+    """By depth, on any `UNet2DConditionModel`; on SD v1.4 the authors' own, from 16 × 16 cells on.
+
+    SDXL's deepest block has 32 × 32 already, a quarter of its latents' side as SD v1.4's second one has.
+    """
     blocks = cast("Sequence[UpBlock]", unet.up_blocks)
-    first = min(1, len(blocks) - 1)
+    side = cast("Any", unet).config.sample_size
+    deepest = (side if isinstance(side, int) else min(side)) // 2 ** (len(blocks) - 1)
+    first = 0 if deepest >= 16 else min(1, len(blocks) - 1)
     layer = min(1, len(blocks[first].resnets) - 1)
     attention = [
         f"up_blocks.{index}.attentions.{number}.transformer_blocks.{depth}.attn1"

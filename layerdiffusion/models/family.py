@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 
-from layerdiffusion.models.parts import Network
 from layerdiffusion.prompts import truncation_warning
+from layerdiffusion.settings import Settings
 
+Network = Any  # an `nn.Module` with a `config`, for which neither diffusers nor transformers has a type
 _Self = TypeVar("_Self", bound="Condition")
+_Family = TypeVar("_Family", bound="StableDiffusion")
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +37,8 @@ class Condition:
     @property
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor by the name of its field."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
     def map(self: _Self, change: Callable[..., Tensor], *others: Condition) -> _Self:
         """The condition whose tensors are `change` of its own and, beside them, those of `others`."""
@@ -71,6 +74,25 @@ class Condition:
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
 
+@dataclass(frozen=True, eq=False)
+class ConditionXL(Condition):
+    """SDXL's: beside the embeddings, a vector for the whole prompt, and the size of the picture."""
+
+    pooled_prompt_embeds: Tensor  # (B, P)
+    vae_factor: int  # how many pixels a latent cell is wide
+
+    def arguments(self, latents: Tensor) -> dict[str, Any]:
+        """As in `Condition`; original and target size are those of the window that `latents` are of, nothing cropped.
+
+        So `StableDiffusionXLPipeline` has it for a picture of that size.
+        """
+        time_ids = latents.new_zeros(len(self), 6)  # filled on the device: a CUDA graph can't copy from the host
+        time_ids[:, 0::4] = latents.shape[-2] * self.vae_factor
+        time_ids[:, 1::4] = latents.shape[-1] * self.vae_factor
+        added = {"text_embeds": self.pooled_prompt_embeds, "time_ids": time_ids}
+        return super().arguments(latents) | {"added_cond_kwargs": added}
+
+
 @dataclass(eq=False)
 class StableDiffusion:
     """Stable Diffusion 1.x: a condition is the text encoder's last hidden states, that of no prompt those of ""."""
@@ -78,21 +100,36 @@ class StableDiffusion:
     text_encoder: Network
     tokenizer: Any
 
+    label: ClassVar[str] = "Stable Diffusion 1.x"
+    left_out: ClassVar[dict[str, Any]] = {"safety_checker": None, "feature_extractor": None}  # of its pipeline's parts
+    defaults: ClassVar[Settings] = Settings()  # where they are not the paper's
+
+    @staticmethod
+    def pipeline_class() -> Any:
+        """diffusers' own pipeline of the same parts."""
+        from diffusers import StableDiffusionPipeline
+
+        return StableDiffusionPipeline
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """Its encoders and tokenizers by the names that diffusers' pipeline has for them."""
+        names = (field.name for field in fields(self) if field.name.startswith(("text_", "token")))
+        return {name: getattr(self, name) for name in names}
+
     @property
     def tokens(self) -> int:
         """L, the length of a prompt in tokens, with the marks around it."""
         return min(self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings)
 
+    def to(self: _Family, device: torch.device) -> _Family:
+        """The same with its encoders on the device."""
+        return replace(self, text_encoder=self.text_encoder.to(device))
+
     @torch.no_grad()
     def embed(self, prompts: Sequence[str | None]) -> Condition:
         """What the network is asked with for each prompt, float32 on the encoder's device; None is no prompt at all."""
-        words = self.tokenizer(
-            [prompt or "" for prompt in prompts],
-            padding="max_length",
-            max_length=self.tokens,
-            truncation=True,
-            return_tensors="pt",
-        )
+        words = self._words(self.tokenizer, prompts)
         device = self.text_encoder.device
         mask = None
         if getattr(self.text_encoder.config, "use_attention_mask", False):
@@ -103,3 +140,59 @@ class StableDiffusion:
         """A sentence for each prompt that the text encoder cuts short."""
         found = (truncation_warning(self.tokenizer, prompt, self.tokens) for prompt in prompts)
         return [warning for warning in found if warning]
+
+    def _words(self, tokenizer: Any, prompts: Sequence[str | None]) -> Any:
+        words = [prompt or "" for prompt in prompts]
+        return tokenizer(words, padding="max_length", max_length=self.tokens, truncation=True, return_tensors="pt")
+
+
+@dataclass(eq=False)
+class StableDiffusionXL(StableDiffusion):
+    """SDXL: two encoders' last hidden states but one, side by side, and the second one's pooled vector.
+
+    Podell et al. 2023, arXiv:2307.01952. Its network is tuned by LoRA unless asked otherwise, and sampled at the
+    guidance of its own pipeline.
+    """
+
+    text_encoder_2: Network
+    tokenizer_2: Any
+    zeros_for_none: bool  # no prompt is zeros, not the embedding of ""
+    vae_factor: int
+
+    label: ClassVar[str] = "SDXL"
+    left_out: ClassVar[dict[str, Any]] = {}
+    defaults: ClassVar[Settings] = Settings(tune="lora", guidance_scale=5.0)
+
+    @staticmethod
+    def pipeline_class() -> Any:
+        """diffusers' own pipeline of the same parts."""
+        from diffusers import StableDiffusionXLPipeline
+
+        return StableDiffusionXLPipeline
+
+    @property
+    def tokens(self) -> int:
+        """L, the length of a prompt in tokens, with the marks around it."""
+        second = min(self.tokenizer_2.model_max_length, self.text_encoder_2.config.max_position_embeddings)
+        return min(super().tokens, second)
+
+    def to(self, device: torch.device) -> StableDiffusionXL:
+        """The same with its encoders on the device, on CUDA in float16: in float32 they are 3.3 GB."""
+        dtype = torch.float16 if device.type == "cuda" else torch.float32
+        first, second = (encoder.to(device, dtype) for encoder in (self.text_encoder, self.text_encoder_2))
+        return replace(self, text_encoder=first, text_encoder_2=second)
+
+    @torch.no_grad()
+    def embed(self, prompts: Sequence[str | None]) -> ConditionXL:
+        """What the network is asked with for each prompt, float32 on the encoders' device; None is no prompt at all."""
+        encoders = (self.text_encoder, self.tokenizer), (self.text_encoder_2, self.tokenizer_2)
+        first, second = (
+            encoder(self._words(tokenizer, prompts).input_ids.to(encoder.device), output_hidden_states=True)
+            for encoder, tokenizer in encoders
+        )
+        embeds = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], -1).float()
+        condition = ConditionXL(embeds, second.text_embeds.float(), self.vae_factor)
+        if not self.zeros_for_none:
+            return condition
+        there = torch.tensor([prompt is not None for prompt in prompts], device=embeds.device)
+        return condition.map(lambda tensor: tensor * there.view(-1, *[1] * (tensor.dim() - 1)))

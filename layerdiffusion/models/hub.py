@@ -4,36 +4,46 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from layerdiffusion.errors import ModelError
 
 HUB_DEFAULT = "CompVis/stable-diffusion-v1-4"
+HUB_XL = "stabilityai/stable-diffusion-xl-base-1.0"
 HUB_CLIP = "openai/clip-vit-base-patch32"  # what CLIPScore is defined with
 CLIP_SAFETENSORS = "refs/pr/15"  # the revision of HUB_CLIP that has them, where its main branch does not
 
 PARTS = ("unet", "vae", "text_encoder")
-CONFIG_FILES = ("model_index.json", "settings.json", "scheduler/*.json", "tokenizer/*") + tuple(
-    f"{part}/config.json" for part in PARTS
+XL_PARTS = (*PARTS, "text_encoder_2")
+CONFIG_FILES = ("model_index.json", "settings.json", "scheduler/*.json", "tokenizer/*", "tokenizer_2/*") + tuple(
+    f"{part}/config.json" for part in XL_PARTS
 )
 WEIGHTS = ("model", "diffusion_pytorch_model")  # transformers' name of a weight file, and diffusers'
 
 
-def weight_files(variant: str = "") -> tuple[str, ...]:
-    """The patterns of the parts' safetensors; `variant` is the middle of their names, as ".fp16"."""
-    return tuple(f"{part}/{stem}{variant}.safetensors" for part in PARTS for stem in WEIGHTS)
+def weight_files(parts: Iterable[str], variant: str = "") -> tuple[str, ...]:
+    """The names of the parts' safetensors; `variant` is the middle of their names, as ".fp16"."""
+    return tuple(f"{part}/{stem}{variant}.safetensors" for part in parts for stem in WEIGHTS)
 
 
 def download_model(repository: str) -> Path:
-    """The folder of a diffusers model from the hub: configs, tokenizer, and full or else fp16 safetensors.
+    """The folder of a diffusers model from the hub: configs, tokenizers, and of each part's safetensors one kind.
 
-    Raises `ModelError`.
+    That is full precision where there is any, and fp16 for SDXL, which is 13.9 GB in full. What is in the cache
+    already, of either kind, is not fetched again. Raises `ModelError`.
     """
-    folder = download(repository, (*CONFIG_FILES, *weight_files()))
-    if not any((folder / "unet" / f"{stem}.safetensors").is_file() for stem in WEIGHTS):
-        folder = download(repository, (*CONFIG_FILES, *weight_files(".fp16")))
+    folder = download(repository, CONFIG_FILES)
+    parts = XL_PARTS if (folder / "text_encoder_2").is_dir() else PARTS
+    for variant in (".fp16", "") if parts is XL_PARTS else ("", ".fp16"):
+        if lacking := [part for part in parts if not _has_weights(folder / part)]:
+            folder = download(repository, (*CONFIG_FILES, *weight_files(lacking, variant)))
     return folder
+
+
+def _has_weights(folder: Path) -> bool:
+    names = (f"{stem}{variant}.safetensors" for stem in WEIGHTS for variant in ("", ".fp16"))
+    return any((folder / name).is_file() for name in names)
 
 
 def download_clip() -> tuple[Path, bool]:

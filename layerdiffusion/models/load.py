@@ -1,4 +1,4 @@
-"""A name becomes the loaded models: a hub id, a diffusers folder or "miniature", on a device and its profile.
+"""A name becomes the loaded models: a hub id, a folder, a file or "miniature", and LoRA files on top, on a device.
 
 Nothing here is Stable Diffusion v1.4's: sizes, scalings, the noise schedule and the prompt's length are read
 from the model's own configs, and its settings' defaults from the `settings.json` in its folder, if there is
@@ -21,11 +21,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from layerdiffusion.errors import ModelError
+from layerdiffusion.errors import ModelError, SettingsError
 from layerdiffusion.models import hub
 from layerdiffusion.models._torchvision import ensure_torchvision
 from layerdiffusion.models.clip import load_clip
-from layerdiffusion.models.family import Condition, StableDiffusion
+from layerdiffusion.models.family import Condition, StableDiffusion, StableDiffusionXL
+from layerdiffusion.models.lora import PLUS, add_loras, split_name
 from layerdiffusion.models.parts import (
     Network,
     native_size,
@@ -38,10 +39,18 @@ from layerdiffusion.models.parts import (
     window_size,
 )
 from layerdiffusion.models.profile import Profile, device_profile
+from layerdiffusion.models.refused import check_name
 from layerdiffusion.settings import PAPER, Settings
 
 MINIATURE = Path(__file__).resolve().parents[2] / "assets" / "miniature"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+# Full tuning: a weight in float32, its gradient, Adam's two averages and the frozen one in half precision; beside them
+# activations, autoencoder and CUDA itself. Predicted, not measured: for SDXL 50 GB.
+FULL_TUNING_BYTES, FULL_TUNING_REST = 4 * 4 + 2, 4 * 10**9
+XL_CHECKPOINTING = 24 * 10**9  # a card with less computes SDXL's activations again in stage 2
+XL_PICTURE, XL_REST = 25 * 10**8, 8 * 10**9  # bytes that sampling takes for each of SDXL's pictures, and beside them
 
 
 @dataclass(eq=False)
@@ -103,7 +112,7 @@ class Models:
     def encode(self, image: Image.Image) -> Tensor:
         """The latents (1, C, h, w) of an RGB picture, float32 on the device; of a distribution, its mode."""
         pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None]
-        encoded = self.vae.encode(pixels.to(self.device, torch.float32) / 127.5 - 1)
+        encoded = self.vae.encode((pixels.to(self.device, torch.float32) / 127.5 - 1).to(self.vae.dtype))
         latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
         return (latents.float() - self._shift) * self.vae.config.scaling_factor
 
@@ -113,10 +122,23 @@ class Models:
         latents = latents.to(self.device, torch.float32) / self.vae.config.scaling_factor + self._shift
         pictures = []
         for one in latents.split(1):
-            pixels = (self.vae.decode(one).sample[0].float() / 2 + 0.5).clamp(0, 1)
+            pixels = (self.vae.decode(one.to(self.vae.dtype)).sample[0].float() / 2 + 0.5).clamp(0, 1)
             array = (pixels.permute(1, 2, 0).cpu().numpy() * 255).round().astype(np.uint8)
             pictures.append(Image.fromarray(array))
         return pictures
+
+    def check(self, settings: Settings) -> None:
+        """Refuse what can't fit the device whatever is given up for it, with a `SettingsError` in gigabytes."""
+        if settings.tune != "full" or not settings.finetune_steps or self.device.type != "cuda":
+            return
+        parameters = sum(parameter.numel() for parameter in self.master.parameters())
+        needed = parameters * FULL_TUNING_BYTES + FULL_TUNING_REST
+        _, total = torch.cuda.mem_get_info(self.device)
+        if isinstance(self.family, StableDiffusionXL) and total < needed:
+            raise SettingsError(
+                f"tune is “full”: for {parameters / 1e9:.1f} billion weights that takes about {needed / 1e9:.0f} GB, "
+                f"and this card has {total / 1e9:.0f} GB; choose “lora”."
+            )
 
     def segmenter(self) -> Any:
         """This model's `Segmenter`, loaded at the first call: its own SAM, else ViT-H or the miniature's."""
@@ -157,21 +179,25 @@ def load_models(
     size: int | None = None,
     low_memory: bool | None = None,
     compile: bool = False,
+    loras: Sequence[str] = (),
 ) -> Models:
-    """Load a Stable Diffusion 1.x-type model.
+    """Load a Stable Diffusion 1.x or SDXL.
 
     `name` is "miniature" (the embedded one), a diffusers folder, a single .safetensors checkpoint, a hub id, or
     "auto": with a CUDA device `hub.HUB_DEFAULT`, otherwise, or when the hub can't be reached, the miniature, and
-    `Models.notice` says why. `device`, `dtype`, `low_memory` and `compile` are as in `device_profile`; `size` is the
+    `Models.notice` says why. `loras` go on top of it, each a file or FILE:SCALE; they may as well stand in the name, as
+    in "folder + FILE:0.8". `device`, `dtype`, `low_memory` and `compile` are as in `device_profile`; `size` is the
     pictures' side in pixels, the model's native one by default. Weights come from safetensors alone. Raises
     `ModelError`.
     """
     ensure_torchvision()  # before the first import of diffusers or transformers
     profile = device_profile(device, dtype, low_memory, compile)
-    name, notice = _automatic(profile) if str(name) == "auto" else (str(name), None)
-    source = _find(name)
+    base, files = split_name(str(name))
+    files += loras
+    base, notice = _automatic(profile) if base == "auto" else (base, None)
+    source = _find(base)
     with quiet():
-        return _assemble(name, source, profile, size, notice)
+        return _assemble(PLUS.join([base, *files]), source, files, profile, size, notice)
 
 
 def _automatic(profile: Profile) -> tuple[str, str | None]:
@@ -187,6 +213,7 @@ def _automatic(profile: Profile) -> tuple[str, str | None]:
 def _find(name: str) -> Path:
     """A model's folder, downloaded if need be, or its single checkpoint file."""
     path = MINIATURE if name == "miniature" else Path(name).expanduser()
+    check_name(name)
     if path.is_dir() or path.is_file():
         return path
     if name == "miniature":
@@ -203,24 +230,47 @@ def _find(name: str) -> Path:
         raise
 
 
-def _assemble(name: str, source: Path, profile: Profile, size: int | None, notice: str | None) -> Models:
+def _assemble(
+    name: str, source: Path, loras: Sequence[str], profile: Profile, size: int | None, notice: str | None
+) -> Models:
     parts, folder = (open_folder(source), source) if source.is_dir() else open_file(source)
-    size = size or native_size(parts.unet, parts.vae)
+    add_loras(parts, loras)
+    native = native_size(parts.unet, parts.vae)
+    size = size or native
     step = side_step(parts.unet, parts.vae)
     if size % step or size < step:
         raise ModelError(f"size is {size}: for this model it must be a multiple of {step}.")
+    if isinstance(parts.family, StableDiffusionXL):
+        profile = _for_xl(profile, size / native)
+        if size < 0.75 * native:
+            notice = f"SDXL was trained on pictures of {native} pixels; at {size} they come out cropped or simplified."
     return Models(
         name=name,
         folder=folder,
-        vae=parts.vae.to(profile.device),
-        family=StableDiffusion(parts.text_encoder.to(profile.device), parts.tokenizer),
+        vae=parts.vae.to(profile.device, _vae_dtype(parts.vae, profile)),
+        family=parts.family.to(profile.device),
         **_place(parts.unet, profile),
         scheduler=parts.scheduler,
         profile=profile,
-        defaults=_defaults(folder, profile),
+        defaults=_defaults(folder, profile, parts.family),
         size=size,
         notice=notice,
     )
+
+
+def _for_xl(profile: Profile, share: float) -> Profile:
+    """The profile for SDXL, whose pictures have this `share` of its native side."""
+    if profile.device.type != "cuda":
+        return profile
+    _, total = torch.cuda.mem_get_info(profile.device)
+    batch = max(1, min(profile.batch, int((total - XL_REST) / (XL_PICTURE * share**2))))
+    return replace(profile, checkpointing=profile.checkpointing or total < XL_CHECKPOINTING, batch=batch)
+
+
+def _vae_dtype(vae: Network, profile: Profile) -> torch.dtype:
+    """float32, for SDXL's overflows in float16, but where its config has that ruled out (`force_upcast`)."""
+    safe = type(vae).__name__ == "AutoencoderKL" and not vae.config.force_upcast
+    return torch.float16 if safe and profile.device.type == "cuda" else torch.float32
 
 
 def _place(unet: Network, profile: Profile) -> dict[str, Network]:
@@ -234,8 +284,8 @@ def _place(unet: Network, profile: Profile) -> dict[str, Network]:
     return {"unet": on_device, "master": unet}
 
 
-def _defaults(folder: Path, profile: Profile) -> Settings:
-    """The model's own settings over the paper's; on a small CUDA card without 8-bit Adam, LoRA."""
+def _defaults(folder: Path, profile: Profile, family: StableDiffusion) -> Settings:
+    """The model's own settings over its family's and the paper's; on a small CUDA card without 8-bit Adam, LoRA."""
     path = folder / "settings.json"
     own = Settings()
     if path.is_file():
@@ -245,4 +295,4 @@ def _defaults(folder: Path, profile: Profile) -> Settings:
             raise ModelError(f"The model's {path} can't be used: {reason(error)}.") from error
     if own.tune is None and profile.low_memory and not profile.eight_bit_adam:
         own = replace(own, tune="lora")
-    return own.resolve(PAPER)
+    return own.resolve(family.defaults.resolve(PAPER))

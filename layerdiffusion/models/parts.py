@@ -1,4 +1,4 @@
-"""The parts of a Stable Diffusion 1.x: from a diffusers folder or a single checkpoint file, checked to fit together."""
+"""The parts of a Stable Diffusion 1.x or SDXL: from a diffusers folder or a single checkpoint file, checked to fit."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import contextlib
 import json
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from layerdiffusion.errors import ModelError
-from layerdiffusion.models import hub
+from layerdiffusion.models import hub, refused
+from layerdiffusion.models.family import Network, StableDiffusion, StableDiffusionXL
 from layerdiffusion.settings import MOST_ELONGATED
 
 # Held by whoever builds a network: diffusers and transformers patch `torch.nn` meanwhile, for the whole process, and of
 # two at once the second puts back the first one's patch for good.
 BUILDING = threading.RLock()
-Network = Any  # an `nn.Module` with a `config`, for which neither diffusers nor transformers has a type
 
 
 class Parts(NamedTuple):
@@ -27,8 +27,7 @@ class Parts(NamedTuple):
 
     unet: Network
     vae: Network
-    text_encoder: Network
-    tokenizer: Any
+    family: StableDiffusion  # with its text encoders and tokenizers
     scheduler: Any  # a DDIMScheduler with the model's own noise schedule
 
 
@@ -38,60 +37,113 @@ def open_folder(folder: Path) -> Parts:
     Raises `ModelError` for another kind of model and for damaged or missing files.
     """
     from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
-    from transformers import CLIPTextModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
     classes: dict[str, dict[str, Any]] = {
         "unet": {"UNet2DConditionModel": UNet2DConditionModel},
         "vae": {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny},
         "text_encoder": {"CLIPTextModel": CLIPTextModel},
+        "text_encoder_2": {"CLIPTextModelWithProjection": CLIPTextModelWithProjection},
     }
-    configs = {part: _config(folder, part) for part in hub.PARTS}
+    index = _index(folder)
+    if index and not (folder / "unet").is_dir():
+        refused.check_index(folder, index, {})
+    unet = _config(folder, "unet")
+    refused.check_network(folder, unet)
+    is_xl = unet.get("addition_embed_type") == "text_time"
+    refused.check_index(folder, index, _config(folder, "scheduler", "scheduler_config.json"))
+    parts = hub.XL_PARTS if is_xl else hub.PARTS
+    configs = {part: _config(folder, part) for part in parts}
     opened = {}
     for part, config in configs.items():
         kind = config.get("_class_name") or next(iter(config.get("architectures") or ()), None)
         if kind not in classes[part]:
-            raise _wrong_type(folder, f"its {part} is a {kind}")
+            refused.refuse(folder, f"its {part} is a {kind}")
         opened[part] = _open_part(folder, part, classes[part][kind])
-    _check_fit(folder, **opened)
-    return Parts(**opened, tokenizer=_tokenizer(folder), scheduler=_scheduler(folder))
+    tokenizers = {name: _tokenizer(folder, name) for name in ("tokenizer", "tokenizer_2")[: 1 + is_xl]}
+    return _assembled(folder, opened | tokenizers, _scheduler(folder), index)
 
 
 def open_file(path: Path) -> tuple[Parts, Path]:
-    """The parts in a single .safetensors checkpoint of a Stable Diffusion 1.x, and the folder of its configs.
+    """The parts in a single .safetensors checkpoint of a Stable Diffusion 1.x or SDXL, and the folder of its configs.
 
     Such a file has no configs and no tokenizer: they are the ones beside it, if its folder is a diffusers folder, else
-    those of `hub.HUB_DEFAULT`, from the hub's cache or fetched. Raises `ModelError`.
+    those of `hub.HUB_DEFAULT` or `hub.HUB_XL`, from the hub's cache or fetched. Raises `ModelError`.
     """
-    from diffusers import StableDiffusionPipeline
-
     if path.suffix != ".safetensors":
         raise ModelError(f"{path} is no .safetensors file; give one, or a model's folder.")
-    folder = path.parent
+    shapes = _shapes(path)
+    refused.check_weights(path, shapes)
+    is_xl = refused.is_xl(shapes)
+    folder, repository = path.parent, hub.HUB_XL if is_xl else hub.HUB_DEFAULT
     if not (folder / "model_index.json").is_file():
         try:
-            folder = hub.download(hub.HUB_DEFAULT, hub.CONFIG_FILES)
+            folder = hub.download(repository, hub.CONFIG_FILES)
         except ModelError as error:
             raise ModelError(
-                f"{path} is a single checkpoint file, which opens with the configs of {hub.HUB_DEFAULT}, and these are "
+                f"{path} is a single checkpoint file, which opens with the configs of {repository}, and these are "
                 "not on this machine and can't be fetched; connect once, or give a model's folder."
             ) from error
+    family = StableDiffusionXL if is_xl else StableDiffusion
     try:
-        pipeline = StableDiffusionPipeline.from_single_file(
+        pipeline = family.pipeline_class().from_single_file(
             str(path),
             config=str(folder),
             local_files_only=True,
             torch_dtype=torch.float32,
-            safety_checker=None,
-            feature_extractor=None,
+            **family.left_out,
         )
     except Exception as error:  # whatever the file holds instead
-        raise ModelError(
-            f"{path} can't be opened as a single Stable Diffusion 1.x checkpoint ({reason(error)}); "
-            "it may be of another kind, or half written."
-        ) from error
-    networks = {part: getattr(pipeline, part).float().requires_grad_(False).eval() for part in hub.PARTS}
-    _check_fit(path, **networks)
-    return Parts(**networks, tokenizer=pipeline.tokenizer, scheduler=_scheduler(folder)), folder
+        raise _not_single(path, error) from error
+    names = ("unet", "vae", "text_encoder", "tokenizer", *(("text_encoder_2", "tokenizer_2") if is_xl else ()))
+    opened = {name: getattr(pipeline, name) for name in names}
+    for name in hub.XL_PARTS if is_xl else hub.PARTS:
+        opened[name] = opened[name].float().requires_grad_(False).eval()
+    return _assembled(path, opened, _scheduler(folder), _index(folder)), folder
+
+
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no dict
+    except (SafetensorError, OSError) as error:
+        raise _not_single(path, error) from error
+
+
+def _not_single(path: Path, error: Exception) -> ModelError:
+    return ModelError(
+        f"{path} can't be opened as a single Stable Diffusion 1.x or SDXL checkpoint ({reason(error)}); "
+        "it may be of another kind, or half written."
+    )
+
+
+def _index(folder: Path) -> dict[str, Any]:
+    return _config(folder, ".", "model_index.json") if (folder / "model_index.json").is_file() else {}
+
+
+def _assembled(source: Path, parts: Mapping[str, Any], scheduler: Any, index: Mapping[str, Any]) -> Parts:
+    """The parts by name made one, or refused: what has the same classes but another shape."""
+    unet, vae, encoders = parts["unet"], parts["vae"], dict(parts)
+    del encoders["unet"], encoders["vae"]
+    family: StableDiffusion
+    if "text_encoder_2" in encoders:
+        zeros = index.get("force_zeros_for_empty_prompt", True)
+        family = StableDiffusionXL(**encoders, zeros_for_none=zeros, vae_factor=vae_factor(vae))
+    else:
+        family = StableDiffusion(**encoders)
+    width = sum(part.config.hidden_size for name, part in encoders.items() if name.startswith("text_encoder"))
+    given = None if type(family) is StableDiffusion else "text_time"
+    config = unet.config
+    if config.addition_embed_type != given or config.class_embed_type or config.cross_attention_dim != width:
+        refused.refuse(source, f"its network asks for more than the {width} numbers a token that it is given")
+    if len({config.in_channels, config.out_channels, vae.config.latent_channels}) > 1:
+        takes, has = config.in_channels, vae.config.latent_channels
+        refused.refuse(source, f"its network takes {takes} channels, its latents have {has}")
+    if getattr(vae.config, "latents_mean", None):
+        refused.refuse(source, "its latents are normalised by a mean of their own")
+    return Parts(unet, vae, family, scheduler)
 
 
 def vae_factor(vae: Network) -> int:
@@ -160,7 +212,7 @@ def quiet() -> Iterator[None]:
 
 
 def _open_part(folder: Path, part: str, cls: Any) -> Network:
-    options: dict[str, Any] = {"dtype" if part == "text_encoder" else "torch_dtype": torch.float32}
+    options: dict[str, Any] = {"dtype" if part.startswith("text_encoder") else "torch_dtype": torch.float32}
     whole = any((folder / part / f"{stem}.safetensors").is_file() for stem in hub.WEIGHTS)
     if not whole and any((folder / part).glob("*.fp16.safetensors")):
         options["variant"] = "fp16"
@@ -176,26 +228,13 @@ def _open_part(folder: Path, part: str, cls: Any) -> Network:
     return model.requires_grad_(False).eval()
 
 
-def _check_fit(source: Path, unet: Network, vae: Network, text_encoder: Network) -> None:
-    """Refuse what has the same classes but another shape: XL, inpainting and upscaling models."""
-    width, words = unet.config.cross_attention_dim, text_encoder.config.hidden_size
-    if unet.config.addition_embed_type or unet.config.class_embed_type or width != words:
-        raise _wrong_type(source, f"its network asks for more than the {words} numbers a token that it is given")
-    channels = {unet.config.in_channels, unet.config.out_channels, vae.config.latent_channels}
-    if len(channels) > 1:
-        raise _wrong_type(
-            source,
-            f"its network takes {unet.config.in_channels} channels, its latents have {vae.config.latent_channels}",
-        )
-
-
-def _tokenizer(folder: Path) -> Any:
+def _tokenizer(folder: Path, name: str) -> Any:
     from transformers import CLIPTokenizer
 
     try:
-        return CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        return CLIPTokenizer.from_pretrained(folder / name, local_files_only=True)
     except Exception as error:  # its files are JSON and text, each parsed by another library
-        raise _damaged(folder, "tokenizer", error) from error
+        raise _damaged(folder, name, error) from error
 
 
 def _scheduler(folder: Path) -> Any:
@@ -211,7 +250,7 @@ def _scheduler(folder: Path) -> Any:
     except (NotImplementedError, TypeError, ValueError) as error:
         raise _damaged(folder, "scheduler", error) from error
     if scheduler.config.prediction_type not in ("epsilon", "v_prediction", "sample"):
-        raise _wrong_type(folder, f"its prediction_type is {scheduler.config.prediction_type}")
+        refused.refuse(folder, f"its prediction_type is {scheduler.config.prediction_type}")
     return scheduler
 
 
@@ -219,17 +258,13 @@ def _config(folder: Path, part: str, file: str = "config.json") -> dict[str, Any
     path = folder / part / file
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise _wrong_type(folder, f"it has no {part}/{file}") from error
+    except FileNotFoundError:
+        refused.refuse(folder, f"it has no {part}/{file}")
     except (OSError, ValueError) as error:
         raise _damaged(folder, part, error) from error
     if not isinstance(config, dict):
         raise _damaged(folder, part, f"{file} is no JSON object")
     return config
-
-
-def _wrong_type(source: Path, why: str) -> ModelError:
-    return ModelError(f"{source} is not a Stable Diffusion 1.x model: {why}; choose one that is.")
 
 
 def _damaged(folder: Path, part: str, error: Exception | str) -> ModelError:

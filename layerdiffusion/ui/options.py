@@ -15,6 +15,7 @@ PREFIX = "LAYERDIFFUSION_"
 @dataclass(frozen=True)
 class Options:
     model: str = "auto"
+    lora: tuple[str, ...] = ()
     sam: str | None = None
     device: str | None = None
     host: str | None = None
@@ -38,6 +39,7 @@ def parse_options(argv: Sequence[str] | None = None) -> Options:
         allow_abbrev=False,
     )
     parser.add_argument("--model", help="miniature, a diffusers folder, a hub id, or auto (the default)")
+    parser.add_argument("--lora", action="append", metavar="FILE[:SCALE]", help="a LoRA on top of it; may be repeated")
     parser.add_argument("--sam", help="miniature, vit_b, vit_l, vit_h, a file, a folder, or a hub id")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps; else the best there is")
     parser.add_argument("--host", help="address to listen on; 0.0.0.0 for everybody on the network")
@@ -58,10 +60,12 @@ def parse_options(argv: Sequence[str] | None = None) -> Options:
             if text.lower() not in ("0", "1", "false", "true", "no", "yes"):
                 parser.error(f"{PREFIX}{action.dest.upper()} is {text!r}: it must be 0 or 1")
             action.default = text.lower() in ("1", "true", "yes")
+        elif action.dest == "lora":
+            action.default = text.split(",")
         else:
             action.default = text  # argparse puts a text default through the option's own check
     given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
-    return Options(**given)
+    return Options(**{**given, "lora": tuple(given.get("lora", ()))})
 
 
 def check_address(options: Options) -> None:

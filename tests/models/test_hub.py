@@ -1,6 +1,8 @@
 """Files, folders and hub ids that are there are opened; those that are not are named for what they are."""
 
 import json
+import shutil
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from refusals import sentence
 from safetensors.torch import load_file, save_file
 
 from layerdiffusion.errors import ModelError
-from layerdiffusion.models.hub import HUB_DEFAULT
+from layerdiffusion.models.hub import HUB_DEFAULT, HUB_XL
 from layerdiffusion.models.load import load_models
 
 
@@ -64,20 +66,49 @@ def test_half_weights_beside_full_ones_are_left_alone(folder, tiny_models):
     )
 
 
-def test_half_weights_are_fetched_only_where_the_hub_has_no_others(monkeypatch, folder):
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A hub with one repository, a folder; yields its cache."""
     import huggingface_hub
 
-    asked = []
+    def serve(folder):
+        def snapshot_download(repository, allow_patterns):
+            for path in folder.rglob("*.*"):
+                name = path.relative_to(folder)
+                if any(fnmatch(str(name), pattern) for pattern in allow_patterns):
+                    (tmp_path / "cache" / name.parent).mkdir(parents=True, exist_ok=True)
+                    shutil.copy(path, tmp_path / "cache" / name)
+            return str(tmp_path / "cache")
 
-    def snapshot_download(repository, allow_patterns):
-        asked.append(allow_patterns)
-        return str(folder)
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+        return tmp_path / "cache"
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    make_half(folder)
+    return serve
+
+
+@pytest.mark.parametrize("variants", ["full", "half", "both"])
+def test_of_each_parts_weights_one_kind_is_fetched(hub, folder, variants):
+    if variants != "full":
+        make_half(folder, keep=variants == "both")
+    cache = hub(folder)
     load_models("someone/some-model", "cpu")
-    half = [[pattern for pattern in patterns if "fp16" in pattern] for patterns in asked]
-    assert not half[0] and "unet/diffusion_pytorch_model.fp16.safetensors" in half[1]
+    half = {path.name.endswith(".fp16.safetensors") for path in cache.rglob("*.safetensors")}
+    assert half == {variants == "half"}
+    assert len(list(cache.rglob("*.safetensors"))) == 3
+
+
+def test_sdxl_is_fetched_in_half_precision_and_nothing_twice(hub, tiny_xl_folder, tmp_path):
+    folder = Path(shutil.copytree(tiny_xl_folder, tmp_path / "hub"))
+    make_half(folder, keep=True)
+    (folder / "vae" / "diffusion_pytorch_model.fp16.safetensors").unlink()  # a part that is there in full alone
+    cache = hub(folder)
+    load_models("someone/some-xl", "cpu")
+    names = [path.name for path in cache.rglob("*.safetensors")]
+    assert len(names) == 4 and sum(name.endswith(".fp16.safetensors") for name in names) == 3
+    shutil.copytree(tiny_xl_folder / "unet", cache / "unet", dirs_exist_ok=True)
+    (cache / "unet" / "diffusion_pytorch_model.fp16.safetensors").unlink()  # another program's, in full
+    load_models("someone/some-xl", "cpu")
+    assert not (cache / "unet" / "diffusion_pytorch_model.fp16.safetensors").exists()
 
 
 @pytest.mark.parametrize("beside", [True, False], ids=["configs beside it", "configs from the hub"])
@@ -107,6 +138,23 @@ def test_a_single_checkpoint_file_opens_as_its_folder_does(monkeypatch, folder, 
     assert models.name == str(path)
 
 
+def test_a_single_sdxl_file_opens_as_its_folder_does(monkeypatch, tiny_xl_folder, tiny_xl_models, tmp_path):
+    import huggingface_hub
+
+    asked = []
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda name, **_: asked.append(name) or str(tiny_xl_folder)
+    )
+    models = load_models(save_checkpoint(tiny_xl_folder, tmp_path / "xl.safetensors"), "cpu", "float32")
+    assert asked == [HUB_XL]
+    ours, full = models.embed(["a dog", None]), tiny_xl_models.embed(["a dog", None])
+    assert all(torch.equal(ours.tensors[name], full.tensors[name]) for name in full.tensors)
+    assert all(
+        torch.equal(*pair) for pair in zip(models.unet.parameters(), tiny_xl_models.unet.parameters(), strict=True)
+    )
+    assert (models.defaults.tune, models.family.label) == ("lora", "SDXL")
+
+
 def test_a_single_file_without_configs_is_named_as_one(folder, tmp_path, no_network):
     path = save_checkpoint(folder, tmp_path / "model.safetensors")
     with pytest.raises(ModelError, match=r"model\.safetensors is a single checkpoint file") as error:
@@ -121,7 +169,7 @@ def test_a_single_file_of_another_kind_is_refused_in_one_sentence(folder, conten
         save_file({"weight": torch.zeros(3)}, path)
     else:
         path.write_bytes(content)
-    with pytest.raises(ModelError, match="single Stable Diffusion 1.x checkpoint") as error:
+    with pytest.raises(ModelError, match="single Stable Diffusion 1.x or SDXL checkpoint") as error:
         load_models(path, "cpu")
     sentence(error)
 

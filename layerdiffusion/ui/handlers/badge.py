@@ -4,6 +4,7 @@ from typing import Any
 
 import gradio as gr
 
+from layerdiffusion.models.lora import PLUS
 from layerdiffusion.settings import Settings
 from layerdiffusion.ui.backend import Backend
 from layerdiffusion.ui.errors import friendly
@@ -41,8 +42,9 @@ def badge(backend: Backend) -> str:
     if backend.is_miniature:
         knows = "toy animals and vehicles in eight painted places"
         return _html("good", f"Toybox miniature · {where}", models.notice or f"It knows {knows}.")
-    name = models.name.rstrip("/").rsplit("/", 1)[-1]
-    return _html("good", f"{name} · {where}", models.notice or f"{models.size} × {models.size} pixels.")
+    name = PLUS.join(part.rstrip("/").rsplit("/", 1)[-1] for part in models.name.split(PLUS))
+    note = f"{models.family.label}, {models.size} × {models.size} pixels."
+    return _html("good", f"{name} · {where}", models.notice or note)
 
 
 def _html(kind: str, name: str, note: str) -> str:
