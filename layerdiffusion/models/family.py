@@ -5,6 +5,7 @@ The three stages see a `Condition` and never ask which family it is of.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, TypeVar
@@ -122,6 +123,18 @@ class StableDiffusion:
         """L, the length of a prompt in tokens, with the marks around it."""
         return min(self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings)
 
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        """Its encoders."""
+        return tuple(part for name, part in self.parts.items() if name.startswith("text_"))
+
+    def limits(self, native: int, step: int) -> tuple[int, float]:
+        """What the sides of its pictures are multiples of, and the most pixels they may have.
+
+        `native` is the side of a square one, `step` what its networks can do.
+        """
+        return step, math.inf
+
     def to(self: _Family, device: torch.device) -> _Family:
         """The same with its encoders on the device."""
         return replace(self, text_encoder=self.text_encoder.to(device))
@@ -175,6 +188,10 @@ class StableDiffusionXL(StableDiffusion):
         """L, the length of a prompt in tokens, with the marks around it."""
         second = min(self.tokenizer_2.model_max_length, self.text_encoder_2.config.max_position_embeddings)
         return min(super().tokens, second)
+
+    def limits(self, native: int, step: int) -> tuple[int, float]:
+        """As in `StableDiffusion`: multiples of 64, no more pixels than the square has (its appendix I)."""
+        return max(step, native // 16), native**2
 
     def to(self, device: torch.device) -> StableDiffusionXL:
         """The same with its encoders on the device, on CUDA in float16: in float32 they are 3.3 GB."""

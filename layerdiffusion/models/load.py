@@ -93,7 +93,8 @@ class Models:
 
     def window(self, shape: str, photo: tuple[int, int]) -> tuple[int, int]:
         """The size (W, H) of the pictures that are made of a photo of size `photo`; see `window_size`."""
-        return window_size(shape, photo, self.size, side_step(self.unet, self.vae))
+        step, most = self.family.limits(self.size, side_step(self.unet, self.vae))
+        return window_size(shape, photo, self.size, step, most)
 
     @property
     def tokens(self) -> int:

@@ -44,7 +44,7 @@ def add_loras(parts: Parts, files: Sequence[str]) -> None:
             if not found:
                 raise _unfit(path, parts, "none of its weights has a place there")
             pipeline.unload_lora_weights()
-    for network in (parts.unet, *(part for part in parts.family.parts.values() if hasattr(part, "parameters"))):
+    for network in (parts.unet, *parts.family.networks):
         network.requires_grad_(False).eval()
 
 

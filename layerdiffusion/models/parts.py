@@ -156,12 +156,12 @@ def side_step(unet: Network, vae: Network) -> int:
     return vae_factor(vae) * 2 ** (len(unet.config.block_out_channels) - 1)
 
 
-def window_size(shape: str, photo: tuple[int, int], native: int, step: int) -> tuple[int, int]:
+def window_size(shape: str, photo: tuple[int, int], native: int, step: int, most: float = math.inf) -> tuple[int, int]:
     """The size (W, H) of the pictures that a model of `native` side makes of a photo of size `photo`.
 
     `shape` is "photo", "square" or "W:H". Sides are multiples of `step`, from 1 : 2 to 2 : 1, which a longer photo is
-    cut to. Of these sizes the one whose shape and whose area are nearest to the wanted one and the square's, as ratios,
-    the shape counted twice; on a tie the smaller.
+    cut to, and their product is `most` or less. Of these sizes the one whose shape and whose area are nearest to the
+    wanted one and the square's, as ratios, the shape counted twice; on a tie the smaller.
     """
     if shape == "square":
         return native, native
@@ -174,7 +174,7 @@ def window_size(shape: str, photo: tuple[int, int], native: int, step: int) -> t
         off = 2 * abs(math.log(width / height / wanted)) + abs(math.log(width * height / native**2))
         return round(off, 9), width * height
 
-    sizes = ((width, height) for width in sides for height in sides)
+    sizes = ((width, height) for width in sides for height in sides if width * height <= most)
     return min((size for size in sizes if max(size) <= MOST_ELONGATED * min(size)), key=distance)
 
 

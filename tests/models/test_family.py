@@ -5,13 +5,15 @@ import dataclasses
 import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
-from tiny import QUICK, TOKENS, WIDTH, XL_POOLED, XL_WIDTH, save_tiny_xl
+from tiny import QUICK, TOKENS, WIDTH, XL_POOLED, XL_WIDTH, save_tiny_xl, tiny_vae
 
 from layerdiffusion import method
 from layerdiffusion.editor import Editor
+from layerdiffusion.errors import SettingsError
 from layerdiffusion.method.embeddings import embedding_loss
 from layerdiffusion.methods.layerdiffusion import fit_embeddings
-from layerdiffusion.models.load import load_models
+from layerdiffusion.models.load import _for_xl, _vae_dtype, load_models
+from layerdiffusion.models.parts import window_size
 from layerdiffusion.progress import Reporter
 
 PARTS = ("prompt_embeds", "pooled_prompt_embeds")
@@ -137,6 +139,37 @@ def test_alpha_mixes_every_part(tiny_xl_models):
         torch.testing.assert_close(mixed.tensors[name], 0.7 * subject.tensors[name] + 0.3 * place.tensors[name])
         assert torch.equal(method.edit_embedding(subject, place, 1.0).tensors[name], subject.tensors[name])
     assert mixed.vae_factor == 8
+
+
+def test_at_1024_its_pictures_have_the_shapes_it_was_trained_on(tiny_xl_models):
+    step, most = tiny_xl_models.family.limits(1024, 32)
+    photos = {(3, 2): (1216, 832), (4, 3): (1152, 896), (16, 9): (1344, 768), (1, 1): (1024, 1024), (2, 3): (832, 1216)}
+    assert {photo: window_size("photo", photo, 1024, step, most) for photo in photos} == photos
+
+
+def test_full_tuning_is_refused_in_gigabytes_where_it_cannot_fit(tiny_xl_models, monkeypatch):
+    network = torch.nn.Module()
+    network.weight = torch.nn.Parameter(torch.empty(2_567_463_684, device="meta"))
+    profile = dataclasses.replace(tiny_xl_models.profile, device=torch.device("cuda"))
+    models = dataclasses.replace(tiny_xl_models, profile=profile, master=network)
+    full = dataclasses.replace(models.defaults, tune="full")
+    for gigabytes, checkpointing in ((16, True), (24, False), (42.9, False), (51.5, False)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=int(gigabytes * 1e9): (free, free))
+        assert _for_xl(profile, 1.0).checkpointing == checkpointing
+        models.check(models.defaults)
+        if gigabytes < 48:
+            with pytest.raises(SettingsError, match=f"takes about 50 GB, and this card has {gigabytes:.0f} GB"):
+                models.check(full)
+        else:
+            models.check(full)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_autoencoder_is_float32_unless_its_config_rules_overflow_out(tiny_xl_models, device):
+    profile, vae = dataclasses.replace(tiny_xl_models.profile, device=torch.device(device)), tiny_vae("AutoencoderKL")
+    assert vae.config.force_upcast and _vae_dtype(vae, profile) == torch.float32
+    vae.register_to_config(force_upcast=False)
+    assert _vae_dtype(vae, profile) == (torch.float16 if device == "cuda" else torch.float32)
 
 
 def test_its_defaults_are_lora_at_1e_4_and_its_own_guidance(tiny_xl_models, tiny_models):
