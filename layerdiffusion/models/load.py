@@ -29,6 +29,7 @@ from layerdiffusion.models.family import Condition, StableDiffusion, StableDiffu
 from layerdiffusion.models.lora import PLUS, add_loras, split_name
 from layerdiffusion.models.parts import (
     Network,
+    Parts,
     native_size,
     open_file,
     open_folder,
@@ -198,7 +199,9 @@ def load_models(
     base, notice = _automatic(profile) if base == "auto" else (base, None)
     source = _find(base)
     with quiet():
-        return _assemble(PLUS.join([base, *files]), source, files, profile, size, notice)
+        parts, folder = (open_folder(source), source) if source.is_dir() else open_file(source)
+        add_loras(parts, files)
+        return assemble(PLUS.join([base, *files]), parts, folder, profile, size, notice)
 
 
 def _automatic(profile: Profile) -> tuple[str, str | None]:
@@ -231,11 +234,15 @@ def _find(name: str) -> Path:
         raise
 
 
-def _assemble(
-    name: str, source: Path, loras: Sequence[str], profile: Profile, size: int | None, notice: str | None
+def assemble(
+    name: str,
+    parts: Parts,
+    folder: Path,
+    profile: Profile,
+    size: int | None = None,
+    notice: str | None = None,
 ) -> Models:
-    parts, folder = (open_folder(source), source) if source.is_dir() else open_file(source)
-    add_loras(parts, loras)
+    """The models of these parts, placed on the profile's device. Raises `ModelError`."""
     native = native_size(parts.unet, parts.vae)
     size = size or native
     step = side_step(parts.unet, parts.vae)
