@@ -9,6 +9,7 @@ from layerdiffusion.method.graph import replayed
 from layerdiffusion.method.objective import (
     OnStep,
     OptimizerStep,
+    checkpointed,
     draws,
     frozen,
     masked_loss,
@@ -56,6 +57,7 @@ def optimize_embeddings(
     noise_offset: float = 0.0,
     draws_a_step: int = 1,
     precision: torch.dtype = torch.float32,
+    checkpointing: bool = False,
     on_step: OnStep | None = None,
 ) -> Condition:
     """§3.2.1: [ê_a, ê_b], the `embeddings` [e_a, e_b] after `steps` of Adam with the model frozen.
@@ -79,7 +81,7 @@ def optimize_embeddings(
     drawn = draws(
         latents.shape, scheduler, generator, latents.device, steps=steps, each=draws_a_step, noise_offset=noise_offset
     )
-    with frozen(unet):
+    with frozen(unet), checkpointed(unet, checkpointing):
         for loss, *found in replayed(gradients, drawn):
             for parameter, gradient in zip(parameters, found, strict=True):
                 parameter.grad = gradient

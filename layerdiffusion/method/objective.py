@@ -13,11 +13,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from layerdiffusion.method.types import NoiseScheduler, OptimizerFactory
+from layerdiffusion.method.types import Checkpointed, NoiseScheduler, OptimizerFactory
 from layerdiffusion.models.family import Condition
 
 MOST_OVERFLOWS = 12  # from 65,536 the scale is then 16: what overflows still does so for another reason
@@ -251,3 +253,20 @@ def frozen(module: nn.Module) -> Iterator[nn.Module]:
     finally:
         for parameter, requires_grad in before:
             parameter.requires_grad_(requires_grad)
+
+
+@contextlib.contextmanager
+def checkpointed(unet: nn.Module, on: bool) -> Iterator[None]:
+    """Compute the network's activations again in its backward pass instead of holding them, where this is `on`.
+
+    It has no dropout: with no random state to put back, a CUDA graph can hold it.
+    """
+    if not on:
+        yield
+        return
+    network = cast(Checkpointed, unet)
+    network.enable_gradient_checkpointing(partial(checkpoint, use_reentrant=False, preserve_rng_state=False))
+    try:
+        yield
+    finally:
+        network.disable_gradient_checkpointing()

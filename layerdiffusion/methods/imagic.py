@@ -70,6 +70,7 @@ def fit_embedding(
         lr=lr,
         generator=training_generator(EMBEDDINGS, seed),
         precision=models.profile.training_precision,
+        checkpointing=models.profile.checkpoint_embeddings,
         on_step=report.step,
     )
     return FittedEmbeddings(embedding.map(finite).to("cpu"), report.losses)

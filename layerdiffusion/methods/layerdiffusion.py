@@ -147,6 +147,7 @@ def fit_embeddings(
         generator=training_generator(EMBEDDINGS, settings.training_seed),
         noise_offset=settings.noise_offset,
         precision=models.profile.training_precision,
+        checkpointing=models.profile.checkpoint_embeddings,
         on_step=report.step,
     )
     return FittedEmbeddings(fitted.map(finite).to("cpu"), report.losses)

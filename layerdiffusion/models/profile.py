@@ -28,6 +28,7 @@ class Profile:
     weights: torch.dtype  # of frozen and tuned networks on the device
     channels_last: bool = True
     checkpointing: bool = False  # stage 2 computes activations again instead of keeping them
+    checkpoint_embeddings: bool = False  # stage 1 does
     attention_slicing: bool = False
     eight_bit_adam: bool = False
     compile: bool = False

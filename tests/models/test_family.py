@@ -113,8 +113,21 @@ def test_stage_1_fits_the_embeddings_and_the_pooled_vectors(tiny_xl_models, edit
     ours = method.optimize_embeddings(
         models.unet, models.scheduler, latents, mask, start, steps=10, lr=1e-3, generator=seeded(1)
     )
+    checkpointed = method.optimize_embeddings(
+        models.unet,
+        models.scheduler,
+        latents,
+        mask,
+        start,
+        steps=10,
+        lr=1e-3,
+        generator=seeded(1),
+        checkpointing=True,
+    )
+    assert not models.unet.is_gradient_checkpointing
     theirs = plain_stage_1(models, latents, mask, prompts, 10, 1e-3, seeded(1))
     for name, plain in zip(PARTS, theirs, strict=True):
+        assert torch.equal(getattr(checkpointed, name), getattr(ours, name))
         assert (getattr(ours, name) - plain).abs().max() <= 1e-5
         assert (getattr(ours, name) - getattr(start, name)).abs().max() > 2e-3
     unfit = fit_embeddings(models, Reporter({}, {}, None, None), tuple(prompts)).embeddings
@@ -156,6 +169,7 @@ def test_full_tuning_is_refused_in_gigabytes_where_it_cannot_fit(tiny_xl_models,
     for gigabytes, checkpointing in ((16, True), (24, False), (42.9, False), (51.5, False)):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=int(gigabytes * 1e9): (free, free))
         assert _for_xl(profile, 1.0).checkpointing == checkpointing
+        assert _for_xl(profile, 1.0).checkpoint_embeddings == (gigabytes < 32)
         models.check(models.defaults)
         if gigabytes < 48:
             with pytest.raises(SettingsError, match=f"takes about 50 GB, and this card has {gigabytes:.0f} GB"):
