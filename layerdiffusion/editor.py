@@ -13,11 +13,15 @@ from PIL import Image
 from layerdiffusion.edit import Edit
 from layerdiffusion.errors import EditError
 from layerdiffusion.images.layers import Layers, lay_out
+from layerdiffusion.images.masks import cut_out
 from layerdiffusion.methods import imagic, layerdiffusion, pnp, sdedit
 from layerdiffusion.methods.options import OPTIONS, OWN, Options, check_options
 from layerdiffusion.methods.stages import Task, Trained, TunedWeights, background_stage, generate_background
+from layerdiffusion.models.find import find_again
 from layerdiffusion.models.load import Models
+from layerdiffusion.models.segmenter import Segmenter
 from layerdiffusion.progress import OnProgress, Reporter
+from layerdiffusion.prompts import prompt_notes, subject_noun
 from layerdiffusion.result import Result
 from layerdiffusion.runtime import RUN, Runtime, Stage, digest
 from layerdiffusion.settings import Settings
@@ -93,16 +97,17 @@ class Editor:
             settings=task.settings,
             model=self.models.name,
             layers=task.layers,
-            warnings=(
-                *edit.notes,
-                *self.models.prompt_warnings(_prompts(edit, method)),
-                *_notes(trained.values()),
-            ),
+            warnings=(*self.warnings(edit, method), *_notes(trained.values())),
         )
 
     def plan(self, edit: Edit, settings: Settings | None = None, method: str = OWN) -> dict[str, str]:
         """What `run` would do now with each stage: "run", "reuse" (from the cache) or "skip" (no steps)."""
         return self.runtime.plan(self._planned(edit, settings, method))
+
+    def warnings(self, edit: Edit, method: str = OWN) -> list[str]:
+        """What will be made of masks and prompts otherwise than they may be meant, a sentence each."""
+        prompts = [edit.object_prompt, edit.background_prompt] if method == OWN else [edit.prompt]
+        return [*edit.notes, *self.models.prompt_warnings(prompts), *prompt_notes(prompts)]
 
     def estimate(self, edit: Edit, settings: Settings | None = None, method: str = OWN) -> float | None:
         """The seconds that `run` would take now, by the speeds seen so far; None before any was."""
@@ -148,6 +153,14 @@ class Editor:
         """The edit's pictures as the stages will look at them; None while its background is not generated yet."""
         return self._prepare(edit, settings, OWN, None)[1].layers
 
+    def cut_out(self, result: Result, segmenter: Segmenter | None = None) -> list[Image.Image]:
+        """The subject of each of the result's pictures, found again by SAM and the words: RGBA. Raises `ModelError`."""
+        words = subject_noun(result.edit.object_prompt) or result.edit.object_prompt
+        with self.runtime.turn():
+            near = result.layers.object_mask
+            masks = [find_again(self.models, image, words, near, segmenter) for image in result.images]
+        return [cut_out(image, mask) for image, mask in zip(result.images, masks, strict=True)]
+
     def clear_cache(self) -> None:
         """Forget every finished stage."""
         with self.runtime.turn():
@@ -190,11 +203,6 @@ class Editor:
         if last is None or last[0] is not edit or last[1] != size:
             last = self._last_layers = edit, size, lay_out(edit, size)
         return last[2]
-
-
-def _prompts(edit: Edit, method: str) -> list[str]:
-    """The prompts that the method gives to the text encoder."""
-    return [edit.object_prompt, edit.background_prompt] if method == OWN else [edit.prompt]
 
 
 def _notes(trained: Iterable[Trained]) -> list[str]:

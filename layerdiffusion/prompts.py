@@ -4,7 +4,9 @@ The splitter is a set of rules for English scene phrases: which preposition, bef
 grammar and will be wrong at times, but it never loses a word, and its parts are meant to be edited.
 """
 
-from collections.abc import Iterator
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 
@@ -80,6 +82,15 @@ _BOUND_VERBS = {
     "on": _words("chewing biting nibbling gnawing"),
 }
 
+_FILES = re.compile(r"<\s*(?:lora|lyco|hypernet|embedding)\s*:[^<>]*>", re.IGNORECASE)
+_WEIGHTS = re.compile(r"\([^()]*:\s*\d*\.?\d+\s*\)|\(\([^()]*\)\)|\[\[[^\[\]]*\]\]|\w+[+-]{2,}(?!\w)")
+_ENGLISH = _words("the a an and with of is are at that its his her their to by from under over near while")
+_FOREIGN = _words(
+    "ein eine einen der das dem und mit auf im ist unter über springt un une le les des du qui dans sur avec est et el "
+    "los las una con en del está il lo gli che nel nella di è um uma no na os com em het een op met van zijn pod na "
+    "en på med och ett"
+)
+
 
 def split_prompt(prompt: str) -> tuple[str, str]:
     """(object_prompt, background_prompt): "a dog jumping in the forest" → ("a dog jumping", "in the forest").
@@ -98,6 +109,20 @@ def split_prompt(prompt: str) -> tuple[str, str]:
     if not object_prompt:
         return _join(words, [False] * len(words), starts, False), ""
     return object_prompt, _join(words, scene, starts, True)
+
+
+def subject_noun(object_prompt: str) -> str:
+    """What the words call the subject, without what it does: "a small dog jumping over a fence" → "a small dog"."""
+    found: list[str] = []
+    for word in object_prompt.split():
+        bare = _bare(word)
+        acts = bare in _ACTIONS or bare in ("is", "are", "upside") or (len(bare) > 5 and bare.endswith("ing"))
+        if found and (acts or bare in _PREPOSITIONS | _CLAUSE_WORDS) and not set(map(_bare, found)) <= _DETERMINERS:
+            break
+        found.append(word)
+        if word.endswith(_CLAUSE_ENDS):
+            break
+    return " ".join(found).strip(" ,;:.!?")
 
 
 def truncation_warning(tokenizer: Any, text: str, max_length: int | None = None) -> str | None:
@@ -121,6 +146,30 @@ def truncation_warning(tokenizer: Any, text: str, max_length: int | None = None)
     cut = words[low:]
     shown = " ".join(cut[:12]) + (f" … ({len(cut)} words)" if len(cut) > 12 else "")
     return f"The model reads only the first {low} words of this prompt and ignores “{shown}”; shorten it."
+
+
+def prompt_notes(prompts: Iterable[str]) -> list[str]:
+    """A sentence for each way in which the prompts ask for what no model here understands, before anything is run."""
+    text = " ".join(prompts)
+    notes = []
+    for pattern, note in ((_FILES, "is read as plain words and loads nothing"), (_WEIGHTS, "changes no word's weight")):
+        if found := pattern.search(text):
+            notes.append(f"“{found[0]}” {note}: take it out of the prompt.")
+    unread = next((word for word in text.split() if any(map(_is_no_latin_letter, word))), None)
+    words = {_bare(word) for word in text.split()}
+    foreign = words & _FOREIGN
+    if unread is not None:
+        notes.append(f"The model's words are English: it makes little of “{unread[:20]}”; say it in English.")
+    elif not words & _ENGLISH and (len(foreign) > 1 or _bare(text.split(" ")[0]) in foreign):
+        notes.append("This doesn't look like English, which is what the model's words are; say it in English.")
+    return notes
+
+
+def _is_no_latin_letter(character: str) -> bool:
+    """Whether it is a letter of another script, or a pictograph."""
+    if character.isalpha():
+        return not unicodedata.name(character, "").startswith(("LATIN", "FEMININE", "MASCULINE", "MICRO"))
+    return unicodedata.category(character) == "So"
 
 
 def _bare(word: str) -> str:

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 from layerdiffusion.edit import Edit
 from layerdiffusion.errors import EditError, SavedElsewhere
 from layerdiffusion.images.layers import Layers
+from layerdiffusion.images.masks import cut_out
 from layerdiffusion.recipe import CARRIED, carried_recipe, save_picture, save_recipe
 from layerdiffusion.settings import Settings
 
@@ -51,6 +52,34 @@ class Result:
         results = [(f"seed {seed}", image) for seed, image in zip(self.seeds, self.images, strict=True)]
         rows = [above, *(results[start : start + columns] for start in range(0, len(results), columns))]
         return captioned(rows)
+
+    def layer_pictures(self) -> dict[str, Image.Image]:
+        """By name what the edit was made of, at the results' size.
+
+        "subject": RGBA, as it was laid down; "background": alone, its own subject inpainted; "composite": the layered
+        picture that stage 2 learnt from, unless it learnt from each by itself.
+        """
+        layers = self.layers
+        pictures = {
+            "subject": cut_out(layers.object_image, layers.object_mask),
+            "background": layers.inpainted_background,
+        }
+        if self.settings.layers != "separate":
+            pictures["composite"] = layers.overlay if self.settings.layers == "overlay" else layers.composite
+        return pictures
+
+    def save_layers(self, folder: str | Path, cut_outs: Sequence[Image.Image] = ()) -> Path:
+        """Write `layer-….png` of `layer_pictures`, and `cutout-seed-….png` of `Editor.cut_out`; return the folder."""
+        folder = Path(folder)
+        files = {f"layer-{name}.png": image for name, image in self.layer_pictures().items()}
+        files |= {f"cutout-seed-{seed}.png": image for seed, image in zip(self.seeds, cut_outs, strict=False)}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, image in files.items():
+                image.save(folder / name)
+        except OSError as error:
+            raise EditError(f"The layers can't be saved to {folder} ({error.strerror or error}).") from error
+        return folder
 
     def save(self, folder: str | Path, rescue: bool = True) -> Path:
         """Write `seed-….png`, `contact.png` and the recipe, `edit.json` with its pictures, and return the folder.

@@ -226,6 +226,8 @@ GOOD = ["--image", "dog.png", "--mask", "mask.png", *WORDS]
         ([], "There is no photo"),
         (["--mask", "mask.png", *WORDS], "There is no photo"),
         (["--image", "dog.png", *WORDS], "No subject is marked"),
+        (["--image", "dog.png", "--find", "the dog", "--point", "1,1", *WORDS], "--find and clicks"),
+        ([*GOOD, "--reference-find", "the dog"], "--reference-find needs a reference picture"),
         (["--image", "cat.png", "--point", "1,1", *WORDS], "no picture at cat.png"),
         (["--image", "dog.png", "--not-point", "1,1", *WORDS], "No subject is clicked"),
         (["--image", "dog.png", "--point", "80,1", *WORDS], "not on the picture, which is 80 × 64"),

@@ -5,7 +5,7 @@ import random
 import pytest
 from transformers import CLIPTokenizer
 
-from layerdiffusion.prompts import split_prompt, truncation_warning
+from layerdiffusion.prompts import prompt_notes, split_prompt, subject_noun, truncation_warning
 
 CASES = [
     # The paper's own, and scenes that follow the subject.
@@ -165,3 +165,53 @@ def test_a_very_long_prompt_shows_only_the_first_of_its_cut_words(tokenizer):
     warning = truncation_warning(tokenizer, " ".join(["dog"] * 300))
     assert "297 words" in warning
     assert len(warning) < 250
+
+
+@pytest.mark.parametrize(
+    ("object_prompt", "noun"),
+    [
+        ("a dog jumping", "a dog"),
+        ("a small red cat that is lying down", "a small red cat"),
+        ("the teddy bear doing pushups", "the teddy bear"),
+        ("a king", "a king"),
+        ("a running horse", "a running horse"),
+        ("an elephant upside down", "an elephant"),
+        ("two dogs, wet", "two dogs"),
+        ("", ""),
+    ],
+)
+def test_the_subjects_noun_is_what_it_is_called(object_prompt, noun):
+    assert subject_noun(object_prompt) == noun
+
+
+@pytest.mark.parametrize(
+    ("prompt", "note"),
+    [
+        ("一只狗在海滩上跳跃", "it makes little of “一只狗在海滩上跳跃”"),
+        ("a dog كلب jumping", "it makes little of “كلب”"),
+        ("a 🐕 jumping", "it makes little of “🐕”"),
+        ("ein Hund springt am Strand", "doesn't look like English"),
+        ("un perro saltando en la playa", "doesn't look like English"),
+        ("a (dog:1.3) jumping", "“(dog:1.3)” changes no word's weight"),
+        ("a ((red)) dog", "“((red))” changes no word's weight"),
+        ("a dog <lora:paws:0.8> jumping", "“<lora:paws:0.8>” is read as plain words and loads nothing"),
+    ],
+)
+def test_what_no_model_here_understands_is_noted(prompt, note):
+    (found,) = prompt_notes([prompt])
+    assert note in found
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        *(case[0] for case in CASES),
+        "a naïve café dog (wet) in la la land",
+        "dog, beach, 35mm f/1.8",
+        "a dog at 7:30 (morning)",
+        "El Capitan and a dog",
+        "",
+    ],
+)
+def test_plain_english_is_not_noted(prompt):
+    assert prompt_notes([prompt]) == []

@@ -39,9 +39,11 @@ PLACEMENT_HELP = {
     "dy": "move it down by this share of the picture's height",
     "rotation": "turn it counter-clockwise by so many degrees",
 }
+UNMARKED = "No subject is marked: give --point X,Y on it, a --box around it, words to --find it, or its --mask."
 PROMPTS = ("prompt", "object_prompt", "background_prompt")
-PICTURE_FLAGS = ("image", "mask", "point", "not_point", "box", "reference", "reference_mask", "reference_point",
-                 "reference_not_point", "reference_box", "background", "background_seed", "swap")  # fmt: skip
+CLICKS = ("point", "not_point", "box", "find")
+PICTURE_FLAGS = ("image", "mask", *CLICKS, "reference", "reference_mask", *(f"reference_{click}" for click in CLICKS),
+                 "background", "background_seed", "swap")  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,8 +77,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     machine.add_argument("--model", help="miniature, a diffusers folder, a hub id, or auto")
     add_lora(machine)
     machine.add_argument("--sam", help="miniature, vit_b, vit_l, vit_h, a file, a folder, or a hub id")
+    machine.add_argument("--detector", help="a Grounding DINO or OWLv2 for --find: a folder or hub id")
     machine.add_argument("--device", default=None, help="cpu, cuda, cuda:1, mps; else the best there is")
     machine.add_argument("--out", metavar="DIR", help="folder for the results; else a new one named by the edit")
+    machine.add_argument("--save-layers", action="store_true", help="save the layers and each result's subject too")
     machine.add_argument("--json", action="store_true", default=False, help="one JSON object instead of a bar")
 
 
@@ -105,18 +109,23 @@ def run(args: argparse.Namespace) -> int:
     name = given.get("model") or (recipe and recipe.model) or "auto"
     models = load_models(name, args.device, loras=given.get("lora", ()))
     if recipe is None:
-        segmenter = _Segmenters(models, given.get("sam"))
+        segmenter = _Segmenters(models, given.get("sam"), given.get("detector"))
         edit = _edit(given, photo, reference, Placement(**placement), segmenter)
-    if models.notice:
-        _say(args, models.notice)
+    editor = Editor(models)
+    before = [*filter(None, [models.notice]), *editor.warnings(edit)]
+    for sentence in before:
+        _say(args, sentence)
     try:
         with interruptible() as cancel, Bars(quiet=args.json) as bars:
-            result = Editor(models).run(edit, settings, on_progress=bars, cancel=cancel)
+            result = editor.run(edit, settings, on_progress=bars, cancel=cancel)
     except Cancelled:
         raise KeyboardInterrupt from None
-    folder = result.save(out or Path(f"edit-{result.edit_id}"))
     for warning in result.warnings:
-        _say(args, warning)
+        if warning not in before:
+            _say(args, warning)
+    folder = result.save(out or Path(f"edit-{result.edit_id}"))
+    if given.get("save_layers"):
+        result.save_layers(folder, editor.cut_out(result))
     _report(args, result, folder)
     return 0
 
@@ -131,7 +140,7 @@ def _edit(
     """The edit that the flags describe; clicks become masks here."""
     mask = _mask(given, "", photo, segmenter)
     if mask is None:
-        raise MaskError("No subject is marked: give --point X,Y on it, a --box around it, or its --mask.")
+        raise MaskError(UNMARKED)
     edit = Edit(
         object_image=photo,
         object_mask=mask,
@@ -150,11 +159,20 @@ def _edit(
 class _Segmenters:
     """The segmenter, loaded when the first click needs it."""
 
-    def __init__(self, models: Any, name: str | None) -> None:
-        self._models, self._name = models, name
+    def __init__(self, models: Any, name: str | None, detector: str | None) -> None:
+        self._models, self._name, self._detector = models, name, detector
         self._loaded: Any = None
 
     def mask(self, image: Image.Image, points: list, labels: list, box: Any) -> np.ndarray:
+        return self._segmenter().mask(points, labels, box, image=image)
+
+    def find(self, image: Image.Image, words: str) -> np.ndarray:
+        from layerdiffusion.models.find import find, load_detector
+
+        detector = None if self._detector is None else load_detector(self._detector, self._models.device)
+        return find(self._models, image, words, segmenter=self._segmenter(), detector=detector)[0].mask
+
+    def _segmenter(self) -> Any:
         if self._loaded is None:
             if self._name is None:
                 self._loaded = self._models.segmenter()
@@ -163,11 +181,13 @@ class _Segmenters:
                 from layerdiffusion.models.segmenter import Segmenter
 
                 self._loaded = Segmenter(load_sam(self._name, self._models.device))
-        return self._loaded.mask(points, labels, box, image=image)
+        return self._loaded
 
 
 def _mask(given: dict[str, Any], prefix: str, image: Image.Image, segmenter: _Segmenters) -> Any:
-    """True on what is clicked, boxed or masked in the picture, or None if nothing is."""
+    """True on what is clicked, boxed, named or masked in the picture, or None if nothing is."""
+    if f"{prefix}find" in given:
+        return segmenter.find(image, given[f"{prefix}find"])
     on, off = given.get(f"{prefix}point", []), given.get(f"{prefix}not_point", [])
     box, file = given.get(f"{prefix}box"), given.get(f"{prefix}mask")
     if file is not None:
@@ -182,17 +202,18 @@ def _check_sources(given: dict[str, Any]) -> None:
     """Refuse flags that contradict each other or speak of a picture that is not there."""
     if "image" not in given:
         raise EditError("There is no photo: give --image FILE, or a recipe to replay.")
-    clicks = ("point", "not_point", "box")
     for prefix in ("", "reference_"):
-        if f"{prefix}mask" in given and any(f"{prefix}{name}" in given for name in clicks):
-            flag = f"--{prefix}mask".replace("_", "-")
-            raise EditError(f"{flag} and clicks on the same picture contradict each other; give one or the other.")
+        clicked = any(f"{prefix}{name}" in given for name in CLICKS)
+        for name, several in (("mask", clicked), ("find", any(f"{prefix}{name}" in given for name in CLICKS[:-1]))):
+            if f"{prefix}{name}" in given and several:
+                flag = f"--{prefix}{name}".replace("_", "-")
+                raise EditError(f"{flag} and clicks on the same picture contradict each other; give one or the other.")
     if "reference" not in given:
-        for name in ("reference_mask", *(f"reference_{click}" for click in clicks), "swap"):
+        for name in ("reference_mask", *(f"reference_{click}" for click in CLICKS), "swap"):
             if name in given:
                 raise EditError(f"--{name.replace('_', '-')} needs a reference picture; give --reference FILE.")
-    if not any(name in given for name in ("mask", *clicks)):
-        raise MaskError("No subject is marked: give --point X,Y on it, a --box around it, or its --mask.")
+    if not any(name in given for name in ("mask", *CLICKS)):
+        raise MaskError(UNMARKED)
 
 
 def _from_recipe(given: dict[str, Any]) -> Recipe:
@@ -252,6 +273,7 @@ def _add_clicks(group: Any, prefix: str, what: str) -> None:
     add("point", type=_point, action="append", metavar="X,Y", help=f"a click on {what}; may be repeated")
     add("not-point", type=_point, action="append", metavar="X,Y", help=f"a click beside {what}; may be repeated")
     add("box", type=_box, metavar="X,Y,X,Y", help=f"a box around {what}: left, top, right, bottom")
+    add("find", metavar="WORDS", help=f"words that name {what}, as in “the dog”, instead of clicks")
     add("mask", metavar="FILE", help=f"a picture that is white on {what}, instead of clicks")
 
 

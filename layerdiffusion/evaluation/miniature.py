@@ -22,8 +22,8 @@ from layerdiffusion.miniature.captions import join, phrase
 from layerdiffusion.miniature.figures import FIGURES, Figure, record
 from layerdiffusion.miniature.pictures import ATTRIBUTES, generated, painter, wishes
 from layerdiffusion.miniature.sheets import label_grid
-from layerdiffusion.miniature.world import HELD_OUT_SEEDS
-from layerdiffusion.models.load import MINIATURE
+from layerdiffusion.miniature.world import HELD_OUT_SEEDS, Scene, draw
+from layerdiffusion.models.load import MINIATURE, load_models
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from layerdiffusion.miniature.judge import Judge
 
 SEEDS = {"vae": 0, "judge": 10_000, "clip": 20_000, "sam": 30_000, "sam two": 40_000, "seen": 50_000, "unseen": 60_000,
-         "crowd": 70_000, "judge broken": 90_000, "outline": 80_000}  # fmt: skip
+         "crowd": 70_000, "judge broken": 90_000, "outline": 80_000, "find": 46_000}  # fmt: skip
 DIFFUSION_BARS = dict(zip((*ATTRIBUTES, "all five"), (0.90, 0.97, 0.90, 0.90, 0.85, 0.92), strict=True))
 KID = "KID, in floors of drawn scenes"
 KID_LEAST = 1e-4  # a floor estimated from few pictures can come out at nothing
@@ -163,6 +163,35 @@ def measure_sam(folder: Path, divisor: int = 1, pictures: Path | None = None) ->
         found = figures(load_sam(folder / "sam"), one, two)
     for key, (name, bar, unit, at_most) in names.items():
         yield Figure("sam", name, found.get(key), bar, unit, at_most)
+
+
+def measure_find(folder: Path, divisor: int = 1, pictures: Path | None = None) -> Iterator[Figure]:
+    """Words that name one of two different subjects, the front and the back one in turn."""
+    names = {"the named one of two is first": 0.90, "mean IoU of the first with the named one": 0.85}
+    if not all((folder / part).exists() for part in ("model_index.json", "sam/config.json", "clip/config.json")):
+        yield from _missing("find", names)
+        return
+    from layerdiffusion.models.find import find
+
+    models, ious = load_models(folder, "cpu"), []
+    for scene, named in _pairs(HELD_OUT_SEEDS + SEEDS["find"], 200 // divisor):
+        mask = find(models, scene.image, f"the {scene.animals[named]}")[0].mask
+        ious.append([(mask & own).sum() / (mask | own).sum() for own in (scene.masks[named], scene.masks[1 - named])])
+    first = [own > max(0.5, other) for own, other in ious]
+    values = float(np.mean(first)), float(np.mean([own for own, _ in ious]))
+    for (name, bar), value, unit in zip(names.items(), values, ("%", ""), strict=True):
+        yield Figure("find", name, value, bar, unit)
+
+
+def _pairs(seed: int, count: int) -> Iterator[tuple[Scene, int]]:
+    """Scenes of two different subjects, each in sight on 1 % of the picture, and which of them to name."""
+    for index in range(count):
+        scene = draw(seed, subjects=2)
+        while scene.animals[0] == scene.animals[1] or min(mask.mean() for mask in scene.masks) < 0.01:
+            seed += 1
+            scene = draw(seed, subjects=2)
+        seed += 1
+        yield scene, index % 2
 
 
 def measure_clip(folder: Path, divisor: int = 1, pictures: Path | None = None) -> Iterator[Figure]:
@@ -322,6 +351,7 @@ MEASURES = {
     "outline": measure_outline,
     "sam": measure_sam,
     "clip": measure_clip,
+    "find": measure_find,
     "judge": measure_judge,
     "size": measure_size,
     "speed": measure_speed,

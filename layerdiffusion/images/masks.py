@@ -257,3 +257,10 @@ def lay_over(object_image: Image.Image, object_mask: np.ndarray, background: Ima
         return Image.fromarray(np.where(object_mask[..., None], above, below))
     mixed = below + object_mask[..., None] * (above.astype(np.float32) - below)
     return Image.fromarray(np.rint(mixed).astype(np.uint8))
+
+
+def cut_out(image: Image.Image, mask: np.ndarray) -> Image.Image:
+    """The picture as RGBA: as opaque as the mask, bool or 0 to 1, has it."""
+    cut = image.convert("RGBA")
+    cut.putalpha(Image.fromarray(np.rint(mask.astype(np.float32) * 255).astype(np.uint8)))
+    return cut

@@ -65,6 +65,7 @@ class Scene:
     attributes: dict[str, str | None]
     background: Image.Image
     masks: tuple[np.ndarray, ...] = field(default=())
+    animals: tuple[str | None, ...] = field(default=())  # of each subject
 
 
 def held_out(attributes: dict[str, str | None]) -> bool:
@@ -95,6 +96,7 @@ def draw(seed: int, *, subjects: int = 1, side: int = SIDE, **wanted: str) -> Sc
     attributes = draw_attributes(looks_rng, pose_rng, place, wanted)
     image = background.copy()
     masks: list[np.ndarray] = []
+    animals = [attributes["animal"]] if subjects else []
     if subjects == 2:
         first, second = ("left", "right") if attributes["position"] != "right" else ("right", "left")
         attributes["position"] = first
@@ -102,6 +104,7 @@ def draw(seed: int, *, subjects: int = 1, side: int = SIDE, **wanted: str) -> Sc
         other = draw_attributes(other_rng, other_rng, place, {"position": second})
         other["size"] = "medium" if other["size"] == "big" else other["size"]
         masks.append(_paint_subject(image, other, other_rng, other_rng, ground))
+        animals.append(other["animal"])
     if subjects >= 1:
         masks.insert(0, _paint_subject(image, attributes, looks_rng, pose_rng, ground))
         for i in range(1, len(masks)):
@@ -111,7 +114,7 @@ def draw(seed: int, *, subjects: int = 1, side: int = SIDE, **wanted: str) -> Sc
 
     captions = describe(attributes, words_rng)
     mask = masks[0] if masks else np.zeros((side, side), bool)
-    return Scene(image, mask, *captions, attributes, background, tuple(masks))
+    return Scene(image, mask, *captions, attributes, background, tuple(masks), tuple(animals))
 
 
 def _check(wanted: dict[str, str]) -> None:

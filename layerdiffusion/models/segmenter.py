@@ -27,6 +27,16 @@ class Candidate(NamedTuple):
     iou: float  # the model's own guess of how well it fits
 
 
+class Proposal(NamedTuple):
+    """What SAM answers to a click that nobody made."""
+
+    point: tuple[int, int]  # the click, in the picture's pixels
+    pick: int  # which of the three answers
+    mask: np.ndarray  # bool, the picture at a longer side of `PROPOSAL_SIDE` pixels at most
+    iou: float
+
+
+PROPOSAL_SIDE = 256
 Embedded = tuple[torch.Tensor, tuple[int, int], tuple[int, int]]  # features, the picture's size, and as encoded
 
 
@@ -103,6 +113,31 @@ class Segmenter:
             predictor.is_image_set = True
             masks, ious, _ = predictor.predict(coordinates, signs, corners, multimask_output=True)
         return [Candidate(mask, float(iou)) for mask, iou in zip(masks, ious, strict=True)]
+
+    def proposals(self, image: Image.Image | np.ndarray, per_side: int = 16, batch: int = 64) -> list[Proposal]:
+        """All answers to `per_side`² clicks spread evenly over the picture, those that mark nothing left out.
+
+        As `SamAutomaticMaskGenerator` asks for them (Kirillov et al. 2023, §5), in batches.
+        """
+        predictor = SamPredictor(self._predictor.model)  # its own, so that nobody's clicks wait
+        predictor.features, predictor.original_size, predictor.input_size = self._embed(image)
+        predictor.is_image_set = True
+        height, width = size = predictor.original_size
+        steps = (np.arange(per_side) + 0.5) / per_side
+        points = np.stack(np.meshgrid(steps * width, steps * height), -1).reshape(-1, 2).astype(int)
+        inputs = torch.as_tensor(predictor.transform.apply_coords(points.astype(float), size))
+        inputs = inputs.to(predictor.device, torch.float32)[:, None]
+        shrink = min(1.0, PROPOSAL_SIDE / max(size))
+        predictor.original_size = max(1, round(shrink * height)), max(1, round(shrink * width))
+        found: list[Proposal] = []
+        for start in range(0, len(points), batch):
+            part = inputs[start : start + batch]
+            masks, ious, _ = predictor.predict_torch(part, torch.ones_like(part[..., 0], dtype=torch.int))
+            for (x, y), three, scores in zip(points[start:], masks.cpu().numpy(), ious.tolist(), strict=False):
+                for pick, (mask, iou) in enumerate(zip(three, scores, strict=True)):
+                    if mask.any():
+                        found.append(Proposal((int(x), int(y)), pick, mask, iou))
+        return found
 
     def _embed(self, image: Image.Image | np.ndarray) -> Embedded:
         pixels = _checked_picture(image)

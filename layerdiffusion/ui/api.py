@@ -48,13 +48,14 @@ def connect(backend: Backend) -> None:
         )
         points, labels, box = _data("points", POINTS), _data("labels", LABELS), _data("box", BOX)
         settings, placement, report = _data("settings", FIELDS), _data("placement", FIELDS), gr.JSON(label="report")
+        words = gr.Textbox(None, label="words")
         background_seed = gr.Number(0, label="background_seed", precision=0)
         swap = gr.Checkbox(False, label="swap")
         mask_file, pictures = gr.File(label="mask"), gr.File(label="pictures", file_count="multiple")
         button = gr.Button()
     button.click(
         friendly(segmenter(backend)),
-        [image, points, labels, box],
+        [image, points, labels, box, words],
         mask_file,
         api_name="segment",
         **BESIDE,
@@ -74,14 +75,17 @@ def connect(backend: Backend) -> None:
 
 
 def segmenter(backend: Backend):
-    def segment(image: bytes, points: Any, labels: Any = None, box: Any = None) -> Iterator[str]:
+    def segment(
+        image: bytes, points: Any = None, labels: Any = None, box: Any = None, words: str | None = None
+    ) -> Iterator[str]:
         """Mark a subject: a black and white PNG, white on it.
 
         image: the picture, upright pixels; the mask of a very large one is smaller than it. points: [[x, y], …] in
         its pixels. labels: 1 for each point on the subject, 0 for each off it; null means all are on it. box:
-        [left, top, right, bottom] or null.
+        [left, top, right, bottom] or null. words: what the subject is called, as in "the dog", instead of the others.
         """
         picture = _picture(image, "image")
+        pixels = np.asarray(picture)
         points = [] if points is None else points
         if not isinstance(points, list) or len(points) > MAX_POINTS:
             raise SegmentError(f"points must be a list of at most {MAX_POINTS} pairs [x, y].")
@@ -91,9 +95,14 @@ def segmenter(backend: Backend):
             raise SegmentError("labels must be a list with a 1 or a 0 for each point, or null.")
         if box is not None and not isinstance(box, list):
             raise SegmentError("box must be [left, top, right, bottom], or null.")
+        if words and (points or box):
+            raise SegmentError("words and clicks contradict each other; send one or the other.")
         box = box if box is None else points_in_opened([box], picture)[0]
-        found = backend.candidates(np.asarray(picture), points_in_opened(points, picture), labels, box)
-        best = max(found, key=lambda candidate: candidate.iou)
+        if words:
+            best = backend.find(pixels, words)[0]
+        else:
+            found = backend.candidates(pixels, points_in_opened(points, picture), labels, box)
+            best = max(found, key=lambda candidate: candidate.iou)
         with tempfile.TemporaryDirectory() as folder:  # Gradio copies what is yielded before it asks again
             path = Path(folder) / "mask.png"
             path.write_bytes(png_bytes(best.mask))

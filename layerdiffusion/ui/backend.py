@@ -38,6 +38,7 @@ class Backend:
         self._done = threading.Event()
         self._editor: Editor | None = None
         self._segmenter: Any = None
+        self._detector: Any = None
         self._miniature = options.model == "miniature"  # as far as is known before it is loaded
         self._usual: float | None = None  # the most out of distribution that a scene of the toybox is
         self._error: str | None = None
@@ -192,6 +193,20 @@ class Backend:
             return segmenter.candidates(points, labels, box, image=image)
 
     # What follows takes a turn on the device, as edits do.
+
+    def find(self, image: np.ndarray, words: str) -> list[Any]:
+        """The subjects of `image` that the words may mean, the likeliest first; on a CPU beside a running edit."""
+        from layerdiffusion.models.find import find, load_detector
+
+        segmenter, models = self.segmenter(), self.editor.models
+        if self._detector is None and self.options.detector is not None:
+            self._detector = load_detector(self.options.detector, segmenter.device)
+        with contextlib.nullcontext() if segmenter.device.type == "cpu" else self.editor.runtime.turn():
+            return find(models, image, words, segmenter=segmenter, detector=self._detector)
+
+    def cut_outs(self, result: Any) -> list[Image.Image]:
+        """The subject of each of the result's pictures, cut out."""
+        return self.editor.cut_out(result, self.segmenter())
 
     def out_of_distribution(self, image: Image.Image) -> bool:
         """Whether the picture is further from the toybox than any of its scenes; False where that can't be seen."""

@@ -59,20 +59,40 @@ def save_compared(result: Any, method: str, folder: Path) -> list[Path]:
     return paths
 
 
-def save_zip(results: Sequence[Any], pictures: dict[int, Path], path: Path, baselines: Sequence[Path] = ()) -> Path:
-    """All results, the layers, the masks, a contact sheet and `edit.json` in one zip, and the baselines' pictures."""
+def save_zip(
+    results: Sequence[Any],
+    pictures: dict[int, Path],
+    path: Path,
+    baselines: Sequence[Path] = (),
+    cut_outs: Sequence[Image.Image] | None = None,
+    recipe: bool = True,
+) -> Path:
+    """All results in one zip, and the baselines' pictures.
+
+    With `recipe`, `edit.json` with the photo, the reference and their masks, a contact sheet, and `pictures`, the files
+    by seed that carry the recipe themselves; without, the results are pictures and nothing more. With `cut_outs`, the
+    layers, and these: the subject of each result.
+    """
     first = results[0]
     seeds = tuple(seed for result in results for seed in result.seeds)
     images = [image for result in results for image in result.images]
     whole = replace(first, images=images, seeds=seeds, settings=replace(first.settings, seeds=seeds))
     try:
         with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-            if first.edit.background == "generate":
+            if recipe and first.edit.background == "generate":
                 first.layers.background_image.save(Path(folder) / GENERATED)
-            for file in sorted(whole.save(folder, rescue=False).iterdir()):
+            if recipe:
+                whole.save(folder, rescue=False)
+            else:
+                pictures = {}
+                for seed, image in zip(seeds, images, strict=True):
+                    image.save(Path(folder) / f"seed-{seed}.png")
+            if cut_outs is not None:
+                whole.save_layers(folder, cut_outs)
+            for file in sorted(Path(folder).iterdir()):
                 if file.name == "edit.json":  # with its pictures inside, so that it opens without the others
-                    recipe = carried_recipe(whole.edit, whole.settings, whole.model)
-                    archive.writestr(file.name, json.dumps(recipe, ensure_ascii=False))
+                    carried = carried_recipe(whole.edit, whole.settings, whole.model)
+                    archive.writestr(file.name, json.dumps(carried, ensure_ascii=False))
                     continue
                 seed = re.fullmatch(r"seed-(\d+)\.png", file.name)
                 archive.write(pictures.get(int(seed[1]), file) if seed else file, file.name)

@@ -17,6 +17,7 @@ class Options:
     model: str = "auto"
     lora: tuple[str, ...] = ()
     sam: str | None = None
+    detector: str | None = None
     device: str | None = None
     host: str | None = None
     port: int | None = None
@@ -41,6 +42,7 @@ def parse_options(argv: Sequence[str] | None = None) -> Options:
     parser.add_argument("--model", help="miniature, a diffusers folder, a hub id, or auto (the default)")
     parser.add_argument("--lora", action="append", metavar="FILE[:SCALE]", help="a LoRA on top of it; may be repeated")
     parser.add_argument("--sam", help="miniature, vit_b, vit_l, vit_h, a file, a folder, or a hub id")
+    parser.add_argument("--detector", help="a Grounding DINO or OWLv2 that finds subjects by words: a folder or hub id")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps; else the best there is")
     parser.add_argument("--host", help="address to listen on; 0.0.0.0 for everybody on the network")
     parser.add_argument("--port", type=_port, help="port to listen on; else the first free one from 7860")

@@ -24,6 +24,7 @@ MAX_POINTS = 64
 MAX_STROKE_POINTS = 4000
 MAX_GROWTH = 64
 HISTORY = 40
+Look = Callable[[list, list, np.ndarray, Any], list]  # (points, labels, pixels, box) → SAM's candidates
 _versions = itertools.count(time.time_ns() // 10**6)
 
 
@@ -34,13 +35,15 @@ def next_version() -> int:
 
 @dataclass(frozen=True)
 class Marks:
-    """The marks on one picture; the mask is SAM's, grown, with the brush having the last word."""
+    """The marks on one picture; the mask is SAM's, grown, with brush and lasso having the last word."""
 
     points: tuple[tuple[int, int, int], ...] = ()  # (x, y, 1 on the subject or 0 off it)
-    candidates: tuple[Any, ...] = ()  # SAM's, from a part to the whole
+    box: tuple[int, int, int, int] | None = None  # left, top, right, bottom, about the subject
+    words: str = ""  # what the candidates were found by, if by words
+    candidates: tuple[Any, ...] = ()  # SAM's, from a part to the whole; those found by words, the likeliest first
     pick: int | None = None
     given: OpenedMask | None = None  # a mask that was loaded instead of clicked
-    brushed: np.ndarray | None = None  # int8: 1 brushed on, -1 rubbed out
+    brushed: np.ndarray | None = None  # int8: 1 brushed or lassoed on, -1 rubbed out
     growth: int = 0
     window: tuple[float, float] | None = None  # where what the model sees was moved to, as `Edit` has it
 
@@ -102,8 +105,11 @@ class MarkedPicture:
         return mask is not None and bool(mask.any())
 
     def change(self, **values: Any) -> None:
+        self._put(replace(self.marks, **values))
+
+    def _put(self, marks: Marks) -> None:
         self.history = [*self.history[1 - HISTORY :], self.marks]
-        self.marks = replace(self.marks, **values)
+        self.marks = marks
         self.renew()
 
     def undo(self) -> None:
@@ -112,27 +118,50 @@ class MarkedPicture:
             self.renew()
 
     def clear(self) -> None:
-        self.change(points=(), candidates=(), pick=None, given=None, brushed=None, growth=0)
+        self._put(Marks(window=self.marks.window))
 
-    def point(self, x: Any, y: Any, label: Any, candidates: Callable[[list, list, np.ndarray], list]) -> None:
-        """A click: SAM looks at all of them again, as `candidates(points, labels, pixels)`."""
+    def point(self, x: Any, y: Any, label: Any, candidates: Look) -> None:
+        """A click: SAM looks at all of them again, and at the box, as `candidates(points, labels, pixels, box)`."""
         image = self._image()
         if len(self.marks.points) >= MAX_POINTS:
             raise SegmentError(f"There are {MAX_POINTS} clicks on the picture already; undo some or clear them.")
         x, y = _pixel(x, image.width), _pixel(y, image.height)
         points = (*self.marks.points, (x, y, 1 if label in (1, True) else 0))
-        if not any(sign for _, _, sign in points):
+        if self.marks.box is None and not any(sign for _, _, sign in points):
             raise SegmentError("Click on the subject first; then clicks beside it take away what is too much.")
-        found = candidates([(x, y) for x, y, _ in points], [sign for _, _, sign in points], np.asarray(image))
+        self._prompt(points, self.marks.box, candidates)
+
+    def frame(self, corners: Any, candidates: Look) -> None:
+        """A box dragged about the subject, from one corner (x, y) to the other: SAM looks inside."""
+        image = self._image()
+        if not isinstance(corners, list) or len(corners) != 2:
+            raise SegmentError("That was no box on the picture; drag one about the subject.")
+        ends = [(_pixel(x, image.width, 1.0), _pixel(y, image.height, 1.0)) for x, y in map(_pair, corners)]
+        (left, right), (top, bottom) = (
+            sorted(min(max(round(end[axis]), 0), length) for end in ends) for axis, length in enumerate(image.size)
+        )
+        if right - left < 2 or bottom - top < 2:
+            raise SegmentError("The box is too small to hold anything; drag it about the whole subject.")
+        self._prompt((), (left, top, right, bottom), candidates)
+
+    def _prompt(self, points: tuple[tuple[int, int, int], ...], box: Any, candidates: Look) -> None:
+        pixels = np.asarray(self._image())
+        found = candidates([(x, y) for x, y, _ in points], [sign for _, _, sign in points], pixels, box)
         best = max(found, key=lambda candidate: candidate.iou)
-        found = tuple(sorted(found, key=lambda candidate: int(candidate.mask.sum())))
+        found = sorted(found, key=lambda candidate: int(candidate.mask.sum()))
         pick = next(index for index, candidate in enumerate(found) if candidate is best)
-        self.change(points=points, candidates=found, pick=pick, given=None)
+        self.change(points=points, box=box, words="", candidates=tuple(found), pick=pick, given=None)
+
+    def find(self, words: Any, look: Callable[[str, np.ndarray], list]) -> None:
+        """The subject by words: the likeliest of those that `look(words, pixels)` gives, which clicks go on from."""
+        found = tuple(look(words if isinstance(words, str) else "", np.asarray(self._image())))
+        self.change(**_clicks_of(found[0]), words=words, candidates=found, pick=0, given=None)
 
     def choose(self, index: Any) -> None:
         if index not in range(len(self.marks.candidates)):
             raise SegmentError("There is no such candidate; click on the subject first.")
-        self.change(pick=int(index))
+        clicks = _clicks_of(self.marks.candidates[index]) if self.marks.words else {}
+        self.change(pick=int(index), **clicks)
 
     def stroke(self, points: Any, radius: Any, erase: Any) -> None:
         """A stroke of the brush or the eraser, in picture pixels."""
@@ -146,8 +175,22 @@ class MarkedPicture:
         cv2.polylines(sheet, [corners], False, 1, thickness=max(1, round(2 * radius)))
         for x, y in corners[[0, -1]]:
             cv2.circle(sheet, (int(x), int(y)), max(1, round(radius)), 1, cv2.FILLED)
-        brushed = np.zeros(sheet.shape, np.int8) if self.marks.brushed is None else self.marks.brushed.copy()
-        brushed[sheet > 0] = -1 if erase else 1
+        self._brush(sheet > 0, erase)
+
+    def lasso(self, points: Any, erase: Any) -> None:
+        """What a closed line goes around, in picture pixels, is added, or taken away."""
+        image = self._image()
+        if not isinstance(points, list) or not 3 <= len(points) <= MAX_STROKE_POINTS:
+            raise MaskError(f"A lasso must have 3 to {MAX_STROKE_POINTS} points; draw it around what you mean.")
+        path = [(_pixel(x, image.width, 1.0), _pixel(y, image.height, 1.0)) for x, y in map(_pair, points)]
+        sheet = np.zeros(image.size[::-1], np.uint8)
+        corners = np.rint((np.array(path) - 0.5) * 256).astype(np.int32)  # as OpenCV takes fractions of pixels
+        cv2.fillPoly(sheet, [corners], 1, shift=8)
+        self._brush(sheet > 0, erase)
+
+    def _brush(self, where: np.ndarray, erase: Any) -> None:
+        brushed = np.zeros(where.shape, np.int8) if self.marks.brushed is None else self.marks.brushed.copy()
+        brushed[where] = -1 if erase else 1
         self.change(brushed=brushed)
 
     def grow(self, pixels: int) -> None:
@@ -162,7 +205,7 @@ class MarkedPicture:
     def load_mask(self, source: bytes | np.ndarray) -> None:
         """A mask from a file, or bool (H, W), instead of clicks; of the picture's shape, at any size."""
         mask = read_mask(source, self._image().size, "The mask")
-        self.change(points=(), candidates=(), pick=None, given=mask, brushed=None, growth=0)
+        self._put(Marks(given=mask, window=self.marks.window))
 
     def board(self, description: str, hint: str = "Click on the subject.") -> str:
         """The marks as the board reads them (JSON); `hint` is what to do while there are none."""
@@ -180,6 +223,8 @@ class MarkedPicture:
                 "width": self.image.width,
                 "height": self.image.height,
                 "points": self.marks.points,
+                "box": self.marks.box,
+                "found": self.marks.words,
                 "mask": mask_url(mask) if share else None,
                 "area": int(mask.sum()),
                 "marked": bool(share),
@@ -209,6 +254,7 @@ class Session:
         self.photo = MarkedPicture()
         self.reference = MarkedPicture()
         self.prompt = ""  # the one whose split is on the page
+        self.nouns: dict[str, str] = {}  # by board, what its subject is called in the words
         self.placement = Placement()
         self.backgrounds: list[tuple[int, Image.Image]] = []  # generated ones by seed
         self.backgrounds_prompt = ""
@@ -272,9 +318,9 @@ class Session:
         )
 
     def place_board(self, version: int, **values: Any) -> str:
-        """What the board of both layers reads (JSON), and the versions that the other boards should have."""
+        """What the board of both layers reads (JSON), and the versions and nouns that the other boards should have."""
         versions = {"photo": self.photo.version, "reference": self.reference.version}
-        return json.dumps({"version": version, "versions": versions, **values}, default=float)
+        return json.dumps({"version": version, "versions": versions, "nouns": self.nouns, **values}, default=float)
 
     def together(self, version: int, layers: Layers, still: Layers, windows: dict[str, Any]) -> str:
         """Both layers for the board of them; `still` has the subject unplaced, `windows` are what each board shows."""
@@ -300,6 +346,12 @@ class Session:
             readout="Drag the subject; its corners scale it, the handle above turns it.",
             description="Both layers together: this is what the model learns from.",
         )
+
+
+def _clicks_of(found: Any) -> dict[str, Any]:
+    """The clicks and the box that lead SAM to a subject found by words."""
+    box = None if found.box is None else tuple(round(value) for value in found.box)
+    return {"points": tuple((round(x), round(y), 1) for x, y in found.points), "box": box}
 
 
 def _number(value: Any) -> float:

@@ -52,7 +52,7 @@ def test_what_every_endpoint_takes_is_a_json_schema(client):
     """Gradio's MCP server refuses a call to a tool whose schema is none."""
     endpoints = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
     schemas = [parameter["type"] for endpoint in endpoints.values() for parameter in endpoint["parameters"]]
-    assert len(schemas) == 17
+    assert len(schemas) == 18
     for schema in schemas:
         Draft202012Validator.check_schema(schema)
 
@@ -146,6 +146,14 @@ def test_what_is_wrong_is_refused_in_a_sentence(client, files, changes, sentence
 def test_points_that_are_none_are_refused_in_a_sentence(client, files, points, sentence):
     with pytest.raises(AppError, match=sentence):
         client.predict(handle_file(files["image"]), points, None, None, api_name="/segment")
+
+
+def test_words_mark_a_subject_instead_of_points(client, page, files):
+    mask = client.predict(handle_file(files["image"]), words="the dog", api_name="/segment")
+    found = page.backend.find(np.asarray(photo(80, 60)), "the dog")[0].mask
+    assert np.array_equal(np.asarray(Image.open(mask)) > 127, found)
+    with pytest.raises(AppError, match="contradict"):
+        client.predict(handle_file(files["image"]), [[40, 30]], words="the dog", api_name="/segment")
 
 
 def test_html_in_what_is_refused_comes_back_escaped(client, files):

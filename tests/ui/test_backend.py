@@ -44,8 +44,8 @@ def test_a_click_is_answered_while_an_edit_runs(backend):
 
 
 def test_jobs_share_one_queue_and_clicks_another(page):
-    """Two for edits, backgrounds, comparisons and /edit, one at a time; two boards and /segment."""
+    """Edits, backgrounds, comparisons and /edit, one at a time; clicks, boxes, words on two boards, and /segment."""
     fns = page.blocks.fns.values()
     assert sum(fn.concurrency_id == "device" for fn in fns) == 2 + 1 + 1 + 1
     assert {fn.concurrency_limit for fn in fns if fn.concurrency_id == "device"} == {1}
-    assert sum(fn.concurrency_id == "clicks" for fn in fns) == 2 + 1
+    assert sum(fn.concurrency_id == "clicks" for fn in fns) == 3 * 2 + 1

@@ -13,6 +13,7 @@ from tiny import QUICK, noise_picture
 from layerdiffusion.editor import Editor
 from layerdiffusion.errors import EditError
 from layerdiffusion.images.io import png_bytes
+from layerdiffusion.images.masks import cut_out
 from layerdiffusion.recipe import load_recipe, recipe_to_dict
 from layerdiffusion.ui.bundle import open_bundle, save_compared, save_pictures, save_zip
 from layerdiffusion.ui.session import Session
@@ -81,6 +82,29 @@ def test_a_picture_carries_a_large_photo_no_larger_than_the_page_works_on_it(res
     session = Session()
     session.photo.show(large.edit.object_image)
     assert np.array_equal(session.photo.image, carried.object_image)
+
+
+def test_a_download_without_the_recipe_holds_pictures_and_nothing_of_the_photo(result, tmp_path):
+    paths = dict(zip(result.seeds, save_pictures(result, tmp_path), strict=True))
+    path = save_zip([result], paths, tmp_path / "all.zip", recipe=False)
+    with zipfile.ZipFile(path) as archive:
+        assert archive.namelist() == ["seed-0.png", "seed-1.png"]
+        picture = Image.open(io.BytesIO(archive.read("seed-1.png")))
+        assert not picture.info and np.array_equal(picture, result.images[1])
+
+
+def test_layers_come_as_the_model_saw_them_and_results_cut_out(result, tmp_path):
+    subject = result.layers.object_mask
+    cut_outs = [cut_out(image, subject) for image in result.images]
+    with zipfile.ZipFile(save_zip([result], {}, tmp_path / "all.zip", cut_outs=cut_outs)) as archive:
+        found = {
+            name: Image.open(io.BytesIO(archive.read(name))) for name in archive.namelist() if name.endswith("png")
+        }
+    assert found["layer-subject.png"].mode == "RGBA"
+    assert np.array_equal(np.asarray(found["layer-subject.png"].getchannel("A")) > 127, subject)
+    assert np.array_equal(found["layer-background.png"], result.layers.inpainted_background)
+    assert np.array_equal(found["layer-composite.png"], result.layers.composite)
+    assert np.array_equal(np.asarray(found["cutout-seed-1.png"])[subject][:, :3], np.asarray(result.images[1])[subject])
 
 
 def test_an_edit_json_with_its_pictures_inside_is_enough(edit):

@@ -11,14 +11,16 @@ from serving import photo
 from layerdiffusion.edit import Placement
 from layerdiffusion.errors import EditError, MaskError, SegmentError
 from layerdiffusion.images.io import png_bytes
+from layerdiffusion.models.find import Found
 from layerdiffusion.models.segmenter import Candidate
 from layerdiffusion.ui.session import MAX_POINTS, MarkedPicture, Session
 
 WORDS = ("a dog jumping on ice", "a dog jumping", "on ice")
 
 
-def candidates(points, labels, pixels):
-    """Three nested squares about the first point, the middle one the likeliest."""
+def candidates(points, labels, pixels, box):
+    """Three nested squares about the first point, or the box's middle, the middle one the likeliest."""
+    points = points or [((box[0] + box[2]) // 2, (box[1] + box[3]) // 2)]
     found = []
     for reach, iou in ((12, 0.5), (4, 0.4), (8, 0.9)):
         mask = np.zeros(pixels.shape[:2], bool)
@@ -51,6 +53,47 @@ def test_the_brush_has_the_last_word_and_survives_the_next_click(marked):
     assert marked.mask[5, 5] and not marked.mask[30, 40]
     marked.point(42, 30, 1, candidates)
     assert marked.mask[5, 5] and not marked.mask[30, 40]
+
+
+def test_a_box_goes_to_sam_whichever_way_it_was_dragged_and_clicks_go_on_from_it(marked):
+    asked = []
+
+    def look(points, labels, pixels, box):
+        asked.append((points, labels, box))
+        return candidates(points, labels, pixels, box)
+
+    marked.frame([[70.2, 50.4], [10.4, 5.6]], look)
+    assert asked == [([], [], (10, 6, 70, 50))] and marked.mask.sum() == 16 * 16
+    marked.point(3, 3, 0, look)
+    assert asked[1] == ([(3, 3)], [0], (10, 6, 70, 50))
+    assert json.loads(marked.board("The photo."))["box"] == [10, 6, 70, 50]
+    for corners in ([[1, 1], [2, 1]], [[1, 1]], "all", [[1, 1], [1000, 2]]):
+        with pytest.raises(SegmentError, match="box|place on the picture"):
+            marked.frame(corners, look)
+
+
+def test_a_lasso_adds_and_takes_away_what_it_goes_around(marked):
+    marked.lasso([[10, 10], [30, 10], [30, 30], [10, 30]], False)
+    assert 380 <= marked.mask.sum() <= 441 and marked.mask[20, 20] and not marked.mask[20, 32]
+    marked.lasso([[-20, 20], [60, 20], [60, 70], [-20, 70]], True)
+    assert marked.mask[15, 20] and not marked.mask[22, 20]
+    with pytest.raises(MaskError, match="3 to"):
+        marked.lasso([[1, 1], [2, 2]], False)
+
+
+def test_words_find_three_and_clicks_go_on_from_the_one_chosen(marked):
+    def look(words, pixels):
+        assert words == "a dog"
+        masks = [one.mask for one in candidates([(20, 20)], [1], pixels, None)]
+        return [Found(mask, 0.9, 0.3, ((20 + n, 20),), None) for n, mask in enumerate(masks)]
+
+    marked.find("a dog", look)
+    board = json.loads(marked.board("The photo."))
+    assert (board["candidates"], board["pick"], board["found"], board["points"]) == (3, 0, "a dog", [[20, 20, 1]])
+    marked.choose(1)
+    assert marked.marks.points == ((21, 20, 1),) and marked.mask.sum() == 8 * 8
+    marked.point(25, 20, 1, candidates)
+    assert marked.marks.points == ((21, 20, 1), (25, 20, 1)) and not marked.marks.words
 
 
 def test_a_stroke_has_no_gaps(marked):

@@ -32,7 +32,10 @@ def connect(page: Page, backend: Backend, refresh: dict[str, Any]) -> None:
         board = widget.board
         for event, handler, queue in (
             (board.point, clicked(name, backend), BESIDE),
+            (board.frame, framed(name, backend), BESIDE),
+            (board.seek, found(name, backend), BESIDE),
             (board.stroke, stroked(name), {}),
+            (board.lasso, lassoed(name), {}),
             (board.act, acted(name), {}),
         ):
             event(handler, page.state, board, trigger_mode="multiple", **queue, **QUIET).then(**refresh)
@@ -72,11 +75,27 @@ def _on_board(name: str, change: Callable[[MarkedPicture, dict[str, Any]], None]
     return handler
 
 
-def clicked(name: str, backend: Backend) -> Callable[..., Any]:
-    def look(points: list, labels: list, image: Any) -> list:
-        return backend.candidates(image, points, labels, None)
+def _looking(backend: Backend) -> Callable[..., list]:
+    return lambda points, labels, image, box: backend.candidates(image, points, labels, box)
 
+
+def clicked(name: str, backend: Backend) -> Callable[..., Any]:
+    look = _looking(backend)
     return _on_board(name, lambda marked, data: marked.point(data.get("x"), data.get("y"), data.get("label"), look))
+
+
+def framed(name: str, backend: Backend) -> Callable[..., Any]:
+    return _on_board(name, lambda marked, data: marked.frame(data.get("corners"), _looking(backend)))
+
+
+def found(name: str, backend: Backend) -> Callable[..., Any]:
+    return _on_board(
+        name, lambda marked, data: marked.find(data.get("words"), lambda words, image: backend.find(image, words))
+    )
+
+
+def lassoed(name: str) -> Callable[..., Any]:
+    return _on_board(name, lambda marked, data: marked.lasso(data.get("points"), bool(data.get("erase"))))
 
 
 def stroked(name: str) -> Callable[..., Any]:

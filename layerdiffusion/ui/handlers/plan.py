@@ -8,6 +8,7 @@ import gradio as gr
 from layerdiffusion.edit import Edit, Placement
 from layerdiffusion.errors import EditError, PlacementError
 from layerdiffusion.images.layers import Layers, background_fit, lay_out, object_fit
+from layerdiffusion.prompts import subject_noun
 from layerdiffusion.ui.backend import Backend
 from layerdiffusion.ui.errors import friendly, warn
 from layerdiffusion.ui.handlers.events import QUIET
@@ -39,6 +40,7 @@ def refresh_event(page: Page, backend: Backend) -> dict[str, Any]:
 def refresher(backend: Backend):
     def refresh(session: Session, *values: Any) -> tuple[Any, Any, str]:
         words, background, swap, dials = values[:3], values[3], values[4], values[5:]
+        session.nouns = {"reference" if swap and background == "reference" else "photo": subject_noun(words[1])}
         board, scene = together(session, words, background, swap, dials, backend)
         return board, scene, plan(session, words, background, swap, dials, backend)
 
@@ -123,9 +125,10 @@ def plan(session: Session, words: Any, background: str, swap: bool, dials: Any, 
         statuses = backend.editor.plan(edit, settings)
         seconds = backend.editor.estimate(edit, settings)
         cost = quota_sentence(backend.bookings(edit, settings))
+        notes = backend.editor.warnings(edit)
     except EditError as error:
         return next_html(str(error))
-    return ready_html(statuses, seconds, len(settings.seeds), cost)
+    return ready_html(statuses, seconds, len(settings.seeds), cost) + notes_html(notes)
 
 
 def ready_html(statuses: dict[str, str], seconds: float | None, count: int, cost: str = "") -> str:
@@ -138,6 +141,11 @@ def ready_html(statuses: dict[str, str], seconds: float | None, count: int, cost
         parts.append(f"about {duration(max(1, seconds))}")
     before = f" · reuses {' and '.join(reused)}" if reused else ""
     return f'<p class="ld-plan ld-ready"><b>Ready.</b> {", ".join(parts)}{before}.{cost and " " + cost}</p>'
+
+
+def notes_html(notes: list[str]) -> str:
+    """What the model will read otherwise than it may be meant."""
+    return "".join(f'<p class="ld-plan ld-note"><b>Note:</b> {escape(note)}</p>' for note in notes)
 
 
 def next_html(sentence: str) -> str:

@@ -24,7 +24,10 @@ from layerdiffusion.ui.page import Page
 from layerdiffusion.ui.session import Session
 from layerdiffusion.ui.widgets.dials import dial_values
 from layerdiffusion.ui.widgets.results import (
+    LAYERS,
+    RECIPE,
     comparison,
+    contents_hint,
     forget,
     order,
     report,
@@ -43,7 +46,9 @@ def connect(page: Page, backend: Backend, refresh: dict[str, Any]) -> None:
     card = page.results
     card.gallery.select(friendly(chosen), page.state, [card.slider, card.report], **QUIET)
     card.best.input(friendly(sort), [page.state, card.best], card.shown, **QUIET)
-    card.zip.click(friendly(packed), page.state, card.zip_file, **QUIET).success(None, js=FETCH, **QUIET)
+    packing = card.zip.click(friendly(packed(backend)), [page.state, card.contents], card.zip_file, **QUIET)
+    packing.success(None, js=FETCH, **QUIET)
+    card.contents.input(friendly(contents_hint), card.contents, card.contents_hint, queue=False, **QUIET)
     for button, name in ((card.as_photo, "photo"), (card.as_reference, "reference")):
         outputs = [page.boards[name].board, page.background.mode]
         button.click(friendly(reuse(name)), page.state, outputs, **QUIET).then(**refresh)
@@ -79,13 +84,19 @@ def sort(session: Session, best_first: bool) -> tuple[Any, ...]:
     return show(session)
 
 
-def packed(session: Session) -> str:
-    if not session.shown:
-        raise EditError("There is nothing to download yet; run an edit first.")
-    path = Path(session.folder.name) / f"layerdiffusion-{session.results[0].edit.fingerprint()[:8]}.zip"
-    pictures: dict[int, Path] = {item.seed: item.path for item in session.shown}
-    baselines = [item.path for row in session.baselines.values() for item in row]
-    return str(save_zip(session.results, pictures, path, baselines))
+def packed(backend: Backend) -> Callable[..., str]:
+    def pack(session: Session, contents: list[str]) -> str:
+        if not session.shown:
+            raise EditError("There is nothing to download yet; run an edit first.")
+        path = Path(session.folder.name) / f"layerdiffusion-{session.results[0].edit.fingerprint()[:8]}.zip"
+        pictures: dict[int, Path] = {item.seed: item.path for item in session.shown}
+        baselines = [item.path for row in session.baselines.values() for item in row]
+        cut_outs = (
+            [cut for result in session.results for cut in backend.cut_outs(result)] if LAYERS in contents else None
+        )
+        return str(save_zip(session.results, pictures, path, baselines, cut_outs, RECIPE in contents))
+
+    return pack
 
 
 def reuse(name: str):

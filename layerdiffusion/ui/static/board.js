@@ -19,6 +19,7 @@ let ground = null; // the background without its own subject
 let tool = "add";
 let pending = []; // clicks and strokes on their way to the server
 let stroke = null;
+let outline = null; // a lasso or a box being drawn: { path, erase, box }
 let pointer = null; // where the mouse is, in picture pixels
 let cursor = null; // where the keyboard is, in picture pixels
 let drag = null;
@@ -71,14 +72,19 @@ function take() {
   }
 }
 // The board of both layers comes after every change, with the versions that the others should have.
-const announce = () =>
-  marks.versions &&
-  document.dispatchEvent(new CustomEvent("ld-versions", { detail: { ...marks.versions, windows: marks.windows || {} } }));
+const announce = () => marks.versions && document.dispatchEvent(new CustomEvent("ld-versions", { detail: marks }));
+const seeker = element.querySelector(".ld-find");
+let suggested = ""; // the words that were put into the field for the user
 if (kind === "clicks") {
   document.addEventListener("ld-versions", function compare({ detail }) {
     if (!element.isConnected) return document.removeEventListener("ld-versions", compare);
-    frameIs(detail.windows[props.name]);
-    if ((detail[props.name] || 0) > (marks.version || 0)) {
+    frameIs((detail.windows || {})[props.name]);
+    const field = seeker.querySelector("input");
+    const noun = detail.nouns?.[props.name];
+    if (noun !== undefined && field.value === suggested && field !== document.activeElement) {
+      field.value = suggested = noun;
+    }
+    if ((detail.versions[props.name] || 0) > (marks.version || 0)) {
       clearTimeout(asking);
       asks = ASKS;
       ask();
@@ -108,8 +114,10 @@ async function read() {
   element.dataset.version = next.version ?? "";
   element.dataset.points = (next.points || []).length;
   element.dataset.area = next.area ?? 0;
+  const names = next.found ? ["Best", "Second", "Third"] : ["Part", "More", "Whole"];
   for (const button of all("[data-pick]")) {
     const index = Number(button.dataset.pick);
+    button.textContent = names[index];
     button.hidden = !(next.candidates > index);
     button.setAttribute("aria-pressed", String(next.pick === index));
   }
@@ -122,6 +130,7 @@ async function read() {
     const words = empty.querySelector(".ld-empty-words");
     if (words && next.empty) words.textContent = next.empty;
   }
+  if (seeker) seeker.querySelector("button").disabled = !picture;
   if (readout) readout.textContent = live ? describe(live) : next.readout || "";
   layout();
 }
@@ -175,6 +184,9 @@ function draw() {
   if (slides()) drawFrame();
   for (const path of pending.filter((item) => item.path)) drawStroke(path);
   if (stroke) drawStroke(stroke);
+  if (state.box) drawOutline({ path: boxPath(state.box) });
+  for (const item of pending.filter((one) => one.line)) drawOutline(item.line);
+  if (outline) drawOutline({ ...outline, path: outline.box ? boxPath(outline.path.flat()) : outline.path });
   for (const [x, y, label] of state.points || []) drawPoint(x, y, label, 1);
   for (const { point } of pending.filter((item) => item.point)) drawPoint(...point, 0.55);
   if (cursor && document.activeElement === stage) drawCursor();
@@ -289,6 +301,25 @@ function drawStroke({ path, radius, erase }) {
   path.forEach((at, index) => (index ? pen.lineTo(...toScreen(at)) : pen.moveTo(...toScreen(at))));
   if (path.length === 1) pen.lineTo(...toScreen([path[0][0] + 0.01, path[0][1]]));
   pen.stroke();
+  pen.globalAlpha = 1;
+}
+const boxPath = ([left, top, right, bottom]) => [[left, top], [right, top], [right, bottom], [left, bottom]];
+// A closed line; it is filled while it is drawn, but for a box.
+function drawOutline({ path, erase, fill }) {
+  for (const [shade, width, dash] of [["rgba(15, 12, 30, .8)", 3.5, []], ["#fff", 1.5, [6, 4]]]) {
+    pen.strokeStyle = shade;
+    pen.lineWidth = width;
+    pen.setLineDash(dash);
+    pen.beginPath();
+    path.forEach((at, index) => (index ? pen.lineTo(...toScreen(at)) : pen.moveTo(...toScreen(at))));
+    pen.closePath();
+    pen.stroke();
+  }
+  pen.setLineDash([]);
+  if (!fill) return;
+  pen.globalAlpha = 0.35;
+  pen.fillStyle = erase ? colour("--ld-subtract") : colour("--ld-mask");
+  pen.fill();
   pen.globalAlpha = 1;
 }
 function drawBrush(at) {

@@ -6,6 +6,8 @@ const radius = () => {
 };
 const round = (value) => Math.round(value * 10) / 10;
 
+const lines = new Set(["box", "lasso", "lasso-out"]);
+
 function click([x, y], label) {
   const point = [Math.floor(x), Math.floor(y), label];
   pending.push({ point });
@@ -39,6 +41,11 @@ stage.addEventListener("pointerdown", (event) => {
     stage.setPointerCapture(event.pointerId);
     event.preventDefault();
     draw();
+  } else if (lines.has(tool)) {
+    const erase = (tool === "lasso-out") !== (event.button === 2 && tool !== "box");
+    outline = { path: [at.map(round)], erase, box: tool === "box", fill: tool !== "box" };
+    stage.setPointerCapture(event.pointerId);
+    event.preventDefault();
   } else {
     const other = event.button === 2 || event.shiftKey;
     click(at, Number((tool === "add") !== other));
@@ -70,6 +77,14 @@ stage.addEventListener("pointermove", (event) => {
       stroke.path.push(at.map(round));
     }
   }
+  if (outline) {
+    const last = outline.path[outline.path.length - 1];
+    if (outline.box) outline.path[1] = at.map(round);
+    else if (Math.hypot(at[0] - last[0], at[1] - last[1]) * view.scale > 2 && outline.path.length < 2000) {
+      outline.path.push(at.map(round));
+    }
+    draw();
+  }
   if (stroke || tool === "brush" || tool === "erase") draw();
 });
 stage.addEventListener("pointerup", () => {
@@ -78,10 +93,24 @@ stage.addEventListener("pointerup", () => {
     if (live) place({}, true);
     if (tool === "window") sendFrame();
   }
+  if (outline) {
+    const { path, erase, box } = outline;
+    outline = null;
+    if (path.length > (box ? 1 : 2)) {
+      pending.push({ line: { path: box ? boxPath(path.flat()) : path, erase, fill: !box } });
+      if (box) send("frame", { corners: path });
+      else send("lasso", { points: path, erase });
+    }
+    draw();
+  }
   if (!stroke) return;
   pending.push({ ...stroke });
   send("stroke", { points: stroke.path, radius: round(stroke.radius), erase: stroke.erase });
   stroke = null;
+  draw();
+});
+stage.addEventListener("pointercancel", () => {
+  drag = stroke = outline = null;
   draw();
 });
 stage.addEventListener("pointerleave", () => {
@@ -91,6 +120,7 @@ stage.addEventListener("pointerleave", () => {
 stage.addEventListener("contextmenu", (event) => event.preventDefault());
 stage.addEventListener("blur", () => draw());
 
+const keys = { a: "add", s: "subtract", b: "brush", e: "erase", x: "box", l: "lasso", k: "lasso-out" };
 const nudges = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 stage.addEventListener("keydown", (event) => {
   if (!picture || event.ctrlKey || event.metaKey || event.altKey) return;
@@ -122,7 +152,7 @@ stage.addEventListener("keydown", (event) => {
     if (tool === "brush" || tool === "erase") {
       send("stroke", { points: [cursor], radius: round(radius()), erase: tool === "erase" });
     } else click(cursor, Number((tool === "add") !== event.shiftKey));
-  } else if ({ a: 1, s: 1, b: 1, e: 1 }[event.key]) choose({ a: "add", s: "subtract", b: "brush", e: "erase" }[event.key]);
+  } else if (keys[event.key]) choose(keys[event.key]);
   else if (event.key === "z") send("act", { name: "undo" });
   else return;
   event.preventDefault();
@@ -152,6 +182,15 @@ element.addEventListener("click", (event) => {
   if (turn) place({ rotation: (live || state.placement).rotation + Number(turn) });
   if (zoom) place({ scale: (live || state.placement).scale * Number(zoom) });
   if (id) browse(id);
+});
+
+seeker?.addEventListener("submit", (event) => {
+  event.preventDefault();
+  const words = seeker.querySelector("input").value.trim();
+  if (!picture || !words) return seeker.querySelector("input").focus();
+  seeker.querySelector("button").disabled = true;
+  readout.textContent = `Looking for “${words}” …`;
+  send("seek", { words });
 });
 
 // The mask as a black and white PNG, straight from what is shown.

@@ -20,6 +20,9 @@ class MarkedBoard:
     mask_upload: gr.UploadButton
 
 
+_LOOP = "M5 14C2 8 8 4 13 4s9 3 8 7-7 6-12 5M9 16c0 2-2 3-4 2s-1-4 1-4 3 1 3 2Zm0 0c1 2 0 4-2 5"
+
+
 def icon(name: str) -> str:
     """An icon of the toolbars, drawn with the text's colour."""
     strokes = {
@@ -28,6 +31,9 @@ def icon(name: str) -> str:
         "window": "M4 8V4h4M16 4h4v4M20 16v4h-4M8 20H4v-4M12 8v8M8 12h8",
         "brush": "M4 20c3 0 5-1 5-3.5A2.5 2.5 0 0 0 6.5 14C4.5 14 4 16 4 20ZM9 15 19 4.5l1.5 1.5L11 17",
         "erase": "m8 19-4-4a1.5 1.5 0 0 1 0-2l8-8a1.5 1.5 0 0 1 2 0l5 5a1.5 1.5 0 0 1 0 2l-7 7H8Zm0 0h12M9 8l7 7",
+        "box": "M4 8V4h4M11 4h2M16 4h4v4M20 11v2M20 16v4h-4M13 20h-2M8 20H4v-4M4 13v-2",
+        "lasso": f"{_LOOP}M13 8v5M10.5 10.5h5",
+        "lasso-out": f"{_LOOP}M10.5 10.5h5",
         "grow": "M9 4H4v5M15 4h5v5M9 20H4v-5M15 20h5v-5M4 4l5.5 5.5M20 4l-5.5 5.5M4 20l5.5-5.5M20 20l-5.5-5.5",
         "shrink": "M4 9h5V4M20 9h-5V4M4 15h5v5M20 15h-5v5M9 9 4 4M15 9l5-5M9 15l-5 5M15 15l5 5",
         "undo": "M9 7 4 12l5 5M4 12h10a6 6 0 0 1 6 6v1",
@@ -52,15 +58,16 @@ def _button(label: str, symbol: str, **data: str) -> str:
 _GAP = '<span class="ld-gap"></span>'
 
 
-def _clicks_template(name: str, what: str, empty: str, hint: str) -> str:
+def _clicks_template(name: str, what: str, empty: str, hint: str, words: str) -> str:
     tools = "".join(
         [
             _button("Add: click on what belongs to it (A)", "add", tool="add"),
             _button("Subtract: click on what doesn't (S, or right click)", "subtract", tool="subtract"),
             _button("Brush: paint what is missing (B)", "brush", tool="brush"),
             _button("Eraser: rub out what is too much (E)", "erase", tool="erase"),
-            '<label class="ld-brush" title="Brush size"><span>Size</span>'
-            '<input type="range" min="1" max="15" step="0.5" value="4" aria-label="Brush size"></label>',
+            _button("Box: drag one about it (X)", "box", tool="box"),
+            _button("Lasso: add what you draw around (L)", "lasso", tool="lasso"),
+            _button("Lasso: take away what you draw around (K)", "lasso-out", tool="lasso-out"),
             _button("Window: move what the model sees; the shaded part is cut off", "window", tool="window"),
             _GAP,
             _button("Grow the mask a little", "grow", act="grow", needs="marked"),
@@ -68,6 +75,12 @@ def _clicks_template(name: str, what: str, empty: str, hint: str) -> str:
             _button("Undo (Z)", "undo", act="undo", needs="undoable"),
             _button("Clear all marks", "clear", act="clear", needs="marked"),
         ]
+    )
+    find = (
+        f'<input type="text" maxlength="200" placeholder="{words}" aria-label="Words that name {what}">'
+        '<button type="submit" class="ld-soft">Find it</button>'
+        '<label class="ld-brush" title="Brush size"><span>Size</span>'
+        '<input type="range" min="1" max="15" step="0.5" value="4" aria-label="Brush size"></label>'
     )
     picks = "".join(
         f'<button type="button" data-pick="{index}" aria-pressed="false">{label}</button>'
@@ -85,6 +98,7 @@ def _clicks_template(name: str, what: str, empty: str, hint: str) -> str:
     )
     return f"""
 <div class="ld-tools" role="toolbar" aria-label="Marking {what}">{tools}</div>
+<form class="ld-find" role="search">{find}</form>
 <div class="ld-stage" tabindex="0" role="application" data-label="{hint}" aria-label="{hint}">
   <canvas></canvas>
   <div class="ld-empty">
@@ -119,15 +133,16 @@ _PLACE_TEMPLATE = f"""
 <p class="ld-readout" aria-live="polite"></p>"""
 
 
-def marked_board(name: str, what: str, empty: str, hint: str) -> MarkedBoard:
-    """A picture whose subject is marked with clicks, a brush and an eraser.
+def marked_board(name: str, what: str, empty: str, hint: str, words: str) -> MarkedBoard:
+    """A picture whose subject is marked with clicks, a box, words, a brush, an eraser and a lasso.
 
-    Events: `point` (x, y, label), `stroke` (points, radius, erase) and `act` (name), in picture pixels, and `ask`
-    (version, picture), which wants the marks again if they are of another version by now.
+    Events, in picture pixels: `point` (x, y, label), `frame` (corners), `seek` (words), `stroke` (points, radius,
+    erase), `lasso` (points, erase) and `act` (name); and `ask` (version, picture), which wants the marks again if they
+    are of another version by now.
     """
     board = gr.HTML(
         value="{}",
-        html_template=_clicks_template(name, what, empty, hint),
+        html_template=_clicks_template(name, what, empty, hint, words),
         js_on_load=static_text(*SCRIPTS),
         elem_id=f"{name}-board",
         kind="clicks",

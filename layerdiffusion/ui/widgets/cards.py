@@ -69,8 +69,8 @@ def header() -> Header:
 
 def photo_card() -> MarkedBoard:
     with gr.Column(elem_classes=["ld-card"], min_width=300):
-        heading(1, "Photo", "Whose subject is kept. Click on it; right click takes away.")
-        return marked_board("photo", "the subject", "Drop a photo here", "Click on the subject of the photo")
+        heading(1, "Photo", "Whose subject is kept. Click on it, or name it; right click takes away.")
+        return marked_board("photo", "the subject", "Drop a photo here", "Click on the subject of the photo", "a dog")
 
 
 def background_card() -> BackgroundCard:
@@ -92,6 +92,7 @@ def background_card() -> BackgroundCard:
                 "the reference's own subject",
                 "Drop a picture of the place here",
                 "Click on what does not belong to the background",
+                "what to leave out",
             )
             swap = gr.Checkbox(
                 False,

@@ -10,6 +10,8 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
+from layerdiffusion.images.masks import cut_out
+
 
 def escape(text: object) -> str:
     return html.escape(str(text), quote=True)
@@ -52,9 +54,7 @@ def mask_url(mask: np.ndarray) -> str:
 
 def cutout_url(image: Image.Image, mask: np.ndarray) -> str:
     """The picture where the mask is True, transparent elsewhere."""
-    cut = image.convert("RGBA")
-    cut.putalpha(Image.fromarray(np.where(mask, 255, 0).astype(np.uint8)))
-    return picture_url(cut)
+    return picture_url(cut_out(image, mask))
 
 
 def duration(seconds: float) -> str:

@@ -15,6 +15,7 @@ from layerdiffusion.ui.session import Session
 from layerdiffusion.ui.widgets.drawing import duration, escape, heading, picture_gallery
 from layerdiffusion.ui.widgets.progress import JobControls
 
+RECIPE, LAYERS = "recipe", "layers"  # what a download may hold beside the pictures
 BASELINES_HINT = "The same photo, words and seeds on the same model, each as its authors run it."
 
 
@@ -37,6 +38,8 @@ class ResultsCard:
     as_reference: gr.Button
     zip: gr.Button
     zip_file: gr.DownloadButton
+    contents: gr.CheckboxGroup  # what goes into the zip
+    contents_hint: gr.HTML
     baselines: BaselinesCard
 
     @property
@@ -80,10 +83,30 @@ def results_card() -> ResultsCard:
                         )
                     )
                     zip_file = gr.DownloadButton("zip", elem_id="zip-file", visible="hidden")
+                contents = gr.CheckboxGroup(
+                    [("Recipe, with the photo", RECIPE), ("Layers", LAYERS)],
+                    value=[RECIPE, LAYERS],
+                    label="In the download",
+                    show_label=False,
+                    container=False,
+                    elem_id="contents",
+                )
+                hint = gr.HTML(contents_hint([RECIPE, LAYERS]), elem_id="contents-hint")
                 baselines = _baselines()
-    return ResultsCard(
-        card, gallery, baseline_rows, slider, report_line, best, more, as_photo, as_reference, pack, zip_file, baselines
+    buttons = more, as_photo, as_reference, pack, zip_file, contents, hint
+    return ResultsCard(card, gallery, baseline_rows, slider, report_line, best, *buttons, baselines)
+
+
+def contents_hint(contents: list[str]) -> str:
+    """What the downloaded files carry."""
+    carried = (
+        "Each picture carries the recipe, and with it the photo, the reference and their masks: it opens here "
+        "again, and shows what you started from."
+        if RECIPE in contents
+        else "The pictures carry nothing but themselves, and can't be opened here again as an edit."
     )
+    layers = " The layers, and each result's subject cut out, come as transparent PNGs." if LAYERS in contents else ""
+    return f'<p class="ld-hint">{carried}{layers}</p>'
 
 
 def _baselines() -> BaselinesCard:

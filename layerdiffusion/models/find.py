@@ -1,0 +1,219 @@
+"""Words to masks: SAM's own proposals ranked by CLIP against the words, or a detector's boxes handed to SAM."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+
+from layerdiffusion.errors import ModelError, SegmentError
+from layerdiffusion.images.masks import keep_largest
+from layerdiffusion.models import hub
+from layerdiffusion.models.clip import embed
+from layerdiffusion.models.parts import quiet, reason
+from layerdiffusion.models.segmenter import Proposal, Segmenter
+
+if TYPE_CHECKING:
+    from layerdiffusion.models.load import Models
+
+COUNT = 3  # offered
+SHARES = (0.003, 0.7)  # of the picture, least and most, that a subject fills
+CONFIDENT = 0.8  # SAM's own guess of the IoU, from which a proposal is looked at; below it, only if there are too few
+SAME = 0.8  # IoU of two proposals from which they are one
+MOST = 24  # proposals that CLIP looks at
+PIECE = 0.9  # of a proposal, its largest piece: what lies in pieces is mostly several things
+MARGINS = (1.3, 1.6)  # side of the square that CLIP sees, in longer sides of the cut-out
+VIEW = 224  # pixels a side of that square
+EXPECTED = 1.0  # what lying where it is expected counts for, beside a difference of the softmax's logarithm
+SHARPNESS = 10.0  # of the softmax over nouns
+# What else a cut-out may be: CLIP is asked which of these and the words it is.
+NOUNS = (
+    "person man woman child dog cat bird horse cow sheep elephant giraffe camel rabbit deer kangaroo dinosaur duck "
+    "rooster snail bear fish car train truck bus bicycle boat plane tree flower mountain rock cloud house building "
+    "umbrella chair table cup ball toy"
+)
+ARTICLES = ("the ", "a ", "an ", "my ", "this ", "that ")
+DETECTORS = ("grounding-dino", "mm-grounding-dino", "owlv2", "owlvit")
+DETECTED = 0.05  # the least score of a detector's box
+
+
+class Found(NamedTuple):
+    """A subject found by words, and the clicks and the box that lead SAM to it."""
+
+    mask: np.ndarray  # bool (H, W)
+    iou: float  # SAM's own guess of how well it fits
+    score: float  # how well it fits the words: comparable within one picture and its words only
+    points: tuple[tuple[float, float], ...]
+    box: tuple[float, float, float, float] | None
+
+
+def find(
+    models: Models,
+    image: Image.Image | np.ndarray,
+    words: str,
+    *,
+    segmenter: Segmenter | None = None,
+    detector: Detector | None = None,
+) -> list[Found]:
+    """Up to `COUNT` subjects of an RGB picture that the words may mean, the likeliest first.
+
+    By the detector, where one is given; else among SAM's answers to clicks all over the picture by the model's CLIP,
+    which needs no other network. Raises `SegmentError` where the words are empty or nothing is found, and `ModelError`.
+    """
+    words = words.strip()
+    if not words:
+        raise SegmentError("There are no words to find the subject by; name it, as in “a dog”.")
+    segmenter = segmenter or models.segmenter()
+    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    if detector is not None:
+        found = [_boxed(segmenter, image, box, score) for box, score in detector.boxes(image, words)]
+    else:
+        found = _ranked(models, segmenter, image, words)
+    if not found:
+        raise SegmentError(f"Nothing on the picture was found by “{words}”; click on the subject instead.")
+    return found
+
+
+def _ranked(models: Models, segmenter: Segmenter, image: Image.Image, words: str) -> list[Found]:
+    proposals = distinct(segmenter.proposals(image))
+    if not proposals:
+        return []
+    scores = similarity(models, image, [proposal.mask for proposal in proposals], words)
+    found: list[Found] = []
+    for index in np.argsort(-scores)[:COUNT]:
+        proposal = proposals[index]
+        answer = segmenter.candidates([proposal.point], image=image)[proposal.pick]
+        found.append(Found(answer.mask, answer.iou, float(scores[index]), (proposal.point,), None))
+    return found
+
+
+def find_again(
+    models: Models, image: Image.Image, words: str, near: np.ndarray, segmenter: Segmenter | None = None
+) -> np.ndarray:
+    """The mask, bool (H, W), of a result's subject, which the words name and which was laid down where `near` is True.
+
+    Its pose and outline may be others now. Where SAM proposes nothing, it is `near` itself. Raises `ModelError`.
+    """
+    segmenter = segmenter or models.segmenter()
+    proposals = distinct(segmenter.proposals(image))
+    if not proposals:
+        return near
+    masks = [proposal.mask for proposal in proposals]
+    there = np.asarray(Image.fromarray(near).resize(masks[0].shape[::-1], Image.Resampling.NEAREST))
+    scores = similarity(models, image, masks, words) + [EXPECTED * _iou(mask, there) for mask in masks]
+    best = proposals[int(np.argmax(scores))]
+    return segmenter.candidates([best.point], image=image)[best.pick].mask
+
+
+def distinct(proposals: Sequence[Proposal]) -> list[Proposal]:
+    """Those that may be a subject, SAM's surest first: in one piece, and of nearly equal ones only the surest."""
+    least, most = SHARES
+    sized = [
+        proposal
+        for proposal in proposals
+        if least <= proposal.mask.mean() <= most and keep_largest(proposal.mask).sum() > PIECE * proposal.mask.sum()
+    ]
+    sized.sort(key=lambda proposal: -proposal.iou)
+    sure = [proposal for proposal in sized if proposal.iou >= CONFIDENT]
+    found: list[Proposal] = []
+    for proposal in sure if len(sure) >= COUNT else sized:
+        if len(found) < MOST and all(_iou(proposal.mask, other.mask) < SAME for other in found):
+            found.append(proposal)
+    return found
+
+
+def similarity(models: Models, image: Image.Image, masks: Sequence[np.ndarray], words: str) -> np.ndarray:
+    """How sure CLIP is that the words, rather than other `NOUNS`, name what each mask cuts out: (len(masks),), ≤ 0.
+
+    The logarithm of a softmax over nouns of the cosines with the mean embedding of several views of the cut-out; a bare
+    cosine favours cut-outs that look like any thing at all. Masks are bool and have the picture's shape, at any size.
+    """
+    pixels = np.asarray(image.resize(masks[0].shape[::-1], Image.Resampling.LANCZOS))
+    colours = pixels.reshape(-1, 3).mean(0), np.full(3, 128.0)
+    views = [cut_out(pixels, mask, margin, colour) for mask in masks for margin in MARGINS for colour in colours]
+    texts = [_named(words), *(_named(noun) for noun in NOUNS.split())]
+    embedded, meant = embed(models, views, texts)
+    cosines = embedded.reshape(len(masks), len(views) // len(masks), -1).mean(1) @ meant.T
+    return torch.log_softmax(SHARPNESS * cosines.float(), 1)[:, 0].cpu().numpy()
+
+
+def cut_out(pixels: np.ndarray, mask: np.ndarray, margin: float, colour: np.ndarray) -> Image.Image:
+    """What the mask marks in the middle of a square of one colour, `margin` times its longer side."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    scale = VIEW / (margin * max(rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1))
+    middle = (columns[0] + columns[-1]) / 2, (rows[0] + rows[-1]) / 2
+    matrix = np.array([[scale, 0, VIEW / 2 - scale * middle[0]], [0, scale, VIEW / 2 - scale * middle[1]]])
+    sheet = np.where(mask[..., None], pixels, colour).astype(np.uint8)
+    edge = tuple(float(value) for value in colour)
+    return Image.fromarray(cv2.warpAffine(sheet, matrix, (VIEW, VIEW), flags=cv2.INTER_LINEAR, borderValue=edge))
+
+
+def _named(words: str) -> str:
+    """ "the dog" as captions have it: "a dog"."""
+    bare = words
+    for article in ARTICLES:
+        if bare.lower().startswith(article):
+            bare = bare[len(article) :]
+            break
+    return f"{'an' if bare[:1].lower() in 'aeiou' else 'a'} {bare}"
+
+
+def _iou(mask: np.ndarray, other: np.ndarray) -> float:
+    return float((mask & other).sum() / max(1, (mask | other).sum()))
+
+
+def _boxed(segmenter: Segmenter, image: Image.Image, box: tuple[float, float, float, float], score: float) -> Found:
+    best = max(segmenter.candidates(box=box, image=image), key=lambda candidate: candidate.iou)
+    return Found(best.mask, best.iou, score, (), box)
+
+
+class Detector:
+    """A grounding detector of transformers, Grounding DINO or OWLv2: words to boxes."""
+
+    def __init__(self, model: Any, processor: Any) -> None:
+        self._model, self._processor = model, processor
+
+    @torch.no_grad()
+    def boxes(self, image: Image.Image, words: str) -> list[tuple[tuple[float, float, float, float], float]]:
+        """Up to `COUNT` boxes (left, top, right, bottom) and their scores, 0 to 1, the surest first."""
+        # A full stop would end one of Grounding DINO's labels.
+        text = _named(words).lower().replace(".", " ")
+        inputs = self._processor(images=image, text=[[text]], return_tensors="pt").to(self._model.device)
+        options: dict[str, Any] = {"threshold": DETECTED, "target_sizes": [image.size[::-1]]}
+        post_process = self._processor.post_process_grounded_object_detection
+        found = post_process(self._model(**inputs), **options)[0]
+        boxes: list[tuple[tuple[float, float, float, float], float]] = []
+        for index in found["scores"].argsort(descending=True)[:COUNT].tolist():
+            ends = found["boxes"][index].tolist()
+            left, right = (min(max(value, 0.0), image.width) for value in ends[::2])
+            top, bottom = (min(max(value, 0.0), image.height) for value in ends[1::2])
+            if left < right and top < bottom:
+                boxes.append(((left, top, right, bottom), float(found["scores"][index])))
+        return boxes
+
+
+def load_detector(name: str | Path, device: str | torch.device = "cpu") -> Detector:
+    """The detector in a folder, or of a hub id, from safetensors. Raises `ModelError`."""
+    from transformers import AutoConfig, AutoModelForZeroShotObjectDetection, AutoProcessor
+
+    path = Path(name).expanduser()
+    folder = path if path.is_dir() else hub.download(str(name), ("*.json", "*.txt", "*.safetensors"))
+    try:
+        with quiet():
+            kind = AutoConfig.from_pretrained(folder, local_files_only=True).model_type
+            if kind not in DETECTORS:
+                raise ModelError(f"{name} is a {kind}, no detector of words; give a Grounding DINO or an OWLv2.")
+            model = AutoModelForZeroShotObjectDetection.from_pretrained(
+                folder, use_safetensors=True, local_files_only=True, dtype=torch.float32
+            )
+            processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+    except ModelError:
+        raise
+    except Exception as error:  # damaged files raise nearly anything
+        raise ModelError(f"The detector {name} can't be opened ({reason(error)}); download it again.") from error
+    return Detector(model.to(device).requires_grad_(False).eval(), processor)

@@ -1,0 +1,153 @@
+"""Words find a subject: SAM's proposals are those of Meta's predictor, and CLIP's choice comes first."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sams import picture, random_sam
+
+from layerdiffusion.errors import ModelError, SegmentError
+from layerdiffusion.models import find as finding
+from layerdiffusion.models.find import distinct, find, find_again, load_detector
+from layerdiffusion.models.segmenter import Candidate, Proposal, Segmenter
+
+from segment_anything import SamPredictor  # isort: skip
+
+SQUARES = {"red": (4, 4), "blue": (40, 30)}  # their left tops
+
+
+@pytest.fixture(scope="module")
+def segmenter():
+    return Segmenter(random_sam())
+
+
+def square(left: int, top: int, side: int = 16) -> np.ndarray:
+    mask = np.zeros((64, 64), bool)
+    mask[top : top + side, left : left + side] = True
+    return mask
+
+
+class Squares:
+    """A segmenter that takes for subjects a red and a blue square, both together, and each with some green about it."""
+
+    def __init__(self) -> None:
+        red, blue = (square(*SQUARES[name]) for name in ("red", "blue"))
+        self.masks = [red, blue, red | blue, square(4, 4, 24), square(40, 30, 22)]
+
+    def proposals(self, image):
+        return [Proposal((index, 0), 0, mask, 0.9) for index, mask in enumerate(self.masks)]
+
+    def candidates(self, points=(), labels=None, box=None, *, image=None):
+        return [Candidate(self.masks[points[0][0]], 0.9)] * 3
+
+
+@pytest.fixture
+def two_squares(monkeypatch) -> Image.Image:
+    """Both squares on green, and a CLIP that sees how much of a picture is of the colour named."""
+
+    def embed(models, images, texts):
+        colours = [np.asarray(image.resize((32, 32))).reshape(-1, 3) for image in images]
+        shares = [[(colour.argmax(1) == channel).mean() for channel in (0, 2)] for colour in colours]
+        wanted = [[float(" red " in text), float(" blue " in text)] for text in texts]
+        return torch.tensor(shares, dtype=torch.float32), torch.tensor(wanted)
+
+    monkeypatch.setattr(finding, "embed", embed)
+    pixels = np.full((64, 64, 3), (20, 160, 20), np.uint8)
+    for name, colour in (("red", (250, 0, 0)), ("blue", (0, 0, 250))):
+        pixels[square(*SQUARES[name])] = colour
+    return Image.fromarray(pixels)
+
+
+@pytest.mark.parametrize("name", SQUARES)
+def test_what_the_words_name_comes_first_and_three_are_offered(two_squares, name):
+    found = find(None, two_squares, f"the {name} square", segmenter=Squares())
+    assert len(found) == 3 and np.array_equal(found[0].mask, square(*SQUARES[name]))
+    assert sorted((one.score for one in found), reverse=True) == [one.score for one in found]
+
+
+def test_of_two_alike_a_results_subject_is_the_one_where_it_was_laid_down(two_squares):
+    pixels = np.asarray(two_squares).copy()
+    pixels[square(*SQUARES["blue"])] = (250, 0, 0)
+    for name in SQUARES:
+        near = square(*(place + 2 for place in SQUARES[name]))
+        found = find_again(None, Image.fromarray(pixels), "the red square", near, Squares())
+        assert np.array_equal(found, square(*SQUARES[name]))
+
+
+def test_words_that_are_none_and_pictures_of_nothing_are_refused(two_squares):
+    with pytest.raises(SegmentError, match="no words"):
+        find(None, two_squares, "  ", segmenter=Squares())
+    empty = SimpleNamespace(proposals=lambda image: [])
+    with pytest.raises(SegmentError, match="Nothing on the picture was found by “a dog”"):
+        find(None, two_squares, "a dog", segmenter=empty)
+
+
+def test_of_nearly_equal_proposals_the_surest_stays_and_specks_and_pieces_go():
+    def proposal(mask, iou):
+        return Proposal((0, 0), 0, mask, iou)
+
+    wanted = proposal(square(10, 10, 20), 0.95)
+    near, speck, all_of_it = square(10, 10, 19), square(0, 0, 2), np.ones((64, 64), bool)
+    pieces = square(0, 0, 12) | square(40, 40, 12)
+    others = [proposal(near, 0.9), *(proposal(mask, 0.99) for mask in (speck, all_of_it, pieces))]
+    assert distinct([*others, wanted]) == [wanted]
+
+
+@pytest.mark.parametrize("size", [(80, 56), (40, 100), (640, 320)])
+def test_proposals_are_what_metas_predictor_answers_to_each_click(segmenter, size):
+    image = np.asarray(Image.fromarray(picture()).resize(size))
+    proposals = segmenter.proposals(image, per_side=3, batch=4)
+    assert {proposal.point for proposal in proposals} <= {
+        (int(x), int(y)) for x in size[0] * np.array([1, 3, 5]) / 6 for y in size[1] * np.array([1, 3, 5]) / 6
+    }
+    predictor = SamPredictor(segmenter._predictor.model)
+    predictor.set_image(image)
+    for proposal in proposals[::4]:
+        masks, ious, _ = predictor.predict(np.array([proposal.point], float), np.array([1]))
+        assert proposal.iou == pytest.approx(float(ious[proposal.pick]), abs=1e-4)
+        smaller = np.asarray(Image.fromarray(masks[proposal.pick]).resize(proposal.mask.shape[::-1]))
+        assert max(proposal.mask.shape) == min(256, max(size))
+        assert (smaller == proposal.mask).mean() > 0.98
+
+
+def tiny_detector(folder):
+    """An OWLv2 of random weights."""
+    from tiny import tiny_tokenizer
+    from transformers import Owlv2Config, Owlv2ForObjectDetection, Owlv2ImageProcessor, Owlv2Processor
+
+    sizes = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    tokenizer = tiny_tokenizer()
+    words = {"vocab_size": len(tokenizer), "max_position_embeddings": 24, "eos_token_id": len(tokenizer) - 1}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Owlv2ForObjectDetection(
+            Owlv2Config(
+                text_config={**sizes, **words},
+                vision_config={**sizes, "image_size": 32, "patch_size": 8},
+                projection_dim=8,
+            )
+        )
+    model.save_pretrained(folder)
+    tokenizer.model_max_length = 16
+    Owlv2Processor(Owlv2ImageProcessor(size={"height": 32, "width": 32}), tokenizer).save_pretrained(folder)
+    return folder
+
+
+def test_a_detectors_boxes_go_to_sam(segmenter, tmp_path):
+    detector = load_detector(tiny_detector(tmp_path))
+    image = Image.fromarray(picture())
+    found = find(None, image, "a dog", segmenter=segmenter, detector=detector)
+    assert 1 <= len(found) <= 3
+    for one in found:
+        left, top, right, bottom = one.box
+        assert 0 <= left < right <= image.width and 0 <= top < bottom <= image.height and one.points == ()
+        assert np.array_equal(one.mask, segmenter.mask(box=one.box, image=image))
+
+
+def test_a_folder_of_another_kind_is_no_detector(tiny_folder, tmp_path):
+    with pytest.raises(ModelError, match="can't be opened"):
+        load_detector(tmp_path)
+    with pytest.raises(ModelError, match="clip_text_model, no detector"):
+        load_detector(tiny_folder / "text_encoder")
