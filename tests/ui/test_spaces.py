@@ -3,7 +3,7 @@
 import gc
 import threading
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,11 +16,10 @@ from layerdiffusion.editor import Editor
 from layerdiffusion.errors import EditError, MaskError, SettingsError
 from layerdiffusion.methods.stages import FittedEmbeddings, TunedWeights
 from layerdiffusion.progress import Cancelled
-from layerdiffusion.runtime import Stage
 from layerdiffusion.settings import PAPER, Settings
 from layerdiffusion.ui.backend import Backend
 from layerdiffusion.ui.options import Options
-from layerdiffusion.ui.spaces import LEAST, MOST, UNIT, booked, quota_sentence, split
+from layerdiffusion.ui.spaces import LEAST, MOST, SETUP, SLACK, UNIT, booked, quota_sentence, split
 from layerdiffusion.ui.widgets.dials import preset
 
 LONG = Settings(embedding_steps=400)  # some seconds of stage 1
@@ -65,28 +64,16 @@ def run(backend: Backend, edit: Edit, settings: Settings | None = None):
     return result
 
 
-def stage(name: str, steps: int, cost: float) -> Stage:
-    return Stage(name, {}, steps, cost, len)
+def test_a_quick_edit_books_a_minute_for_training_and_20_seconds_for_sampling(backend):
+    def bookings(name: str, pass_seconds: float) -> list[int]:
+        stages = backend.editor.left(visit(1), preset(name, replace(PAPER, tune="lora")))
+        return [booked(each, {"embeddings": pass_seconds}) for each in split(stages)]
 
-
-def paper_stages(settings: Settings) -> list[Stage]:
-    """The stages of an edit with these settings, one picture a pass, as on a GPU."""
-    return [
-        stage("embeddings", settings.embedding_steps, 4),
-        stage("finetune", settings.finetune_steps, 3),
-        stage("sampling", settings.sampling_steps, 2 * len(settings.seeds)),
-    ]
-
-
-def test_a_quick_edit_books_a_minute_for_training_and_20_seconds_for_sampling():
-    training, sampling = (
-        booked(stages, {"embeddings": UNIT}) for stages in split(paper_stages(preset("Quick", PAPER)))
-    )
-    assert 27 < training <= 60 and 3 < sampling <= 20
-    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
-    assert f"(an assumed {training + sampling} seconds in all)" in readme
-    slow, _ = (booked(stages, {"embeddings": 10 * UNIT}) for stages in split(paper_stages(PAPER)))
-    assert slow == MOST and booked([stage("sampling", 0, 1)], {"sampling": 1.0}) == LEAST
+    training, sampling = bookings("Quick", UNIT)
+    assert LEAST < training <= 60 and LEAST <= sampling <= 20
+    assert bookings("Paper", UNIT)[0] > training
+    assert bookings("Paper", 10 * UNIT) == [MOST, round(SETUP + SLACK * 50 * 2 * 4 * 10 * UNIT)]
+    assert bookings("Quick", 1e-6) == [LEAST, LEAST]
 
 
 def test_what_an_edit_costs_is_said_beside_what_a_visitor_has():
