@@ -61,6 +61,7 @@ class Stage(Generic[T_co]):  # type: ignore[explicit-any]
     cost: float  # of a step, in forward passes of one picture through the network
     run: Callable[..., T_co]  # type: ignore[explicit-any]  # the inputs are its keyword arguments
     remedy: str = "lower guidance_scale, embedding_lr or finetune_lr"  # where its numbers are no longer finite
+    stored: Callable[..., T_co] | None = None  # type: ignore[explicit-any]  # its value, moved off the device
 
     @cached_property
     def key(self) -> str | None:
@@ -135,10 +136,13 @@ class Runtime:
             if cancel is not None and cancel.is_set():
                 raise Cancelled("The edit was cancelled while it waited for its turn.")
         try:
-            with repeatable():
-                yield
+            yield
         finally:
             self._device.release()
+            # The stages that followed used what lies on the device there; whoever waits for them needn't for a copy.
+            for cache in self._caches.values():
+                if cache.forms:
+                    threading.Thread(target=cache.settle).start()
 
     def status(self, stage: Stage[T]) -> str:
         """What there is to do for the stage now: `RUN`, `REUSE` or `SKIP`."""
@@ -192,7 +196,7 @@ class Runtime:
             report.check()
             for made, value in self._make(stages[index:], finished, report):
                 report.finish(made.steps)
-                self._caches[made.name].put(made.key, value)
+                self._caches[made.name].put(made.key, value, made.stored if self.elsewhere is None else None)
                 finished.add(made, value, time.perf_counter() - started)
                 started = time.perf_counter()
         return finished
@@ -250,19 +254,13 @@ def seconds_of(stages: Sequence[Stage[object]], speeds: Mapping[str, float]) -> 
     return sum(stage.steps * stage.cost * speeds.get(stage.name, usual) for stage in stages)
 
 
-@contextlib.contextmanager
-def repeatable() -> Iterator[None]:
-    """The same pixels each time: cuDNN by what is deterministic."""
-    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
-        yield
-
-
 class StageCache:
     """Values by key, the longest unused dropped when they outgrow `limit` bytes; safe to share between threads."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.size = 0
+        self.forms: dict[str, Callable[[object], object]] = {}  # in which values are still to be kept
         self._entries: OrderedDict[str, tuple[object, int]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -281,16 +279,32 @@ class StageCache:
             self._entries.move_to_end(key)
             return self._entries[key][0]
 
-    def put(self, key: str | None, value: object) -> None:
-        """Keep the value, unless it alone is over the limit."""
+    def put(self, key: str | None, value: object, form: Callable[[object], object] | None = None) -> None:
+        """Keep the value, unless it alone is over the limit; from the next `settle` on as `form` makes it."""
         size = _size(value)
         with self._lock:
             if key is None or size > self.limit or key in self._entries:
                 return
             self._entries[key] = value, size
+            if form is not None:
+                self.forms[key] = form
             self.size += size
             while self.size > self.limit:
                 self.size -= self._entries.popitem(last=False)[1][1]
+
+    def settle(self) -> None:
+        """Keep every value in the form it was to have, of the same size; meanwhile others may read it as it was."""
+        while True:
+            with self._lock:
+                if not self.forms:
+                    return
+                key, form = self.forms.popitem()
+                value = self._entries.get(key, (_MISSING,))[0]
+            if value is not _MISSING:
+                value = form(value)
+                with self._lock:
+                    if key in self._entries:
+                        self._entries[key] = value, self._entries[key][1]
 
     def clear(self) -> None:
         with self._lock:

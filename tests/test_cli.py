@@ -174,6 +174,7 @@ def test_every_setting_and_placement_has_a_flag_that_reaches_the_recipe(cli):
         alpha=0.35, object_weight=1.5, background_weight=0.5, embedding_steps=1, embedding_lr=0.002,
         finetune_steps=1, finetune_lr=0.0003, sampling_steps=2, guidance_scale=3.5, schedule="object", forget="decoder",
         embedding_mask="everything", seeds=(7, 9), training_seed=4, noise_offset=0.2, tune="lora", layers="separate",
+        draws=2,
     )  # fmt: skip
     placement = Placement(scale=0.9, dx=0.05, dy=-0.05, rotation=-15, flip=True)
     flags = []
@@ -186,6 +187,15 @@ def test_every_setting_and_placement_has_a_flag_that_reaches_the_recipe(cli):
     recipe = load_recipe("result")
     assert recipe.settings == settings and recipe.edit.placement == placement
     assert None not in vars(recipe.settings).values()
+
+
+def test_a_preset_sets_several_flags_win_over_it_and_it_over_a_recipe(cli):
+    few = ["--embedding-steps", "1", "--finetune-steps", "1", "--sampling-steps", "2"]
+    flags = ["--image", "dog.png", "--mask", "mask.png", *WORDS, *few, "--seeds", "5", "--json"]
+    settings = json.loads(cli(*flags, "--tune", "full", "--preset", "quick", "--out", "full")[1])["settings"]
+    assert (settings["tune"], settings["draws"], settings["finetune_steps"]) == ("full", 4, 1)
+    settings = json.loads(cli("full", *few, "--preset", "small-subject", "--json")[1])["settings"]
+    assert (settings["object_weight"], settings["draws"], settings["seeds"]) == (3.0, 1, [5])
 
 
 def test_seeds_may_be_listed_or_given_as_a_range(cli):

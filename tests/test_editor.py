@@ -172,6 +172,7 @@ def test_a_cut_prompt_is_in_the_results_warnings(fast_editor, edit):
         {"training_seed": 1},
         {"noise_offset": 0.5},
         {"tune": "lora"},
+        {"draws": 3},
         {"layers": "overlay"},
         {"layers": "separate"},
     ],
@@ -417,15 +418,9 @@ def test_the_pristine_model_survives_success_exceptions_and_no_memory(editor, ed
     settings = quick(tune=how)
     with pytest.raises(Interrupted):
         editor.run(edit, settings, on_progress=fail(Interrupted()))
-    for memory in (
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
-        MemoryError(),
-        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
-    ):
-        with pytest.raises(OutOfMemory, match="memory") as error:
-            editor.run(edit, settings, on_progress=fail(memory))
-        assert isinstance(error.value, EditError)
-        assert "\n" not in str(error.value)
+    with pytest.raises(OutOfMemory, match="memory") as error:
+        editor.run(edit, settings, on_progress=fail(MemoryError()))
+    assert isinstance(error.value, EditError) and "\n" not in str(error.value)
     with pytest.raises(RuntimeError, match="shapes"):
         editor.run(edit, settings, on_progress=fail(RuntimeError("shapes differ")))
     assert editor.plan(edit, settings) == EVERYTHING | {"embeddings": "reuse"}

@@ -86,6 +86,29 @@ def test_a_stage_gets_the_values_of_the_stages_it_names_and_runs_once(tiny_v_mod
     assert runtime.status(stage(number=5)) == RUN and runtime.status(stage(steps=0, number=5)) == SKIP
 
 
+def test_what_lies_on_a_device_is_used_there_and_leaves_it_after_the_turn(tiny_v_models):
+    runtime, leave, left = Runtime(tiny_v_models), threading.Event(), threading.Event()
+
+    def moved(value):
+        leave.wait(10)
+        left.set()
+        return -value
+
+    first = Stage("finetune", {"number": 3}, 1, 1.0, double, stored=moved)
+    last, fails = stage(add, first=first, second=1), stage(add, first=first, second="no number")
+    with pytest.raises(TypeError), runtime.turn():
+        runtime.run_stages([first, fails], runtime.reporter([first, fails], None, None))
+    with runtime.turn():  # in whose time the value is on its way
+        finished = runtime.run_stages([first, last], runtime.reporter([first, last], None, None))
+        assert (finished[first], finished[last]) == (6, 7)
+    leave.set()
+    assert left.wait(10)
+    finish = time.monotonic() + 10
+    while runtime.cached(first) != -6 and time.monotonic() < finish:
+        time.sleep(0.01)
+    assert runtime.cached(first) == -6 and runtime.plan([first])["finetune"] == "reuse"
+
+
 @pytest.mark.parametrize(
     "words",
     [

@@ -13,7 +13,7 @@ from layerdiffusion.commands.terminal import add_setting
 from layerdiffusion.editor import Editor
 from layerdiffusion.errors import RecipeError, SettingsError
 from layerdiffusion.recipe import recipe_from_dict, recipe_to_dict
-from layerdiffusion.settings import FINETUNE, SAMPLING, Limit, Settings, setting, setting_table
+from layerdiffusion.settings import FINETUNE, SAMPLING, Limit, Settings, preset, setting, setting_table
 from layerdiffusion.ui.widgets.dials import dial_values, dials_card, seed_count, settings_of
 
 
@@ -92,3 +92,16 @@ def test_a_new_setting_is_on_the_page(sharp):
     assert (dial.label, dial.info, dial.value) == ("Sharpness", "Higher has harder edges.", 0.75)
     assert (dial.minimum, dial.maximum) == (0.0, 2.0)
     assert settings_of(tuple(dial_values(shown)), WithSharpness) == shown
+
+
+def test_a_preset_is_made_of_the_models_own_settings():
+    own = Settings(embedding_steps=60, finetune_steps=151, sampling_steps=50, seeds=(7,), alpha=0.4).resolve()
+    assert preset("paper", own) == own
+    assert preset("small subject", own) == dataclasses.replace(own, object_weight=3.0)
+    quick = preset("quick", own)
+    assert (quick.tune, quick.draws) == ("lora", 4)
+    assert (quick.embedding_steps, quick.finetune_steps, quick.sampling_steps) == (5, 31, 25)
+    assert (quick.seeds, quick.alpha) == ((7,), 0.4)
+    assert preset("quick", dataclasses.replace(own, embedding_steps=0)).embedding_steps == 0
+    with pytest.raises(SettingsError, match="preset is 'fast'"):
+        preset("fast", own)

@@ -25,7 +25,7 @@ from layerdiffusion.images.geometry import points_in_opened
 from layerdiffusion.images.io import open_image
 from layerdiffusion.images.masks import read_mask
 from layerdiffusion.recipe import Recipe, load_recipe
-from layerdiffusion.settings import Settings, setting_table
+from layerdiffusion.settings import PRESETS, Settings, preset, setting_table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,7 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         flag = "--rotate" if name == "rotation" else f"--{name}"
         placement.add_argument(flag, dest=name, type=number, metavar="X", help=f"{text}; {PLACEMENT[name]}")
     placement.add_argument("--flip", action="store_true", help="mirror it left to right")
-    dials = parser.add_argument_group("settings", "left out: the model's own defaults")
+    dials = parser.add_argument_group("settings", "left out: the preset's, else the model's own defaults")
+    dials.add_argument("--preset", choices=[name.replace(" ", "-") for name in PRESETS], help="several at once")
     dials.add_argument("--seeds", action=Seeds, help="one picture for each: 0 1 2 or 0-3")
     for name, entry in setting_table().items():
         if name != "seeds":
@@ -99,7 +100,6 @@ def run(args: argparse.Namespace) -> int:
         check_prompts(*(given.get(name) for name in PROMPTS))
     else:
         edit = _changed(recipe.edit, given, placement)
-        settings = Settings.from_dict({**recipe.settings.to_dict(), **settings.to_dict()})
 
     # What can be refused without a model has been; from here on it takes time.
     from layerdiffusion.editor import Editor
@@ -108,6 +108,9 @@ def run(args: argparse.Namespace) -> int:
 
     name = given.get("model") or (recipe and recipe.model) or "auto"
     models = load_models(name, args.device, loras=given.get("lora", ()))
+    several = preset(given["preset"].replace("-", " "), models.own).to_dict() if "preset" in given else {}
+    several.pop("seeds", None)
+    settings = Settings.from_dict({**(recipe.settings.to_dict() if recipe else {}), **several, **settings.to_dict()})
     if recipe is None:
         segmenter = _Segmenters(models, given.get("sam"), given.get("detector"))
         edit = _edit(given, photo, reference, Placement(**placement), segmenter)

@@ -194,6 +194,11 @@ def without_part(weights: Weights, part: str) -> Weights:
     return weights if part == "none" else {n: w for n, w in weights.items() if not PARTS[part].search(n)}
 
 
+def in_precision(unet: nn.Module, precision: torch.dtype) -> nn.Module:
+    """A network with the same weights, rounded to `precision`; those that have it already are shared."""
+    return _copy(unet, lambda tensor: tensor.to(precision))
+
+
 def _float32_copy(unet: nn.Module, device: torch.device) -> nn.Module:
     tuned = _copy(unet, lambda tensor: tensor.to(device, torch.float32, copy=True))
     return tuned.requires_grad_(True)

@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 
 log = logging.getLogger(__name__)
-Computation = Callable[..., tuple[Tensor, ...]]  # of tensors; changes nothing, and always does the same
+Inputs = tuple[Tensor, Tensor]
+Computation = Callable[[Tensor, Tensor], tuple[Tensor, ...]]  # changes nothing, and always does the same
+Capture = Callable[[Computation, Tensor, Tensor], Computation]
 WARM_UP = 3  # times that a computation runs before it is captured: cuBLAS and cuDNN set themselves up
 TOLERANCE = 0.05  # between a replay and the computation, of the largest number: they may choose other kernels
 
 
 def replayed(
-    compute: Computation, inputs: Iterator[tuple[Tensor, ...]], capture: Callable[..., Computation] | None = None
+    compute: Computation, inputs: Iterator[Inputs], capture: Capture | None = None
 ) -> Iterator[tuple[Tensor, ...]]:
     """`compute(*one)` for each of `inputs`, tensors of the same shapes, on a GPU as one graph.
 
@@ -40,8 +42,8 @@ def replayed(
 
 
 def cuda_graph(compute: Computation, *inputs: Tensor) -> Computation:
-    """`compute`, captured on copies of `inputs`, which each call fills anew."""
-    held = [one.clone() for one in inputs]
+    """`compute`, captured on copies of both `inputs`, which each call fills anew."""
+    held = inputs[0].clone(), inputs[1].clone()
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -62,10 +64,10 @@ def cuda_graph(compute: Computation, *inputs: Tensor) -> Computation:
 
 
 def _checked(
-    capture: Callable[..., Computation],
+    capture: Capture,
     compute: Computation,
-    first: tuple[Tensor, ...],
-    second: tuple[Tensor, ...],
+    first: Inputs,
+    second: Inputs,
     expected: tuple[Tensor, ...],
 ) -> Computation:
     """The captured computation; `compute` itself where that fails or comes to something else than `expected`."""

@@ -188,8 +188,7 @@ class OptimizerStep:
     def update(self, loss: Tensor) -> None:
         """The step along the gradients of `scaled`, and the report of `loss`, a scalar."""
         for parameters, half in self._parts:
-            for parameter, rounded in zip(parameters, half, strict=False):
-                parameter.grad, rounded.grad = None if rounded.grad is None else rounded.grad.float(), None
+            _hand_over(half, parameters)
             self.scaler.step(self.optimizer)
             # Freed now, not before the next backward: they would lie beside the activations of the next forward pass.
             self.optimizer.zero_grad(set_to_none=True)
@@ -217,6 +216,17 @@ class OptimizerStep:
                 raise FloatingPointError("the loss is no longer a finite number")
             if self._on_step:
                 self._on_step(Step(index, self._steps, loss=loss))
+
+
+def _hand_over(half: list[Tensor], parameters: list[Tensor]) -> None:
+    """The gradients of `half` become float32 ones of `parameters`, in few kernels."""
+    found = [(rounded, rounded.grad, parameter) for rounded, parameter in zip(half, parameters, strict=False)]
+    given = [(gradient, torch.empty_like(parameter)) for _, gradient, parameter in found if gradient is not None]
+    if given:
+        torch._foreach_copy_([own for _, own in given], [gradient for gradient, _ in given])
+    own = iter(given)
+    for rounded, gradient, parameter in found:
+        parameter.grad, rounded.grad = None if gradient is None else next(own)[1], None
 
 
 def _parts(parameters: list[Tensor], half: list[Tensor], most: float) -> list[tuple[list[Tensor], list[Tensor]]]:

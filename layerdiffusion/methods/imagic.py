@@ -22,6 +22,8 @@ from layerdiffusion.methods.stages import (
     FittedEmbeddings,
     Task,
     TunedWeights,
+    frozen_network,
+    off_device,
     pictures,
     tuned_network,
     tuned_weights,
@@ -48,7 +50,9 @@ def stages(task: Task) -> list[Stage[object]]:
     inputs = known(steps=options.embedding_steps, lr=options.embedding_lr, seed=seed)
     fit = Stage(EMBEDDINGS, inputs, options.embedding_steps or 0, 2, fit_embedding, "lower embedding_lr")
     inputs = known(fit=fit, steps=options.finetune_steps, lr=options.finetune_lr, tune=settings.tune, seed=seed)
-    tuning = Stage(FINETUNE, inputs, options.finetune_steps or 0, 3, fit_network, "lower finetune_lr")
+    tuning = Stage(
+        FINETUNE, inputs, options.finetune_steps or 0, 3, fit_network, "lower finetune_lr", off_device(task.models)
+    )
     inputs = known(fit=fit, tuning=tuning, alpha=options.alpha, settings=settings.of(SAMPLING))
     sampling = Stage(SAMPLING, inputs, *task.sampling(settings.sampling_steps), sample_pictures)
     return [fit, tuning, sampling]
@@ -60,8 +64,9 @@ def fit_embedding(
     """Step A, text embedding optimisation: e_opt, from the prompt's own embedding with the model frozen."""
     report.begin(EMBEDDINGS)
     latents = models.encode(picture)
+    unet, precision = frozen_network(models)
     embedding = optimize_embeddings(
-        models.unet,
+        unet,
         models.scheduler,
         latents,
         _everywhere(latents),
@@ -69,7 +74,7 @@ def fit_embedding(
         steps=steps,
         lr=lr,
         generator=training_generator(EMBEDDINGS, seed),
-        precision=models.profile.training_precision,
+        precision=precision,
         checkpointing=models.profile.checkpoint_embeddings,
         on_step=report.step,
     )

@@ -23,7 +23,16 @@ from layerdiffusion.method.finetune import (
 )
 from layerdiffusion.method.objective import OnStep, off_subject
 from layerdiffusion.method.sampling import sample
-from layerdiffusion.methods.stages import FittedEmbeddings, Task, TunedWeights, pictures, tuned_network, tuned_weights
+from layerdiffusion.methods.stages import (
+    FittedEmbeddings,
+    Task,
+    TunedWeights,
+    frozen_network,
+    off_device,
+    pictures,
+    tuned_network,
+    tuned_weights,
+)
 from layerdiffusion.models.family import Condition
 from layerdiffusion.progress import Reporter
 from layerdiffusion.runtime import Stage, finite, training_generator
@@ -43,16 +52,22 @@ def stages(task: Task) -> list[Stage[object]]:
     """Stage 1 (§3.2.1), stage 2 (§3.2.2) and stage 3 (§3.2.3)."""
     settings = task.settings
     embeddings = Stage(
-        EMBEDDINGS, _embedding_inputs(task), settings.embedding_steps, 2 * 2, fit_embeddings, "lower embedding_lr"
+        EMBEDDINGS,
+        _embedding_inputs(task),
+        settings.embedding_steps,
+        2 * 2 * settings.draws,
+        fit_embeddings,
+        "lower embedding_lr",
     )
     tuned = _is_tuned(settings)
     tuning = Stage(
         FINETUNE,
         _tuning_inputs(task, embeddings),
         settings.finetune_steps if tuned else 0,
-        3 * (2 if settings.layers == "separate" else 1),
+        3 * (2 if settings.layers == "separate" else 1) * settings.draws,
         tune_network,
         "lower finetune_lr",
+        stored=off_device(task.models),
     )
     read = settings.of(SAMPLING)
     if settings.schedule == "object":  # no step asks for the mixed embedding
@@ -136,8 +151,9 @@ def fit_embeddings(
     if settings is None or image is None or mask is None:
         return FittedEmbeddings(embeddings.to("cpu"), [])
     report.begin(EMBEDDINGS)
+    unet, precision = frozen_network(models)
     fitted = optimize_embeddings(
-        models.unet,
+        unet,
         models.scheduler,
         models.encode(image),
         _subject(models, mask, *missing) if fits_mask else _off_subject(models, mask, *missing),
@@ -146,7 +162,8 @@ def fit_embeddings(
         lr=settings.embedding_lr,
         generator=training_generator(EMBEDDINGS, settings.training_seed),
         noise_offset=settings.noise_offset,
-        precision=models.profile.training_precision,
+        draws_a_step=settings.draws,
+        precision=precision,
         checkpointing=models.profile.checkpoint_embeddings,
         on_step=report.step,
     )
@@ -203,6 +220,7 @@ def tune_network(
         steps=settings.finetune_steps,
         lr=settings.finetune_lr,
         noise_offset=settings.noise_offset,
+        draws_a_step=settings.draws,
     )
 
 

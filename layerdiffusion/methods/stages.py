@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from layerdiffusion.edit import Edit
 from layerdiffusion.images.layers import Layers, object_fit
-from layerdiffusion.method.finetune import TrainingLayers, Weights, finetune, with_weights
+from layerdiffusion.method.finetune import TrainingLayers, Weights, finetune, in_precision, with_weights
 from layerdiffusion.method.objective import OnStep
 from layerdiffusion.method.sampling import initial_latents, sample
 from layerdiffusion.methods.options import Options
@@ -40,7 +40,7 @@ class FittedEmbeddings(NamedTuple):
 class TunedWeights(NamedTuple):
     """What tuning the network came to."""
 
-    weights: Weights  # by name, in main memory; empty: the network is as it was
+    weights: Weights  # by name; empty: the network is as it was
     losses: list[float]
     note: str = ""  # a sentence, where it was tuned otherwise than it was asked to
 
@@ -141,7 +141,7 @@ def generate_background(
     return models.decode(finite(latents))[0]
 
 
-def tuned_weights(
+def tuned_weights(  # type: ignore[explicit-any]  # the dials are those of `finetune`
     models: Models,
     report: Reporter,
     layers: TrainingLayers,
@@ -156,17 +156,19 @@ def tuned_weights(
 
     def attempt(way: str, checkpointing: bool, note: str) -> TunedWeights:
         report.again(note)
+        lora = way == "lora"
+        network, precision = frozen_network(models) if lora else (models.master, profile.training_precision)
         weights = finetune(
-            models.unet if way == "lora" else models.master,
+            network,
             models.scheduler,
             layers,
             embedding,
             tune=way,
             generator=training_generator(FINETUNE, training_seed),
-            precision=profile.training_precision,
+            precision=precision,
             rounded=profile.weights != torch.float32,
             # LoRA's Adam is small as it is, and 8 bits would have to look at every step's scale.
-            optimizer=(profile if way == "full" else replace(profile, eight_bit_adam=False)).optimizer(),
+            optimizer=(replace(profile, eight_bit_adam=False) if lora else profile).optimizer(),
             checkpointing=checkpointing,
             on_step=report.step,
             **dials,
@@ -190,12 +192,36 @@ def tuned_weights(
 
 
 def stored_weights(models: Models, weights: Weights, tune: str) -> Weights:
-    """Tuned `weights` as a stage keeps them: in main memory, in the profile's type, LoRA's in float32.
+    """Tuned `weights` as stage 3 takes them: on the device, in the profile's type, LoRA's in float32.
 
     Raises `FloatingPointError` where one is not finite.
     """
     dtype = torch.float32 if tune == "lora" else models.profile.weights
-    return {name: finite(weight).to("cpu", dtype) for name, weight in weights.items()}
+    if weights and not torch.stack([weight.isfinite().all() for weight in weights.values()]).all():
+        raise FloatingPointError
+    return {name: weight.to(dtype) for name, weight in weights.items()}
+
+
+def off_device(models: Models) -> Callable[[TunedWeights], TunedWeights] | None:
+    """What takes tuned weights into main memory; None where they are there already."""
+    return None if models.device.type == "cpu" else _in_main_memory
+
+
+def _in_main_memory(tuning: TunedWeights) -> TunedWeights:
+    return tuning._replace(weights={name: weight.to("cpu") for name, weight in tuning.weights.items()})
+
+
+def frozen_network(models: Models) -> tuple[nn.Module, torch.dtype]:
+    """The untouched network for training beside it, and its precision: with half-precision weights, their own.
+
+    Weights in the precision of training are a second copy of those that stage 3 has, where there is memory for it.
+    """
+    profile = models.profile
+    if profile.weights in (torch.float32, profile.training_precision):
+        return models.unet, profile.training_precision
+    if profile.low_memory:
+        return models.unet, profile.weights
+    return in_precision(models.unet, profile.training_precision), profile.training_precision
 
 
 def tuned_network(models: Models, weights: Weights) -> nn.Module:

@@ -41,7 +41,7 @@ from layerdiffusion.models.parts import (
 )
 from layerdiffusion.models.profile import Profile, device_profile
 from layerdiffusion.models.refused import check_name
-from layerdiffusion.settings import PAPER, Settings
+from layerdiffusion.settings import PAPER, Settings, preset
 
 MINIATURE = Path(__file__).resolve().parents[2] / "assets" / "miniature"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -73,7 +73,8 @@ class Models:
     family: StableDiffusion  # how its words become what `unet` is asked with
     scheduler: Any  # a DDIMScheduler with the model's own noise schedule; not to be stepped
     profile: Profile
-    defaults: Settings  # every field set
+    own: Settings  # the model's recommended ones, every field set
+    defaults: Settings  # what an edit takes by itself: the same, or quicker ones where memory is short
     size: int
     notice: str | None = None  # one line for the user: why this is not the model they might expect
     helpers_device: torch.device | None = None  # where SAM and CLIP go; None: to the same device
@@ -254,6 +255,7 @@ def assemble(
         profile = _for_xl(profile, size / native)
         if size < 0.75 * native:
             notice = f"SDXL was trained on pictures of {native} pixels; at {size} they come out cropped or simplified."
+    own = _own_settings(folder, parts.family)
     return Models(
         name=name,
         folder=folder,
@@ -262,7 +264,8 @@ def assemble(
         **_place(parts.unet, profile),
         scheduler=parts.scheduler,
         profile=profile,
-        defaults=_defaults(folder, profile, parts.family),
+        own=own,
+        defaults=_defaults(own, profile),
         size=size,
         notice=notice,
     )
@@ -295,15 +298,17 @@ def _place(unet: Network, profile: Profile) -> dict[str, Network]:
     return {"unet": on_device, "master": unet}
 
 
-def _defaults(folder: Path, profile: Profile, family: StableDiffusion) -> Settings:
-    """The model's own settings over its family's and the paper's; on a small CUDA card without 8-bit Adam, LoRA."""
-    path = folder / "settings.json"
-    own = Settings()
+def _own_settings(folder: Path, family: StableDiffusion) -> Settings:
+    """The settings in the model's folder over its family's and the paper's."""
+    path, own = folder / "settings.json", Settings()
     if path.is_file():
         try:
             own = Settings.from_dict(json.loads(path.read_text(encoding="utf-8")))
         except ValueError as error:  # EditError and JSONDecodeError are both
             raise ModelError(f"The model's {path} can't be used: {reason(error)}.") from error
-    if own.tune is None and profile.low_memory and not profile.eight_bit_adam:
-        own = replace(own, tune="lora")
     return own.resolve(family.defaults.resolve(PAPER))
+
+
+def _defaults(own: Settings, profile: Profile) -> Settings:
+    """The model's own settings; on a small CUDA card without 8-bit Adam, their quick ones."""
+    return preset("quick", own) if profile.low_memory and not profile.eight_bit_adam else own

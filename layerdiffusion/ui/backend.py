@@ -14,12 +14,11 @@ from PIL import Image
 
 from layerdiffusion.edit import Edit
 from layerdiffusion.errors import EditError, ModelError, SettingsError
-from layerdiffusion.settings import PAPER, Settings
+from layerdiffusion.settings import PAPER, Settings, preset
 from layerdiffusion.ui.examples import ASSETS
 from layerdiffusion.ui.follow import follow
 from layerdiffusion.ui.options import Options
 from layerdiffusion.ui.spaces import UNIT, ZeroGPU, booked, on_zero_gpu, split
-from layerdiffusion.ui.widgets.dials import preset
 
 if TYPE_CHECKING:
     from layerdiffusion.editor import Editor
@@ -136,9 +135,13 @@ class Backend:
         return self.editor.models.window(shape, photo)
 
     def defaults(self) -> Settings:
+        """What an edit takes by itself: the model's own settings, or the quick ones where the card is small."""
+        return self.editor.models.defaults if self.ready else self.own_settings()
+
+    def own_settings(self) -> Settings:
         """The model's own settings; before it is loaded, the embedded one's as its folder has them."""
         if self.ready:
-            return self.editor.models.defaults
+            return self.editor.models.own
         if self.options.model in ("auto", "miniature"):
             path = ASSETS / "miniature" / "settings.json"
             if path.is_file():
@@ -147,7 +150,7 @@ class Backend:
 
     def opening(self) -> Settings:
         """The settings that the dials open with: the model's own; the quick ones where GPU time is rationed."""
-        return self.defaults() if self._zero_gpu is None else preset("Quick", self.defaults())
+        return self.defaults() if self._zero_gpu is None else preset("quick", self.own_settings())
 
     def bookings(self, edit: Edit, settings: Settings) -> list[int]:
         """The seconds of each GPU call that the edit would book now; none where no GPU is lent."""

@@ -94,17 +94,17 @@ class ZeroGPU:
         import torch
 
         from layerdiffusion.progress import Reporter
-        from layerdiffusion.runtime import Finished, repeatable, run_stage
+        from layerdiffusion.runtime import Finished, run_stage
 
         torch.set_num_threads(1)  # the pool of OpenMP's threads does not survive a fork
 
         def run(put: Callable[[Any], None], cancel: Any) -> None:
             report, finished = Reporter(speeds, work, put, cancel), Finished()
-            with repeatable():
-                for stage in pickle.loads(pickled):
-                    finished.add(stage, run_stage(self._models(), stage, finished, report), 0.0)
-                    report.finish(stage.steps)
-                    put(_Made(pickle.dumps(finished[stage])))
+            for stage in pickle.loads(pickled):
+                finished.add(stage, run_stage(self._models(), stage, finished, report), 0.0)
+                report.finish(stage.steps)
+                made = finished[stage]  # on the GPU still, which the process that asked for it has none of
+                put(_Made(pickle.dumps(stage.stored(made) if stage.stored else made)))
 
         try:
             with closing(follow(run, None)) as events:

@@ -8,6 +8,7 @@ from layerdiffusion.errors import ModelError
 from layerdiffusion.models import load as models_module
 from layerdiffusion.models.load import load_models
 from layerdiffusion.models.profile import device_profile
+from layerdiffusion.settings import PAPER, preset
 
 
 @pytest.mark.parametrize("changes", [{"device": "gpu"}, {"dtype": "int8"}, {"device": "meta"}])
@@ -50,12 +51,11 @@ def test_a_large_cuda_card_trains_in_bfloat16_samples_in_float16_and_keeps_every
     assert profile.optimizer().keywords == {"fused": True}
 
 
-def test_a_small_older_cuda_card_saves_memory_and_computes_in_float16(cuda_card, folder):
+def test_a_small_older_cuda_card_saves_memory_and_computes_in_float16(cuda_card):
     cuda_card(15, (7, 5))
     profile = device_profile("cuda")
     assert profile.precision == torch.float16
     assert profile.checkpointing
     assert profile.batch < device_profile("cuda", low_memory=False).batch
     assert not device_profile("cuda", low_memory=False).checkpointing
-    tune = models_module._defaults(folder, profile).tune
-    assert tune == ("full" if profile.eight_bit_adam else "lora")
+    assert models_module._defaults(PAPER, profile) == (PAPER if profile.eight_bit_adam else preset("quick", PAPER))

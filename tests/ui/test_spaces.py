@@ -16,11 +16,10 @@ from layerdiffusion.editor import Editor
 from layerdiffusion.errors import EditError, MaskError, SettingsError
 from layerdiffusion.methods.stages import FittedEmbeddings, TunedWeights
 from layerdiffusion.progress import Cancelled
-from layerdiffusion.settings import PAPER, Settings
+from layerdiffusion.settings import PAPER, Settings, preset
 from layerdiffusion.ui.backend import Backend
 from layerdiffusion.ui.options import Options
 from layerdiffusion.ui.spaces import LEAST, MOST, SETUP, SLACK, UNIT, booked, quota_sentence, split
-from layerdiffusion.ui.widgets.dials import preset
 
 LONG = Settings(embedding_steps=400)  # some seconds of stage 1
 
@@ -69,11 +68,11 @@ def test_a_quick_edit_books_a_minute_for_training_and_20_seconds_for_sampling(ba
         stages = backend.editor.left(visit(1), preset(name, replace(PAPER, tune="lora")))
         return [booked(each, {"embeddings": pass_seconds}) for each in split(stages)]
 
-    training, sampling = bookings("Quick", UNIT)
+    training, sampling = bookings("quick", UNIT)
     assert LEAST < training <= 60 and LEAST <= sampling <= 20
-    assert bookings("Paper", UNIT)[0] > training
-    assert bookings("Paper", 10 * UNIT) == [MOST, round(SETUP + SLACK * 50 * 2 * 4 * 10 * UNIT)]
-    assert bookings("Quick", 1e-6) == [LEAST, LEAST]
+    assert bookings("paper", UNIT)[0] > training
+    assert bookings("paper", 10 * UNIT) == [MOST, round(SETUP + SLACK * 50 * 2 * 4 * 10 * UNIT)]
+    assert bookings("quick", 1e-6) == [LEAST, LEAST]
 
 
 def test_what_an_edit_costs_is_said_beside_what_a_visitor_has():
@@ -84,7 +83,7 @@ def test_what_an_edit_costs_is_said_beside_what_a_visitor_has():
 
 
 def test_the_dials_open_with_the_quick_settings_and_no_gpu_is_booked_for_it(backend, spaces):
-    assert backend.opening() == preset("Quick", backend.defaults()) and backend.opening().tune == "lora"
+    assert backend.opening() == preset("quick", backend.own_settings()) and backend.opening().tune == "lora"
     assert not spaces.calls and not spaces.forks
 
 

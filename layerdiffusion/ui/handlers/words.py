@@ -6,12 +6,13 @@ from typing import Any
 import gradio as gr
 
 from layerdiffusion.prompts import split_prompt
+from layerdiffusion.settings import preset
 from layerdiffusion.ui.backend import Backend
 from layerdiffusion.ui.errors import friendly
 from layerdiffusion.ui.handlers.events import QUIET
 from layerdiffusion.ui.page import Page
 from layerdiffusion.ui.session import Session
-from layerdiffusion.ui.widgets.dials import dial_values, preset
+from layerdiffusion.ui.widgets.dials import dial_values
 
 
 def connect(page: Page, backend: Backend, refresh: dict[str, Any]) -> None:
@@ -42,4 +43,4 @@ def split(session: Session, prompt: str) -> tuple[Any, Any]:
 
 
 def preset_values(name: str, backend: Backend) -> list[Any]:
-    return dial_values(preset(name, backend.defaults()))
+    return dial_values(preset(name, backend.own_settings()))

@@ -1,16 +1,15 @@
 """The dials: a component for each entry of the table of settings, and the presets that set several at once."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
 from layerdiffusion.errors import SettingsError
-from layerdiffusion.settings import MAX_SEEDS, Setting, Settings, setting_table
+from layerdiffusion.settings import MAX_SEEDS, PRESETS, Setting, Settings, setting_table
 from layerdiffusion.ui.widgets.drawing import heading
 
 MOST_SEEDS = min(8, MAX_SEEDS)
-PRESETS = ("Paper", "Quick", "Small subject")
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ def dials_card(defaults: Settings, count: gr.Slider) -> DialsCard:
         heading(5, "Dials", "The defaults are the model's own; change one thing at a time.")
         with gr.Row(elem_classes=["ld-presets"]):
             presets = {
-                name: gr.Button(name, size="sm", elem_id=f"preset-{name.split()[0].lower()}", min_width=90)
+                name: gr.Button(name.capitalize(), size="sm", elem_id=f"preset-{name.split()[0].lower()}", min_width=90)
                 for name in PRESETS
             }
         dials: dict[str, Any] = {"count": count}
@@ -144,16 +143,3 @@ def seeds_of(count: int, first: int, exact: str) -> tuple[int, ...]:
             raise SettingsError(f"The seeds must be whole numbers with commas, as in 3, 17, not “{exact[:40]}”.")
         return tuple(int(part) for part in parts)
     return tuple(range(int(first), int(first) + int(count)))
-
-
-def preset(name: str, defaults: Settings) -> Settings:
-    """The settings of a preset; every field of `defaults` must be set."""
-    if name == "Quick":
-        third: dict[str, Any] = {
-            field: max(1, round(getattr(defaults, field) / 3)) if getattr(defaults, field) else 0
-            for field in ("embedding_steps", "finetune_steps")
-        }
-        return replace(defaults, sampling_steps=max(10, defaults.sampling_steps // 2), seeds=(0, 1), **third)
-    if name == "Small subject":
-        return replace(defaults, object_weight=3.0)
-    return defaults

@@ -8,7 +8,7 @@ import pytest
 from layerdiffusion.errors import SettingsError
 from layerdiffusion.settings import PAPER, SAMPLING, Limit, Settings, setting, setting_table
 from layerdiffusion.ui.page import page_of
-from layerdiffusion.ui.widgets.dials import dial_names, dial_values, preset, seeds_of, settings_of
+from layerdiffusion.ui.widgets.dials import dial_names, dial_values, seeds_of, settings_of
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,3 @@ def test_the_dials_give_back_the_settings_they_were_given():
 def test_seeds_that_are_none_are_refused(text):
     with pytest.raises(SettingsError):
         seeds_of(4, 0, text)
-
-
-def test_presets_differ_where_they_say():
-    assert preset("Paper", PAPER) == PAPER
-    assert preset("Small subject", PAPER).object_weight == 3
-    quick = preset("Quick", PAPER)
-    assert quick.finetune_steps < PAPER.finetune_steps and len(quick.seeds) == 2
-    assert quick.finetune_lr == PAPER.finetune_lr
