@@ -36,10 +36,7 @@ OUT_OF_MEMORY = (  # as torch, cuBLAS, cuDNN and the allocators of CPUs say it
     *("cublas_status_alloc_failed", "cudnn_status_alloc_failed"),
 )
 SMALLER = "close what else uses the device, or choose a smaller model"
-MEMORY_ADVICE = {  # by stage: what can help there
-    "finetune": f"set layers to composite, {SMALLER}",
-    "sampling": f"load the model with low_memory, {SMALLER}",
-}
+MEMORY_ADVICE = dict.fromkeys(("embeddings", "finetune"), f"lower draws, {SMALLER}")  # by stage: what can help there
 _MISSING = object()
 
 

@@ -87,15 +87,27 @@ def batched(models: Models, seeds: tuple[int, ...]) -> list[tuple[int, ...]]:
 def pictures(
     models: Models, report: Reporter, seeds: tuple[int, ...], shape: Sequence[int], latents_of: LatentsOf
 ) -> list[Image.Image]:
-    """A picture for each seed, its latents of `shape` (C, h, w), with previews of the first."""
+    """A picture for each seed, its latents of `shape` (C, h, w), with previews of the first.
+
+    A batch that the memory doesn't hold is halved.
+    """
     report.begin("sampling")
     channels, height, width = shape
     images: list[Image.Image] = []
-    batches = batched(models, seeds)
-    for index, batch in enumerate(batches):
+    batches, index = batched(models, seeds), 0
+    while index < len(batches):
+        batch = batches[index]
         noise = initial_latents(batch, (channels, height, width)).to(models.device)
-        latents = latents_of(noise, report.part(index, len(batches), models.decode))
-        images += models.decode(finite(latents))
+        try:
+            latents = latents_of(noise, report.part(index, len(batches), models.decode))
+            images += models.decode(finite(latents))
+            index += 1
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error) or len(batch) == 1:
+                raise
+            free_memory(error)
+            half = len(batch) // 2
+            batches[index : index + 1] = [batch[:half], batch[half:]]
     return images
 
 

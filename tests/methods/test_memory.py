@@ -67,4 +67,19 @@ def test_the_advice_of_a_stage_without_memory_is_its_own(tiny_v_models, edit, st
 
     with pytest.raises(OutOfMemory, match=f"The {stage} stage needs more memory than there is; ") as error:
         Editor(tiny_v_models).run(edit, replace(QUICK), on_progress=fail)
-    assert ("low_memory" in str(error.value)) == (stage == "sampling") and "lora" not in str(error.value)
+    assert ("lower draws" in str(error.value)) == (stage == "embeddings") and "lora" not in str(error.value)
+
+
+def test_a_batch_of_seeds_without_memory_is_halved(tiny_v_models, edit):
+    settings, failed = replace(QUICK, seeds=(0, 1, 2), embedding_steps=0, finetune_steps=0), []
+
+    def fail(event):
+        if event.step == 2 and not failed:
+            failed.append(event)
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    plain = Editor(tiny_v_models).run(edit, settings)
+    halved = Editor(tiny_v_models).run(edit, settings, on_progress=fail)
+    assert failed and len(halved.images) == 3
+    for ours, expected in zip(halved.images, plain.images, strict=True):
+        assert np.abs(np.asarray(ours).astype(int) - np.asarray(expected)).max() <= 1
