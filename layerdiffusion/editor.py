@@ -16,12 +16,21 @@ from layerdiffusion.images.layers import Layers, lay_out
 from layerdiffusion.images.masks import cut_out
 from layerdiffusion.methods import imagic, layerdiffusion, pnp, sdedit
 from layerdiffusion.methods.options import OPTIONS, OWN, Options, check_options
-from layerdiffusion.methods.stages import Task, Trained, TunedWeights, background_stage, generate_background
+from layerdiffusion.methods.stages import (
+    FittedEmbeddings,
+    Task,
+    Trained,
+    TunedWeights,
+    background_stage,
+    generate_background,
+)
+from layerdiffusion.methods.subject import Subject, trained_subject
 from layerdiffusion.models.find import find_again
 from layerdiffusion.models.load import Models
 from layerdiffusion.models.segmenter import Segmenter
 from layerdiffusion.progress import OnProgress, Reporter
 from layerdiffusion.prompts import prompt_notes, subject_noun
+from layerdiffusion.recipe import Recipe
 from layerdiffusion.result import Result
 from layerdiffusion.runtime import RUN, Runtime, Stage, digest
 from layerdiffusion.settings import Settings
@@ -32,6 +41,10 @@ STAGES_OF: dict[str, Callable[[Task], list[Stage[object]]]] = {
     "imagic": imagic.stages,
     "pnp": pnp.stages,
 }
+
+OF_A_SUBJECT = (
+    "These pictures are of a kept subject: their recipe alone trains another; open the subject to make them again."
+)
 
 
 class Editor:
@@ -55,17 +68,19 @@ class Editor:
         *,
         method: str = OWN,
         options: Options | None = None,
+        subject: Subject | None = None,
     ) -> Result:
         """Run the edit, taking from the cache every stage whose inputs are the same as before.
 
         Fields that `settings` leaves open are the model's own defaults. `on_progress` gets a `Progress` for each step;
         once `cancel` is set the edit ends within a step. `method` is one of `methods.options.METHODS`, `options` its
-        own (`options_for`; None: its defaults). The baselines see the whole prompt and one picture. Raises an
+        own (`options_for`; None: its defaults). With a kept `subject` nothing is trained but its `train_on` steps, in
+        place of stages 1 and 2. The baselines see the whole prompt and one picture. Raises an
         `EditError`: `Cancelled`, `OutOfMemory`, or one that says what is wrong with the edit. Whatever is raised,
         finished stages are kept.
         """
         began = time.perf_counter()
-        prepared = self._prepare(edit, settings, method, options)
+        prepared = self._prepare(edit, settings, method, options, subject)
         with self.runtime.turn(cancel):
             background, task, stages = prepared
             if background is not None and task.layers is None and (picture := self.runtime.cached(background)):
@@ -97,21 +112,29 @@ class Editor:
             settings=task.settings,
             model=self.models.name,
             layers=task.layers,
-            warnings=(*self.warnings(edit, method), *_notes(trained.values())),
+            warnings=(
+                *self.warnings(edit, method),
+                *_notes(trained.values()),
+                *([] if subject is None else [OF_A_SUBJECT]),
+            ),
         )
 
-    def plan(self, edit: Edit, settings: Settings | None = None, method: str = OWN) -> dict[str, str]:
+    def plan(
+        self, edit: Edit, settings: Settings | None = None, method: str = OWN, subject: Subject | None = None
+    ) -> dict[str, str]:
         """What `run` would do now with each stage: "run", "reuse" (from the cache) or "skip" (no steps)."""
-        return self.runtime.plan(self._planned(edit, settings, method))
+        return self.runtime.plan(self._planned(edit, settings, method, subject))
 
     def warnings(self, edit: Edit, method: str = OWN) -> list[str]:
         """What will be made of masks and prompts otherwise than they may be meant, a sentence each."""
         prompts = [edit.object_prompt, edit.background_prompt] if method == OWN else [edit.prompt]
         return [*edit.notes, *self.models.prompt_warnings(prompts), *prompt_notes(prompts)]
 
-    def estimate(self, edit: Edit, settings: Settings | None = None, method: str = OWN) -> float | None:
+    def estimate(
+        self, edit: Edit, settings: Settings | None = None, method: str = OWN, subject: Subject | None = None
+    ) -> float | None:
         """The seconds that `run` would take now, by the speeds seen so far; None before any was."""
-        return self.runtime.estimate(self._planned(edit, settings, method))
+        return self.runtime.estimate(self._planned(edit, settings, method, subject))
 
     def left(self, edit: Edit, settings: Settings | None = None, method: str = OWN) -> list[Stage[object]]:
         """The stages that `run` would have to run now."""
@@ -153,6 +176,19 @@ class Editor:
         """The edit's pictures as the stages will look at them; None while its background is not generated yet."""
         return self._prepare(edit, settings, OWN, None)[1].layers
 
+    def subject(self, edit: Edit, settings: Settings | None = None, subject: Subject | None = None) -> Subject:
+        """What the edit's training came to, to be kept: from the cache, or else trained now; see `run`."""
+        _, task, stages = self._prepare(edit, settings, OWN, None, subject)
+        if task.layers is None:
+            raise EditError("The background is not generated yet; run the edit first.")
+        with self.runtime.turn():
+            finished = self.runtime.run_stages(stages[:2], self.runtime.reporter(stages[:2], None, None))
+        fitted, tuned = (cast("Trained", finished[stage]) for stage in stages[:2])
+        assert isinstance(fitted, FittedEmbeddings) and isinstance(tuned, TunedWeights)
+        before = 0 if subject is None else subject.recipe.settings.finetune_steps or 0
+        settings = replace(task.settings, finetune_steps=before + task.settings.finetune_steps)
+        return trained_subject(Recipe(edit, settings, self.models.name), fitted.embeddings, tuned.weights)
+
     def cut_out(self, result: Result, segmenter: Segmenter | None = None) -> list[Image.Image]:
         """The subject of each of the result's pictures, found again by SAM and the words: RGBA. Raises `ModelError`."""
         words = subject_noun(result.edit.object_prompt) or result.edit.object_prompt
@@ -171,12 +207,19 @@ class Editor:
         """Bytes held by the finished stages."""
         return self.runtime.cache_size
 
-    def _planned(self, edit: Edit, settings: Settings | None, method: str) -> list[Stage[object]]:
-        background, _, stages = self._prepare(edit, settings, method, None)
+    def _planned(
+        self, edit: Edit, settings: Settings | None, method: str, subject: Subject | None = None
+    ) -> list[Stage[object]]:
+        background, _, stages = self._prepare(edit, settings, method, None, subject)
         return stages if background is None else [background, *stages]
 
     def _prepare(
-        self, edit: Edit, settings: Settings | None, method: str, options: Options | None
+        self,
+        edit: Edit,
+        settings: Settings | None,
+        method: str,
+        options: Options | None,
+        subject: Subject | None = None,
     ) -> tuple[Stage[Image.Image] | None, Task, list[Stage[object]]]:
         """The stage that generates the background, where one does, and the method's task and stages."""
         check_options(method, options)
@@ -184,7 +227,10 @@ class Editor:
         self.models.check(settings)
         if method in OPTIONS:
             options = (options or OPTIONS[method]()).resolve(self.models.defaults)
-        task = Task(self.models, edit, settings, options, None)
+        if subject is not None:
+            subject.check(self.models)
+            settings = replace(settings, embedding_steps=0, finetune_steps=subject.train_on, tune=subject.tune)
+        task = Task(self.models, edit, settings, options, None, subject)
         if edit.background != "generate":
             task = replace(task, layers=self._lay_out(edit, task.size))
             return None, task, STAGES_OF[method](task)

@@ -25,12 +25,13 @@ from layerdiffusion.images.geometry import points_in_opened
 from layerdiffusion.images.io import open_image
 from layerdiffusion.images.masks import read_mask
 from layerdiffusion.recipe import Recipe, load_recipe
-from layerdiffusion.settings import PRESETS, Settings, preset, setting_table
+from layerdiffusion.settings import PRESETS, Settings, check_number, preset, setting_table
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
+    from layerdiffusion.methods.subject import Subject
     from layerdiffusion.result import Result
 
 PLACEMENT_HELP = {
@@ -59,6 +60,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_clicks(background, "reference-", "the reference's own subject, to leave out")
     background.add_argument("--background-seed", type=number, metavar="N", help="which background to generate")
     background.add_argument("--swap", action="store_true", help="subject from the reference, background from the photo")
+    again = parser.add_argument_group("a kept subject", "new words and seeds for it cost no training")
+    again.add_argument(
+        "--keep", metavar="FILE", help="save what was trained: FILE.safetensors, of a full edit a folder"
+    )
+    again.add_argument("--subject", metavar="FILE", help="a subject that was kept, in place of --image or a recipe")
+    again.add_argument("--train-on", type=number, metavar="N", help="train it N steps further first")
     words = parser.add_argument_group("the words")
     words.add_argument("--prompt", help="what the picture should show, as in “a dog jumping in the forest”")
     words.add_argument("--object-prompt", metavar="TEXT", help="its part about the subject, if the split is wrong")
@@ -88,7 +95,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the edit the flags describe, save it, and say where; the exit status."""
     given = vars(args)
-    recipe = _from_recipe(given) if args.recipe else None
+    subject = _opened_subject(given, args.recipe)
+    recipe = _from_recipe(given) if args.recipe else None if subject is None else subject.recipe
     if recipe is None:
         _check_sources(given)
     settings = Settings(**_chosen(given, Settings))
@@ -120,13 +128,15 @@ def run(args: argparse.Namespace) -> int:
         _say(args, sentence)
     try:
         with interruptible() as cancel, Bars(quiet=args.json) as bars:
-            result = editor.run(edit, settings, on_progress=bars, cancel=cancel)
+            result = editor.run(edit, settings, on_progress=bars, cancel=cancel, subject=subject)
     except Cancelled:
         raise KeyboardInterrupt from None
     for warning in result.warnings:
         if warning not in before:
             _say(args, warning)
     folder = result.save(out or Path(f"edit-{result.edit_id}"))
+    if "keep" in given:
+        _say(args, f"The subject is kept in {editor.subject(edit, settings, subject).save(given['keep'], models)}.")
     if given.get("save_layers"):
         result.save_layers(folder, editor.cut_out(result))
     _report(args, result, folder)
@@ -217,6 +227,23 @@ def _check_sources(given: dict[str, Any]) -> None:
                 raise EditError(f"--{name.replace('_', '-')} needs a reference picture; give --reference FILE.")
     if not any(name in given for name in ("mask", *CLICKS)):
         raise MaskError(UNMARKED)
+
+
+def _opened_subject(given: dict[str, Any], recipe: str | None) -> Subject | None:
+    """The kept subject that the flags name, if they do."""
+    if "subject" not in given:
+        if "train_on" in given:
+            raise EditError("--train-on needs a kept subject; give --subject FILE.")
+        return None
+    wrong = (
+        "a recipe" if recipe else next((f"--{name.replace('_', '-')}" for name in PICTURE_FLAGS if name in given), None)
+    )
+    if wrong:
+        raise EditError(f"{wrong} can't be combined with --subject, which has its own pictures; leave one of them out.")
+    from layerdiffusion.methods.subject import load_subject
+
+    steps = check_number("train_on", given.get("train_on", 0), setting_table()["finetune_steps"].limit)
+    return replace(load_subject(given["subject"]), train_on=int(steps))
 
 
 def _from_recipe(given: dict[str, Any]) -> Recipe:

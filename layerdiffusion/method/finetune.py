@@ -124,6 +124,7 @@ def finetune(
     rounded: bool = False,
     optimizer: OptimizerFactory | None = None,
     checkpointing: bool = False,
+    start: Weights | None = None,
     on_step: OnStep | None = None,
 ) -> Weights:
     """§3.2.2: the weights that `steps` of Adam on Eq. 5 lead to, conditioned on `edit_embedding`.
@@ -135,7 +136,7 @@ def finetune(
     either back into a network. With `rounded`, the network computes without autocast, by weights that are
     rounded to `precision` after each step; those returned are float32 all the same. Both terms share t and ε;
     `noise_offset`, 0 in the paper, is that of `draw_noise_and_timestep`; a step goes by the mean of
-    `draws_a_step` draws, 1 in the paper. With no steps, or with both weights 0, the result is empty.
+    `draws_a_step` draws, 1 in the paper. It goes on from `start`, an earlier result. Without steps it is empty.
     """
     if not steps or not (object_weight or background_weight):
         return {}
@@ -147,6 +148,7 @@ def finetune(
         cast(Checkpointed, tuned).enable_gradient_checkpointing()
     named = {name: parameter for name, parameter in tuned.named_parameters() if parameter.requires_grad}
     weights: Weights = {name: parameter.detach() for name, parameter in named.items()}
+    _copy_into(weights, start or {})
     half = _halve(tuned, precision) if rounded else []
     trained, rate = (weights if half else named).values(), lr * LORA_LR_FACTOR if lora else lr
     optimizer_step = OptimizerStep(trained, rate, precision, optimizer, half=half, steps=steps, on_step=on_step)
@@ -163,6 +165,11 @@ def finetune(
             prediction = predict(tuned, noisy, timesteps, embedding, precision)
             optimizer_step(total_loss(prediction, target, layers, object_weight, background_weight) / draws_a_step)
     return weights
+
+
+def _copy_into(weights: Weights, start: Weights) -> None:
+    for name, weight in start.items():
+        weights[name].copy_(weight)
 
 
 def with_weights(unet: nn.Module, weights: Weights) -> nn.Module:

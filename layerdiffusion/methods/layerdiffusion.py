@@ -33,6 +33,7 @@ from layerdiffusion.methods.stages import (
     tuned_network,
     tuned_weights,
 )
+from layerdiffusion.methods.subject import Subject
 from layerdiffusion.models.family import Condition
 from layerdiffusion.progress import Reporter
 from layerdiffusion.runtime import Stage, finite, training_generator
@@ -87,6 +88,8 @@ def _is_tuned(settings: Settings) -> bool:
 
 def _embedding_inputs(task: Task) -> dict[str, object] | None:
     prompts = task.edit.object_prompt, task.edit.background_prompt
+    if task.subject is not None:
+        return {"prompts": prompts, "subject": task.subject}
     if not task.settings.embedding_steps:
         return {"prompts": prompts}
     if task.layers is None:
@@ -145,9 +148,12 @@ def fit_embeddings(
     fits_mask: bool = True,
     missing: tuple[str, ...] = (),
     settings: Settings | None = None,
+    subject: Subject | None = None,
 ) -> FittedEmbeddings:
-    """Stage 1: [ê_a, ê_b], float32; without steps, what the words mean."""
+    """Stage 1: [ê_a, ê_b], float32; without steps, what the words mean, or of a kept subject what was fitted."""
     embeddings = models.embed(list(prompts))
+    if subject is not None:
+        return FittedEmbeddings(subject.embedded(embeddings.to("cpu"), prompts), [])
     if settings is None or image is None or mask is None:
         return FittedEmbeddings(embeddings.to("cpu"), [])
     report.begin(EMBEDDINGS)
@@ -175,11 +181,12 @@ def fit_embeddings(
 
 def _tuning_inputs(task: Task, embeddings: Stage[FittedEmbeddings]) -> dict[str, object] | None:
     settings, layers = task.settings, task.layers
+    given: dict[str, object] = {} if task.subject is None else {"subject": task.subject}
     if not _is_tuned(settings):
-        return {}
+        return given
     if layers is None:
         return None
-    inputs: dict[str, object] = {"embeddings": embeddings, "object_mask": layers.object_mask}
+    inputs: dict[str, object] = given | {"embeddings": embeddings, "object_mask": layers.object_mask}
     if settings.layers == "composite":
         inputs |= {"image": layers.composite}
     elif settings.layers == "overlay":
@@ -203,10 +210,12 @@ def tune_network(
     background_mask: Mask | None = None,
     missing: tuple[str, ...] = (),
     settings: Settings | None = None,
+    subject: Subject | None = None,
 ) -> TunedWeights:
-    """Stage 2: the tuned parameters, as `with_weights` takes them; without steps, none."""
+    """Stage 2: the tuned parameters, as `with_weights` takes them; without steps, none, or a kept subject's."""
+    start = {} if subject is None else subject.weights
     if settings is None or embeddings is None or object_mask is None or image is None:
-        return TunedWeights({}, [])
+        return TunedWeights(start, [])
     layers = _training_layers(models, object_mask, image, background_image, background_mask, missing)
     return tuned_weights(
         models,
@@ -214,7 +223,8 @@ def tune_network(
         layers,
         _mixed(models, embeddings, settings.alpha),
         settings.tune,
-        settings.training_seed,
+        settings.training_seed + bool(start),  # not the noise that it was trained on
+        start=start,
         object_weight=settings.object_weight,
         background_weight=settings.background_weight,
         steps=settings.finetune_steps,

@@ -16,6 +16,7 @@ from layerdiffusion.method.finetune import TrainingLayers, Weights, finetune, in
 from layerdiffusion.method.objective import OnStep
 from layerdiffusion.method.sampling import initial_latents, sample
 from layerdiffusion.methods.options import Options
+from layerdiffusion.methods.subject import Subject
 from layerdiffusion.models.family import Condition
 from layerdiffusion.progress import Reporter
 from layerdiffusion.runtime import Stage, finite, free_memory, is_out_of_memory, training_generator
@@ -57,6 +58,7 @@ class Task:
     settings: Settings  # every field set
     options: Options | None  # the method's own, every field set
     layers: Layers | None  # None: the background has yet to be generated
+    subject: Subject | None = None  # a kept one, in place of training
 
     def sampling(self, steps: int, cost: float = 0.0) -> tuple[int, float]:
         """Steps and the cost of a step of a sampling stage that takes `steps` for each batch of seeds.
@@ -193,6 +195,8 @@ def tuned_weights(  # type: ignore[explicit-any]  # the dials are those of `fine
     else:
         ways = [("full", True, CHECKPOINTED), ("lora", False, AS_LORA), ("lora", True, AS_LORA)]
         ways = [("full", True, ""), *ways[1:]] if profile.checkpointing else [("full", False, ""), *ways]
+        if dials.get("start"):  # weights of the whole network are no start for an addition to it
+            ways = [way for way in ways if way[0] == "full"]
     for way in ways[:-1]:
         try:
             return attempt(*way)

@@ -1,0 +1,162 @@
+"""A subject kept: what stages 1 and 2 came to, in files that diffusers opens, and taken up again without training.
+
+A LoRA edit is one `.safetensors` in diffusers' format with its embeddings beside it, a full one a folder with a `unet`.
+Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from layerdiffusion.errors import EditError, ModelError, RecipeError
+from layerdiffusion.method.embeddings import edit_embedding
+from layerdiffusion.method.finetune import Weights, with_weights
+from layerdiffusion.models.family import Condition
+from layerdiffusion.recipe import CARRIED, Recipe, carried_recipe, recipe_from_dict
+
+if TYPE_CHECKING:
+    from layerdiffusion.models.load import Models
+
+EMBEDDINGS = "embeddings.safetensors"
+PARTS = ("object", "background")  # ê_a and ê_b
+UNET = Path("unet") / "diffusion_pytorch_model.safetensors"
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What training came to, and what it was trained on."""
+
+    recipe: Recipe
+    embeddings: dict[str, torch.Tensor]  # by part and field, as "object.prompt_embeds" (L, D); also of "edit", e_opt
+    weights: Weights  # as `finetune` returns them
+    train_on: int = 0  # further steps of stage 2 before the pictures are made
+
+    @property
+    def tune(self) -> str:
+        return "lora" if any(".lora_A." in name for name in self.weights) else "full"
+
+    @cached_property
+    def key(self) -> str:
+        """A hash of what was trained."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted({**self.embeddings, **self.weights}.items()):
+            values = tensor.detach().cpu().float().contiguous().numpy()
+            digest.update(repr((name, values.shape)).encode() + values.tobytes())
+        return digest.hexdigest()
+
+    def __repr__(self) -> str:
+        """What a stage that takes it depends on."""
+        return f"Subject({self.key}, {self.train_on})"
+
+    def embedded(self, fresh: Condition, prompts: tuple[str, str]) -> Condition:
+        """[ê_a, ê_b]: of words it was trained on as they were fitted, of others `fresh`, as the encoder has them."""
+        trained = self.recipe.edit.object_prompt, self.recipe.edit.background_prompt
+        rows = []
+        for index, part in enumerate(PARTS):
+            row = fresh[index : index + 1]
+            fitted = {name: self.embeddings.get(f"{part}.{name}") for name in row.tensors}
+            if prompts[index] == trained[index] and None not in fitted.values():
+                row = replace(row, **{name: tensor[None] for name, tensor in fitted.items() if tensor is not None})
+            rows.append(row)
+        return rows[0].join(rows[1])
+
+    def check(self, models: Models) -> None:
+        """Raise a `ModelError` where the weights or embeddings are of a model of another shape."""
+        own = dict(models.unet.named_parameters())
+        for name, weight in self.weights.items():
+            base, _, kind = name.partition(".lora_")
+            there = own.get(f"{base}.weight" if kind else name)
+            side = {"A": -1, "B": 0, "": slice(None)}[kind[:1]]  # an adapter shares a side with the weight beside it
+            if there is None or there.shape[side] != weight.shape[side]:
+                whose = (
+                    f"{self.recipe.model}; open it with that" if self.recipe.model else "another; open it with its own"
+                )
+                raise ModelError(f"The subject doesn't fit {models.name}: it was trained on {whose}.")
+
+    def save(self, path: str | Path, models: Models) -> Path:
+        """Write it, and return the file, of a full edit the folder. Raises `EditError`.
+
+        A LoRA's `NAME.safetensors` opens with `StableDiffusionPipeline.load_lora_weights`, and has the recipe in its
+        metadata; `NAME.embeddings.safetensors` beside it has ê_a, ê_b and e_opt, a name and its vectors each, as
+        textual inversion has them. A full edit's folder has a `unet` for `UNet2DConditionModel.from_pretrained`.
+        """
+        path, lora = Path(path), self.tune == "lora"
+        path = path.with_suffix(".safetensors") if lora else path.with_suffix("")
+        recipe = carried_recipe(self.recipe.edit, self.recipe.settings, self.recipe.model)
+        metadata = {"format": "pt", CARRIED: json.dumps(recipe, ensure_ascii=False)}
+        embeddings = {name: tensor.contiguous() for name, tensor in self.embeddings.items()}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if lora:
+                weights = {f"unet.{name.replace('.default.', '.')}": w.contiguous() for name, w in self.weights.items()}
+                save_file(weights, path, metadata)
+            else:
+                with_weights(models.master, self.weights).save_pretrained(path / "unet")  # type: ignore[operator]
+            save_file(embeddings, _embeddings_of(path), metadata)
+        except OSError as error:
+            raise EditError(
+                f"The subject can't be saved to {path} ({error.strerror or error}); free some space."
+            ) from error
+        return path
+
+
+def trained_subject(recipe: Recipe, embeddings: Condition, weights: Weights) -> Subject:
+    """The subject of a finished edit. Raises an `EditError` where nothing was trained."""
+    if not weights:
+        raise EditError("There is no trained subject to keep: stage 2 has no steps; give finetune_steps.")
+    rows = {"object": embeddings[:1], "background": embeddings[1:]}
+    rows["edit"] = edit_embedding(rows["object"], rows["background"], recipe.settings.alpha)
+    named = {f"{part}.{name}": tensor[0] for part, row in rows.items() for name, tensor in row.tensors.items()}
+    return Subject(
+        recipe,
+        {name: tensor.float().cpu() for name, tensor in named.items()},
+        {name: weight.cpu() for name, weight in weights.items()},
+    )
+
+
+def load_subject(path: str | Path) -> Subject:
+    """The subject in a `.safetensors` file, or the folder of a full one, as `Subject.save` wrote it.
+
+    A LoRA without its embeddings beside it has its words as the text encoder has them. Raises `RecipeError`.
+    """
+    path = Path(path)
+    file = path / UNET if path.is_dir() else path
+    beside = _embeddings_of(path)
+    try:
+        with safe_open(beside if beside.is_file() else file, "pt") as opened:
+            carried = (opened.metadata() or {}).get(CARRIED)
+        weights = load_file(file)
+        embeddings = load_file(beside) if beside.is_file() else {}
+    except FileNotFoundError as error:
+        raise RecipeError(
+            f"There is no subject at {path}; give the .safetensors that was saved, or its folder."
+        ) from error
+    except (OSError, SafetensorError) as error:
+        raise RecipeError(f"{path} is no complete .safetensors; save the subject again.") from error
+    if carried is None:
+        raise RecipeError(f"{path} carries no recipe, so it is no subject that was kept here; give one that is.")
+    try:
+        recipe = recipe_from_dict(json.loads(carried))
+    except json.JSONDecodeError as error:
+        raise RecipeError(f"The recipe in {path} is not valid JSON; save the subject again.") from error
+    return Subject(recipe, embeddings, {_ours(name): weight for name, weight in weights.items()})
+
+
+def _embeddings_of(path: Path) -> Path:
+    return path / EMBEDDINGS if path.suffix != ".safetensors" else path.with_suffix(f".{EMBEDDINGS}")
+
+
+def _ours(name: str) -> str:
+    """A weight's name in a file as `finetune` has it."""
+    for kind in ("lora_A", "lora_B"):
+        name = name.removeprefix("unet.").replace(f".{kind}.weight", f".{kind}.default.weight")
+    return name
