@@ -18,7 +18,8 @@ from layerdiffusion.models.load import Models, load_models
 from layerdiffusion.threads import available_cores
 
 HERE = Path(__file__).parent
-LONGEST = ("browser", "miniature", "evaluation")  # what takes long comes first: no worker is left with it at the end
+# What takes long comes first: no worker is left with it at the end.
+LONGEST = ("browser", "test_true_size.py", "miniature", "evaluation", "test_snippets.py", "test_editor.py", "ui")
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

@@ -1,7 +1,8 @@
 """Every command and every piece of Python that the README and the miniature's card print does what it is printed for.
 
 What takes a moment runs as printed, in a folder that looks like the project's, with the miniature at a few steps. What
-takes minutes or a GPU, or starts a server, is read by the program's own parser. The page's start is in `test_start.py`.
+takes minutes or a GPU, or starts a server, is read by the program's own parser. The page's start is in
+`ui/test_launch.py`, the card's pipeline in `miniature/test_shipped.py`.
 """
 
 from __future__ import annotations
@@ -141,10 +142,3 @@ def test_the_request_over_http_gets_pictures(inside):
         names: dict = {}
         exec(code.replace("http://127.0.0.1:7860", page.url.rstrip("/")), names)
     assert len(names["pictures"]) == 2
-
-
-def test_the_cards_pipeline_draws_a_picture(inside):
-    names: dict = {}
-    *lines, last = snippet("StableDiffusionPipeline").strip().splitlines()
-    exec("\n".join(lines), names)
-    assert eval(last, names).size == (128, 128)

@@ -18,7 +18,7 @@ from layerdiffusion.evaluation.worker import Failed, Finished, Worker
 
 pytest.importorskip("ray")
 
-EDITS = toybench(6)
+EDITS = toybench(3)
 VARIANTS = variants(["ours", "sdedit"], ["i"])
 
 
@@ -31,11 +31,10 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.fixture
-def address(monkeypatch):
+@pytest.fixture(scope="module")
+def address():
     """A running cluster with two CPUs, started by others."""
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.setenv("RAY_worker_niceness", "0")
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
@@ -43,7 +42,7 @@ def address(monkeypatch):
     cluster.shutdown()
 
 
-def test_a_killed_worker_loses_nothing_and_changes_no_number(tmp_path, measured_folder, worker, quick):
+def test_a_killed_worker_loses_nothing_and_changes_no_number(tmp_path, measured_folder, worker, quick, address):
     plain = Records(tmp_path / "plain")
     run_bench(EDITS, VARIANTS, quick, plain, lambda: worker)
 
@@ -56,11 +55,11 @@ def test_a_killed_worker_loses_nothing_and_changes_no_number(tmp_path, measured_
                 os.kill(progress.last.worker, signal.SIGKILL)
 
     load = functools.partial(Worker.load, str(measured_folder), "cpu", 1)
-    outcome = run_bench(EDITS, VARIANTS, quick, records, load, "local", kill_the_first, workers=2)
+    outcome = run_bench(EDITS, VARIANTS, quick, records, load, address, kill_the_first, workers=2)
 
     done = [(one.edit, one.variant) for one in finished]
     assert sorted(done) == sorted((edit.id, variant.name) for edit in EDITS for variant in VARIANTS)
-    assert (outcome.written, outcome.failed) == (18, ())
+    assert (outcome.written, outcome.failed) == (9, ())
     killed = finished[0]
     assert os.getpid() not in {one.worker for one in finished}
     rest = {one.worker for one in finished[1:] if one.edit == killed.edit}
@@ -93,6 +92,21 @@ def test_an_edit_that_kills_its_workers_ends_the_run_and_costs_no_record(
     assert failed == [(EDITS[0].id, "broken"), (EDITS[1].id, "broken")]
     assert "alpha must be" in next(one for one in seen if isinstance(one, Failed)).reason
     assert len(records.read()) == 5
+
+
+def test_on_this_machine_a_cluster_is_started_with_as_many_cpus_as_workers(tmp_path, quick, worker, monkeypatch):
+    """Not started here: the tests above have one."""
+    asked = {}
+
+    def init(**options):
+        asked.update(options)
+        raise ConnectionError("seen")
+
+    monkeypatch.setattr("ray.init", init)
+    with pytest.raises(EditError, match="no Ray cluster at local"):
+        run_bench(EDITS[:1], VARIANTS, quick, Records(tmp_path), lambda: worker, "local", workers=3)
+    assert (asked["address"], asked["num_cpus"], asked["include_dashboard"]) == ("local", 3, False)
+    assert str(ray_backend.ROOT) in asked["runtime_env"]["env_vars"]["PYTHONPATH"]
 
 
 def test_a_cluster_that_is_not_there_is_told_in_one_sentence(tmp_path, quick, worker):
