@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Protocol, TypeVar
 
 import torch
@@ -45,7 +45,7 @@ class NoiseScheduler(Protocol):
 class Checkpointed(Protocol):
     """A diffusers network that can compute its activations again instead of keeping them."""
 
-    def enable_gradient_checkpointing(self, func: Callable[..., object] | None = None, /) -> None: ...
+    def enable_gradient_checkpointing(self, func: object = None, /) -> None: ...
     def disable_gradient_checkpointing(self) -> None: ...
 
 

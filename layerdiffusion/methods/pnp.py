@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -115,8 +115,8 @@ def sites_of(unet: nn.Module) -> Sites:
 
     SDXL's deepest block has 32 × 32 already, a quarter of its latents' side as SD v1.4's second one has.
     """
-    blocks = cast("Sequence[UpBlock]", unet.up_blocks)
-    side = cast("Any", unet).config.sample_size
+    network = cast(UNet, unet)
+    blocks, side = network.up_blocks, network.config.sample_size
     deepest = (side if isinstance(side, int) else min(side)) // 2 ** (len(blocks) - 1)
     first = 0 if deepest >= 16 else min(1, len(blocks) - 1)
     layer = min(1, len(blocks[first].resnets) - 1)
@@ -179,6 +179,19 @@ class UpBlock(Protocol):
     """A block of a UNet's decoder; those with transformers have `attentions`, too."""
 
     resnets: Sequence[nn.Module]
+
+
+class UNetConfig(Protocol):
+    """What is read from a UNet's config."""
+
+    sample_size: int | Sequence[int]
+
+
+class UNet(Protocol):
+    """diffusers' `UNet2DConditionModel`."""
+
+    config: UNetConfig
+    up_blocks: Sequence[UpBlock]
 
 
 class SourceAttention:

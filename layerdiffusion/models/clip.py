@@ -11,8 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from layerdiffusion.errors import ModelError
+from layerdiffusion.models.family import Network
 from layerdiffusion.models.hub import HUB_CLIP, download_clip
-from layerdiffusion.models.parts import Network, quiet, reason
+from layerdiffusion.models.parts import quiet, reason
 
 if TYPE_CHECKING:
     from layerdiffusion.models.load import Models

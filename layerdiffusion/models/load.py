@@ -25,10 +25,9 @@ from layerdiffusion.errors import ModelError, SettingsError
 from layerdiffusion.models import hub
 from layerdiffusion.models._torchvision import ensure_torchvision
 from layerdiffusion.models.clip import load_clip
-from layerdiffusion.models.family import Condition, StableDiffusion, StableDiffusionXL
+from layerdiffusion.models.family import Condition, Network, StableDiffusion, StableDiffusionXL
 from layerdiffusion.models.lora import PLUS, add_loras, split_name
 from layerdiffusion.models.parts import (
-    Network,
     Parts,
     native_size,
     open_file,

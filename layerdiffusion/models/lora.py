@@ -17,6 +17,7 @@ from layerdiffusion.models.parts import Parts, reason
 PLUS = " + "  # between a model's name and the LoRA files on top of it
 MOST = 10  # the largest scale: what goes far beyond 1 is a slip
 # The two factors in the names of kohya's scripts, of PEFT and of diffusers, of today and of its first LoRAs.
+Layer = nn.Linear | nn.Conv2d
 FACTOR = re.compile(r"(.+?)[._]lora(?:_linear_layer)?[._](A|B|down|up)(?:\.default)?\.weight")
 NETWORKS = {  # by the beginning of a name; the first that fits
     **{"lora_te2_": "text_encoder_2", "lora_te1_": "text_encoder", "lora_te_": "text_encoder", "lora_unet_": "unet"},
@@ -42,7 +43,7 @@ def add_loras(parts: Parts, files: Sequence[str]) -> None:
         for part, network in networks.items()
         if isinstance(network, nn.Module)
         for name, module in network.named_modules()
-        if isinstance(module, nn.Linear | nn.Conv2d)
+        if isinstance(module, Layer)
     }
     for text in files:
         path, scale = _file_and_scale(text)
@@ -70,7 +71,7 @@ def _opened(path: Path, parts: Parts) -> tuple[dict[str, Tensor], dict[str, floa
 
 
 def _add(
-    layers: Mapping[tuple[str, str], nn.Module], weights: dict[str, Tensor], scales: dict[str, float], scale: float
+    layers: Mapping[tuple[str, str], Layer], weights: dict[str, Tensor], scales: dict[str, float], scale: float
 ) -> None:
     """Raises `ValueError` before anything is changed."""
     found: dict[str, dict[str, Tensor]] = {}
