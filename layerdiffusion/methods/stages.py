@@ -189,8 +189,11 @@ def tuned_weights(  # type: ignore[explicit-any]  # the dials are those of `fine
         )
         return TunedWeights(stored_weights(models, weights, way), report.losses, note)
 
-    # For LoRA, checkpointing saves little and takes a third more arithmetic: only where nothing else is left.
-    if tune == "lora":
+    # For LoRA, checkpointing saves little and takes a third more arithmetic: only where nothing else is left, or where
+    # stage 1 can't do without it either.
+    if tune == "lora" and profile.checkpointing and profile.checkpoint_embeddings:
+        ways = [("lora", True, "")]
+    elif tune == "lora":
         ways = [("lora", False, ""), ("lora", True, CHECKPOINTED)]
     else:
         ways = [("full", True, CHECKPOINTED), ("lora", False, AS_LORA), ("lora", True, AS_LORA)]
