@@ -49,8 +49,8 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 # Full tuning: a weight in float32, its gradient, Adam's two averages and the frozen one in half precision; beside them
 # activations, autoencoder and CUDA itself. Predicted, not measured: for SDXL 50 GB.
 FULL_TUNING_BYTES, FULL_TUNING_REST = 4 * 4 + 2, 4 * 10**9
-# A card with less computes SDXL's activations again in stage 1, which takes 24 to 29 GiB at its peak with all of them, and
-# in stage 2; predicted from live storage, not measured.
+# A card with less computes SDXL's activations again: in stage 1, which takes 24 to 29 GiB at its peak with all of them,
+# and in stage 2; predicted from live storage, not measured.
 XL_STAGE_1, XL_STAGE_2 = 40 * 10**9, 24 * 10**9
 XL_PICTURE, XL_REST = 25 * 10**8, 8 * 10**9  # bytes that sampling takes for each of SDXL's pictures, and beside them
 
