@@ -211,5 +211,9 @@ class StableDiffusionXL(StableDiffusion):
         condition = ConditionXL(embeds, second.text_embeds.float(), self.vae_factor)
         if not self.zeros_for_none:
             return condition
-        there = torch.tensor([prompt is not None for prompt in prompts]).to(embeds.device)
-        return condition.map(lambda tensor: tensor * there.view(-1, *[1] * (tensor.dim() - 1)))
+        given = [prompt is not None for prompt in prompts]
+        return condition.map(
+            lambda tensor: torch.stack(
+                [row if there else torch.zeros_like(row) for row, there in zip(tensor, given, strict=True)]
+            )
+        )
