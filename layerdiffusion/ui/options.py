@@ -15,7 +15,6 @@ PREFIX = "LAYERDIFFUSION_"
 @dataclass(frozen=True)
 class Options:
     model: str = "auto"
-    lora: tuple[str, ...] = ()
     sam: str | None = None
     detector: str | None = None
     device: str | None = None
@@ -27,6 +26,7 @@ class Options:
     cache_gb: float | None = None
     offline: bool = False
     study: str | None = None
+    lora: tuple[str, ...] = ()
     root_path: str | None = None
     keep_minutes: int = 60
 
@@ -54,6 +54,7 @@ def parse_options(argv: Sequence[str] | None = None) -> Options:
     parser.add_argument("--cache-gb", type=_size, help="memory for finished stages, in GiB")
     parser.add_argument("--offline", action="store_true", default=None, help="never ask the network for anything")
     parser.add_argument("--study", type=_study, metavar="DIR", help="a user study of this evaluation, at /study")
+    loras: list[str] = []
     for action in parser._actions:
         text = os.environ.get(PREFIX + action.dest.upper())
         if action.dest == "help" or not text:
@@ -63,11 +64,11 @@ def parse_options(argv: Sequence[str] | None = None) -> Options:
                 parser.error(f"{PREFIX}{action.dest.upper()} is {text!r}: it must be 0 or 1")
             action.default = text.lower() in ("1", "true", "yes")
         elif action.dest == "lora":
-            action.default = text.split(",")
+            loras = text.split(",")
         else:
             action.default = text  # argparse puts a text default through the option's own check
     given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
-    return Options(**{**given, "lora": tuple(given.get("lora", ()))})
+    return Options(**{**given, "lora": tuple(given.get("lora", loras))})
 
 
 def check_address(options: Options) -> None:

@@ -15,7 +15,18 @@ def test_every_option_is_a_flag_and_an_environment_variable(monkeypatch):
     flags = (
         "--model m --sam s --device cpu --host h --port 81 --auth u:p --max-users 3 --cache-gb 0.5 --share --offline"
     )
-    wanted = Options("m", "s", "cpu", "h", 81, True, ("u", "p"), 3, 0.5, True)
+    wanted = Options(
+        model="m",
+        sam="s",
+        device="cpu",
+        host="h",
+        port=81,
+        share=True,
+        auth=("u", "p"),
+        max_users=3,
+        cache_gb=0.5,
+        offline=True,
+    )
     assert parse_options(flags.split()) == wanted
     for name, value in zip(
         ("MODEL", "SAM", "DEVICE", "HOST", "PORT", "AUTH", "MAX_USERS", "CACHE_GB", "SHARE", "OFFLINE"),
@@ -25,6 +36,15 @@ def test_every_option_is_a_flag_and_an_environment_variable(monkeypatch):
         monkeypatch.setenv(f"LAYERDIFFUSION_{name}", value)
     assert parse_options([]) == wanted
     assert parse_options(["--port", "82"]).port == 82
+
+
+def test_lora_files_are_listed_and_flags_win(monkeypatch):
+    monkeypatch.setenv("LAYERDIFFUSION_LORA", "a.safetensors:0.5,b.safetensors")
+    assert parse_options([]).lora == ("a.safetensors:0.5", "b.safetensors")
+    assert parse_options(["--lora", "c.safetensors", "--lora", "d.safetensors"]).lora == (
+        "c.safetensors",
+        "d.safetensors",
+    )
 
 
 @pytest.mark.parametrize(
