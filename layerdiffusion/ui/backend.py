@@ -68,7 +68,8 @@ class Backend:
             else:
                 import peft  # noqa: F401 - once and here, not in every worker
 
-                models.defaults = replace(models.defaults, tune="lora")  # tuned networks are too large to be sent
+                models.own = replace(models.own, tune="lora")  # tuned networks are too large to be sent
+                models.defaults = replace(models.defaults, tune="lora")
                 models.helpers_device = torch.device("cpu")
                 editor.runtime.elsewhere = self._zero_gpu
                 editor.runtime.assume(UNIT)
