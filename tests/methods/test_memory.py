@@ -10,6 +10,7 @@ from tiny import QUICK
 from layerdiffusion import method
 from layerdiffusion.editor import Editor
 from layerdiffusion.methods import stages as stages_module
+from layerdiffusion.progress import Reporter
 from layerdiffusion.runtime import OutOfMemory, free_memory
 
 pytestmark = pytest.mark.usefixtures("global_random_state_is_left_alone")
@@ -57,6 +58,20 @@ def test_a_stage_2_without_memory_runs_again_with_less_and_tells(
     plain = Editor(tiny_v_models).run(edit, replace(QUICK, tune=ways[-1][0]))
     for ours, expected in zip(result.images, plain.images, strict=True):
         assert np.abs(np.asarray(ours).astype(int) - np.asarray(expected)).max() <= 1
+
+
+def test_training_that_goes_on_from_tuned_weights_does_not_become_lora(tiny_v_models, monkeypatch):
+    tried = []
+
+    def finetune(*args, **dials):
+        tried.append((dials["tune"], dials["checkpointing"]))
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(stages_module, "finetune", finetune)
+    start = {"conv_in.weight": tiny_v_models.unet.conv_in.weight}
+    with pytest.raises(torch.OutOfMemoryError):
+        stages_module.tuned_weights(tiny_v_models, Reporter({}, {}, None, None), None, None, "full", 0, start=start)
+    assert tried == [("full", False), ("full", True)]
 
 
 @pytest.mark.parametrize("stage", ["embeddings", "sampling"])
