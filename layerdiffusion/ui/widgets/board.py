@@ -68,7 +68,6 @@ def _clicks_template(name: str, what: str, empty: str, hint: str, words: str) ->
             _button("Box: drag one about it (X)", "box", tool="box"),
             _button("Lasso: add what you draw around (L)", "lasso", tool="lasso"),
             _button("Lasso: take away what you draw around (K)", "lasso-out", tool="lasso-out"),
-            _button("Window: move what the model sees; the shaded part is cut off", "window", tool="window"),
             _GAP,
             _button("Grow the mask a little", "grow", act="grow", needs="marked"),
             _button("Shrink the mask a little", "shrink", act="shrink", needs="marked"),
@@ -90,6 +89,7 @@ def _clicks_template(name: str, what: str, empty: str, hint: str, words: str) ->
         [
             f'<span class="ld-picks" role="group" aria-label="How much of {what}" hidden>{picks}</span>',
             _GAP,
+            _button("Window: move what the model sees; the shaded part is cut off", "window", tool="window"),
             _button("Save the mask as PNG", "download", act="download", needs="marked"),
             _button("Load a mask PNG", "upload", browse=f"{name}-mask-upload", needs="picture"),
             _button("Draw a toybox scene", "dice", act="scene"),
