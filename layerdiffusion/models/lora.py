@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from layerdiffusion.errors import ModelError
@@ -59,7 +60,6 @@ def add_loras(parts: Parts, files: Sequence[str]) -> None:
 def _opened(path: Path, parts: Parts) -> tuple[dict[str, Tensor], dict[str, float]]:
     """The file's tensors, and what its header says of each network's scale."""
     from diffusers.loaders.lora_conversion_utils import _maybe_map_sgm_blocks_to_diffusers
-    from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
