@@ -2,18 +2,22 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from diffusers import StableDiffusionXLPipeline
 from gradio_client import Client, handle_file
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from serving import photo, served
-from tiny import WIDTH, XL_WIDTH
+from tiny import QUICK, WIDTH, XL_WIDTH
 
 from layerdiffusion.__main__ import main
+from layerdiffusion.editor import Editor
+from layerdiffusion.method import initial_latents
 from layerdiffusion.ui.handlers.badge import badge
 
 FEW = {"embedding_steps": 2, "finetune_steps": 2, "sampling_steps": 3, "seeds": [0, 1]}
@@ -62,3 +66,30 @@ def test_the_page_names_it_and_edits_over_http(tiny_xl_folder, files, tmp_path):
         sent = {"image": handle_file(files["image.png"]), "mask": handle_file(files["mask.png"])}
         answer = Client(page.url, verbose=False).predict(**sent, prompt=WORDS, settings=FEW, api_name="/edit")
     assert len(answer[0]) == 2
+
+
+def test_a_kept_lora_opens_in_diffusers_and_makes_the_same_picture_there(
+    tiny_xl_models, tiny_xl_folder, edit, tmp_path
+):
+    settings = replace(QUICK, tune="lora", finetune_lr=2e-3, schedule="edit", guidance_scale=5.0)
+    editor = Editor(tiny_xl_models)
+    path = editor.subject(edit, settings).save(tmp_path / "dog", tiny_xl_models)
+    words, none = load_file(path.with_suffix(".embeddings.safetensors")), tiny_xl_models.embed([None])
+    pipeline = StableDiffusionXLPipeline.from_pretrained(tiny_xl_folder)
+    pipeline.set_progress_bar_config(disable=True)
+    made = {
+        "prompt_embeds": words["edit.prompt_embeds"][None],
+        "pooled_prompt_embeds": words["edit.pooled_prompt_embeds"][None],
+        "negative_prompt_embeds": none.prompt_embeds,
+        "negative_pooled_prompt_embeds": none.pooled_prompt_embeds,
+        "latents": initial_latents([0], (4, 8, 8)),
+        "height": 64,
+        "width": 64,
+        "num_inference_steps": settings.sampling_steps,
+        "guidance_scale": 5.0,
+        "output_type": "np",
+    }
+    untuned = pipeline(**made).images[0]
+    pipeline.load_lora_weights(str(path))
+    ours = np.asarray(editor.run(edit, settings).images[0]) / 255
+    assert np.abs(pipeline(**made).images[0] - ours).max() < 2 / 255 < 4 / 255 < np.abs(untuned - ours).max()
