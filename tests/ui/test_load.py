@@ -84,17 +84,20 @@ def test_three_visitors_where_one_may_wait(page_model, tmp_path):
     assert sum(found.refused for found in visits), "three are more than run and wait"
 
 
-def main(url: str, pid: str) -> None:
-    """Twenty visitors of a page that runs with `--max-users 8`; then each again, alone, for the same pixels."""
+def main(url: str, pid: str, visitors: str = "20") -> None:
+    """Visitors of a page that runs in process `pid` with `--max-users 8`; then each again, alone, for the same pixels.
+
+    `PYTHONPATH=.:tests python tests/ui/test_load.py URL PID`: twenty of them, the figures in one line.
+    """
 
     def resident() -> float:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        crowd(url, range(100, 104), folder)
+        crowd(url, range(100, 102), folder)
         before = resident()
-        visits = crowd(url, range(20), folder)
+        visits = crowd(url, range(int(visitors)), folder)
         after = resident()
         for number, found in enumerate(visits):
             again = visit(url, number, folder)
