@@ -170,7 +170,7 @@ def fit_embeddings(
         noise_offset=settings.noise_offset,
         draws_a_step=settings.draws,
         precision=precision,
-        checkpointing=models.profile.checkpoint_embeddings,
+        checkpointing=models.checkpoints(settings.draws),
         on_step=report.step,
     )
     return FittedEmbeddings(fitted.map(finite).to("cpu"), report.losses)

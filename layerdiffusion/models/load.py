@@ -52,6 +52,7 @@ FULL_TUNING_BYTES, FULL_TUNING_REST = 4 * 4 + 2, 4 * 10**9
 # A card with less computes SDXL's activations again: in stage 1, which takes 24 to 29 GiB at its peak with all of them,
 # and in stage 2; predicted from live storage, not measured.
 XL_STAGE_1, XL_STAGE_2 = 40 * 10**9, 24 * 10**9
+XL_DRAW = 27 * 10**8  # bytes of what stage 1 then holds for each draw of a step, both embeddings together
 XL_PICTURE, XL_REST = 25 * 10**8, 8 * 10**9  # bytes that sampling takes for each of SDXL's pictures, and beside them
 
 
@@ -133,16 +134,26 @@ class Models:
 
     def check(self, settings: Settings) -> None:
         """Refuse what can't fit the device whatever is given up for it, with a `SettingsError` in gigabytes."""
-        if settings.tune != "full" or not settings.finetune_steps or self.device.type != "cuda":
+        if self.device.type != "cuda" or not isinstance(self.family, StableDiffusionXL):
             return
+        _, total = torch.cuda.mem_get_info(self.device)
         parameters = sum(parameter.numel() for parameter in self.master.parameters())
         needed = parameters * FULL_TUNING_BYTES + FULL_TUNING_REST
-        _, total = torch.cuda.mem_get_info(self.device)
-        if isinstance(self.family, StableDiffusionXL) and total < needed:
+        if settings.tune == "full" and settings.finetune_steps and total < needed:
             raise SettingsError(
                 f"tune is “full”: for {parameters / 1e9:.1f} billion weights that takes about {needed / 1e9:.0f} GB, "
                 f"and this card has {total / 1e9:.0f} GB; choose “lora”."
             )
+        needed = XL_REST + settings.draws * XL_DRAW
+        if settings.draws > 1 and settings.embedding_steps and total < needed:
+            raise SettingsError(
+                f"draws is {settings.draws}: for SDXL that takes about {needed / 1e9:.0f} GB, and this card has "
+                f"{total / 1e9:.0f} GB; choose {max(1, int((total - XL_REST) / XL_DRAW))}."
+            )
+
+    def checkpoints(self, draws: int) -> bool:
+        """Whether stage 1 computes its activations again, at so many draws a step."""
+        return self.profile.checkpoint_embeddings or (draws > 1 and isinstance(self.family, StableDiffusionXL))
 
     def segmenter(self) -> Any:
         """This model's `Segmenter`, loaded at the first call: its own SAM, else ViT-H or the miniature's."""
@@ -264,7 +275,8 @@ def assemble(
         scheduler=parts.scheduler,
         profile=profile,
         own=own,
-        defaults=_defaults(own, profile),
+        # SDXL is tuned by LoRA anyway, and the quick way's draws are what it has least memory for.
+        defaults=own if isinstance(parts.family, StableDiffusionXL) else _defaults(own, profile),
         size=size,
         notice=notice,
     )
