@@ -12,7 +12,7 @@ from PIL import Image
 
 from layerdiffusion.edit import Edit
 from layerdiffusion.errors import EditError
-from layerdiffusion.images.layers import Layers, lay_out
+from layerdiffusion.images.layers import Layers, lay_out, seen
 from layerdiffusion.images.masks import cut_out
 from layerdiffusion.methods import imagic, layerdiffusion, pnp, sdedit
 from layerdiffusion.methods.options import OPTIONS, OWN, Options, check_options
@@ -187,7 +187,9 @@ class Editor:
         assert isinstance(fitted, FittedEmbeddings) and isinstance(tuned, TunedWeights)
         before = 0 if subject is None else subject.recipe.settings.finetune_steps or 0
         settings = replace(task.settings, finetune_steps=before + task.settings.finetune_steps)
-        return trained_subject(Recipe(edit, settings, self.models.name), fitted.embeddings, tuned.weights)
+        return trained_subject(
+            Recipe(seen(edit, task.size), settings, self.models.name), fitted.embeddings, tuned.weights
+        )
 
     def cut_out(self, result: Result, segmenter: Segmenter | None = None) -> list[Image.Image]:
         """The subject of each of the result's pictures, found again by SAM and the words: RGBA. Raises `ModelError`."""

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 
 from layerdiffusion.edit import Edit
 from layerdiffusion.errors import EditError, SavedElsewhere
-from layerdiffusion.images.layers import Layers
+from layerdiffusion.images.layers import Layers, seen
 from layerdiffusion.images.masks import cut_out
 from layerdiffusion.recipe import CARRIED, carried_recipe, save_picture, save_recipe
 from layerdiffusion.settings import Settings
@@ -41,6 +41,11 @@ class Result:
     def reused(self) -> tuple[str, ...]:
         """The stages that came from the cache."""
         return tuple(stage for stage, status in self.stages.items() if status == "reuse")
+
+    @property
+    def seen(self) -> Edit:
+        """The edit with no more of its pictures than was used: what the results' own recipes carry."""
+        return seen(self.edit, self.layers.composite.size)
 
     def contact_sheet(self, columns: int = 4) -> Image.Image:
         """Photo, background and their layering above, the results below, each with its name."""
@@ -84,8 +89,8 @@ class Result:
     def save(self, folder: str | Path, rescue: bool = True) -> Path:
         """Write `seed-….png`, `contact.png` and the recipe, `edit.json` with its pictures, and return the folder.
 
-        Every result carries its seed and the whole recipe as PNG text, pictures and masks included, so that it
-        alone opens on the page. Results of other seeds that an earlier save left in the folder are removed. When
+        Every result carries its seed and the whole recipe as PNG text, what was used of pictures and masks included,
+        so that it alone opens on the page. Results of other seeds that an earlier save left there are removed. When
         the folder can't be written, or its disk is full, the pictures go to a new temporary folder and a
         `SavedElsewhere` says which; without `rescue`, or when that fails too, an `EditError` says why.
         """
@@ -105,7 +110,7 @@ class Result:
 
     def _write(self, folder: Path) -> Path:
         save_recipe(self.edit, self.settings, folder, self.model)
-        recipe = carried_recipe(self.edit, self.settings, self.model)
+        recipe = carried_recipe(self.seen, self.settings, self.model)
         try:
             for seed, image in zip(self.seeds, self.images, strict=True):
                 save_picture(image, seed, recipe, folder / f"seed-{seed}.png")

@@ -687,7 +687,7 @@ def test_a_saved_result_holds_its_pictures_and_a_recipe_that_replays(fast_editor
             assert np.array_equal(np.asarray(saved), np.asarray(image))
             assert saved.text["seed"] == str(seed)
             carried = recipe_from_dict(json.loads(saved.text["layerdiffusion"]))
-            assert carried.edit == result.edit and carried.model == result.model
+            assert carried.edit == result.seen and carried.model == result.model
             assert carried.settings == dataclasses.replace(result.settings, seeds=(seed,))
     with Image.open(folder / "contact.png") as sheet:
         assert sheet.width > 3 * 64

@@ -15,6 +15,7 @@ from layerdiffusion.__main__ import main
 from layerdiffusion.edit import Edit
 from layerdiffusion.editor import Editor
 from layerdiffusion.images.io import open_image
+from layerdiffusion.images.layers import seen
 from layerdiffusion.models.load import load_models
 from layerdiffusion.recipe import load_recipe
 from layerdiffusion.settings import Settings
@@ -76,7 +77,7 @@ def test_a_photograph_goes_through_the_api_in_its_shape_and_opens_again(photogra
         assert report["settings"]["shape"] == "photo" and not report["warnings"]
         opened = open_bundle(Path(paths[0]).read_bytes())
     assert opened.pictures[5].size == window
-    assert opened.recipe.edit == Edit(file, mask, prompt="a cat on the beach")
+    assert opened.recipe.edit == seen(Edit(file, mask, prompt="a cat on the beach"), window)
 
 
 @pytest.mark.parametrize("photograph", ["chelsea.png"], indirect=True)

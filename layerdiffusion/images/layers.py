@@ -12,7 +12,7 @@ from layerdiffusion.edit import Edit
 from layerdiffusion.errors import PlacementError
 from layerdiffusion.images.geometry import Fit, fit_window, place
 from layerdiffusion.images.inpainting import inpaint
-from layerdiffusion.images.masks import lay_over
+from layerdiffusion.images.masks import OpenedMask, lay_over
 
 GHOST = 0.1  # of a soft mask: what has more than this of a subject in it goes with it when that is inpainted
 
@@ -93,6 +93,28 @@ def background_fit(edit: Edit, size: tuple[int, int]) -> Fit:
     """The window of the reference that is seen at `size` (W, H)."""
     assert edit.background_image is not None
     return fit_window(edit.background_image.size, size, at=edit.background_window)
+
+
+def seen(edit: Edit, size: tuple[int, int]) -> Edit:
+    """The edit with no more of its pictures than their windows at `size` (W, H): the same layers come of it.
+
+    A picture stays whole where its window can't stand for it: it has no subject in it, or nothing else.
+    """
+    fits = {"object": object_fit(edit, size)}
+    if edit.background_image is not None:
+        fits["background"] = background_fit(edit, size)
+    changes: dict[str, object] = {}
+    for whose, fit in fits.items():
+        image, mask, alpha = (getattr(edit, f"{whose}_{part}") for part in ("image", "mask", "alpha"))
+        cut = None if mask is None else fit.cut(mask).copy()
+        again = fit_window((fit.width, fit.height), size)
+        whole = (fit.width, fit.height) == image.size or (again.width, again.height) != (fit.width, fit.height)
+        if whole or (cut is not None and (cut.all() or not cut.any())):
+            continue
+        opened = None if cut is None else OpenedMask(cut, None if alpha is None else fit.cut(alpha).copy())
+        changes |= {f"{whose}_image": image.crop(fit.box), f"{whose}_mask": opened}
+        changes |= {f"{whose}_alpha": None, f"{whose}_window": None}
+    return replace(edit, **changes) if changes else edit  # type: ignore[arg-type]
 
 
 def _placed(edit: Edit, fit: Fit) -> tuple[Image.Image, np.ndarray, np.ndarray | None]:

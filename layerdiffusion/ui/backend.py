@@ -167,12 +167,12 @@ class Backend:
                 "Here stage 2 can train LoRA only; choose LoRA for it, or run the page on your own GPU."
             )
 
-    def run(self, edit: Edit, settings: Settings, cancel: threading.Event | None) -> Iterator[Any]:
+    def run(self, edit: Edit, settings: Settings, cancel: threading.Event | None, subject: Any = None) -> Iterator[Any]:
         """("progress", list of `Progress`) several times a second, and at last ("done", the `Result`)."""
         editor = self.editor
         settings = settings.resolve(self.opening())
         self.check(settings)
-        yield from follow(lambda report, stop: editor.run(edit, settings, report, stop), cancel)
+        yield from follow(lambda report, stop: editor.run(edit, settings, report, stop, subject=subject), cancel)
 
     def generate(
         self, prompt: str, seeds: Sequence[int], settings: Settings, photo: tuple[int, int], cancel: Any

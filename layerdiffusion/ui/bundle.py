@@ -22,7 +22,8 @@ MAX_FILES = 200
 MAX_UNPACKED = 192 * 2**20
 GENERATED = "generated.png"
 GENERATED_BEFORE = "painted.png"  # what it was called in zips of recipe version 1
-ENTRY = re.compile(r"[\w.-]+\.(?:png|json)", re.ASCII)
+SUBJECT = "subject.safetensors"  # a trained one, in a zip with its embeddings
+ENTRY = re.compile(r"[\w.-]+\.(?:png|json|safetensors)", re.ASCII)
 BASELINES = tuple(OPTIONS)
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -35,12 +36,13 @@ class Opened:
     pictures: dict[int, Image.Image]  # finished results by seed, if it had any
     generated: Image.Image | None = None  # the background, if the model made it
     baselines: dict[str, dict[int, Image.Image]] = field(default_factory=dict)  # pictures by method and seed
+    subject: Any = None  # a trained `Subject`
 
 
 def save_pictures(result: Any, folder: Path, offset: int = 0) -> list[Path]:
     """The result's pictures in `folder`, each with the whole recipe, pictures and masks, in its metadata."""
     paths = []
-    recipe = carried_recipe(result.edit, result.settings, result.model)
+    recipe = carried_recipe(result.seen, result.settings, result.model)
     for index, (seed, image) in enumerate(zip(result.seeds, result.images, strict=True), offset):
         paths.append(folder / f"{index:02}-seed-{seed}.png")
         save_picture(image, seed, recipe, paths[-1])
@@ -76,7 +78,8 @@ def save_zip(
     first = results[0]
     seeds = tuple(seed for result in results for seed in result.seeds)
     images = [image for result in results for image in result.images]
-    whole = replace(first, images=images, seeds=seeds, settings=replace(first.settings, seeds=seeds))
+    settings = replace(first.settings, seeds=seeds)
+    whole = replace(first, images=images, seeds=seeds, settings=settings, edit=first.seen)
     try:
         with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             if recipe and first.edit.background == "generate":
@@ -135,6 +138,8 @@ def _open_zip(data: bytes) -> Opened:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive, tempfile.TemporaryDirectory() as folder:
             _unpack(archive, Path(folder))
+            if (Path(folder) / SUBJECT).is_file():
+                return _open_subject(Path(folder) / SUBJECT)
             path = Path(folder) / "edit.json"
             if not path.is_file():
                 raise RecipeError("The zip holds no edit.json; open one that was downloaded here.")
@@ -145,6 +150,27 @@ def _open_zip(data: bytes) -> Opened:
             return Opened(recipe, pictures, generated_background(Path(folder)), baselines)
     except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, RuntimeError, EOFError, OSError) as error:
         raise RecipeError("The zip is damaged or locked and can't be opened; download it again.") from error
+
+
+def save_subject(subject: Any, models: Any, path: Path) -> Path:
+    """A zip of the subject's file and its embeddings. Raises an `EditError` for a subject that is a whole network."""
+    if subject.tune != "lora":
+        raise EditError(
+            "Stage 2 trained the whole model, which is too large to be handed over here; tune LoRA, or keep it with "
+            "python -m layerdiffusion edit --keep."
+        )
+    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(path, "w") as archive:
+        subject.save(Path(folder) / SUBJECT, models)
+        for file in sorted(Path(folder).iterdir()):
+            archive.write(file, file.name)
+    return path
+
+
+def _open_subject(path: Path) -> Opened:
+    from layerdiffusion.methods.subject import load_subject
+
+    subject = load_subject(path)
+    return Opened(subject.recipe, {}, subject=subject)
 
 
 def generated_background(folder: Path) -> Image.Image | None:
@@ -159,7 +185,7 @@ def _finished(folder: Path, prefix: str, seeds: Sequence[int]) -> dict[int, Imag
 
 
 def _unpack(archive: zipfile.ZipFile, folder: Path) -> None:
-    """The archive's plain PNG and JSON files into `folder`; sizes are counted, not believed."""
+    """The archive's plain PNG, JSON and safetensors files into `folder`; sizes are counted, not believed."""
     entries = archive.infolist()
     if len(entries) > MAX_FILES:
         raise RecipeError(f"The zip has {len(entries)} files; a saved edit has a few dozen at most.")

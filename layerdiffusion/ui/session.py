@@ -18,6 +18,7 @@ from layerdiffusion.errors import EditError, MaskError, SegmentError
 from layerdiffusion.images.geometry import reduce
 from layerdiffusion.images.layers import Layers
 from layerdiffusion.images.masks import OpenedMask, grow, read_mask
+from layerdiffusion.settings import Settings
 from layerdiffusion.ui.widgets.drawing import cutout_url, mask_url, picture_url
 
 MAX_POINTS = 64
@@ -254,6 +255,7 @@ class Session:
         self.photo = MarkedPicture()
         self.reference = MarkedPicture()
         self.prompt = ""  # the one whose split is on the page
+        self.subject: Any = None  # a trained `Subject` that was opened
         self.nouns: dict[str, str] = {}  # by board, what its subject is called in the words
         self.placement = Placement()
         self.backgrounds: list[tuple[int, Image.Image]] = []  # generated ones by seed
@@ -281,6 +283,13 @@ class Session:
         if self._last is None or self._last[0] != key:
             self._last = key, self._edit(words, background, swap)
         return self._last[1]
+
+    def subject_of(self, edit: Edit, settings: Settings) -> Any:
+        """The opened `Subject`, for an edit of its own photo; stage 2's steps are what it is trained on by."""
+        own = self.subject and self.subject.recipe.edit.object_image
+        if not own or (own.size, own.tobytes()) != (edit.object_image.size, edit.object_image.tobytes()):
+            return None
+        return replace(self.subject, train_on=settings.finetune_steps or 0)
 
     def _edit(self, words: tuple[str, str, str], background: str, swap: bool) -> Edit:
         if self.photo.image is None:

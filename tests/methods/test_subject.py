@@ -12,6 +12,7 @@ from tiny import QUICK
 
 from layerdiffusion.editor import Editor
 from layerdiffusion.errors import EditError, ModelError, RecipeError
+from layerdiffusion.images.layers import seen
 from layerdiffusion.methods.subject import load_subject
 
 LORA = replace(QUICK, tune="lora", finetune_lr=2e-3, schedule="edit")
@@ -54,7 +55,7 @@ def test_an_opened_subject_makes_the_same_pictures_and_new_words_without_trainin
     with safe_open(kept, "pt") as file:
         assert '"layerdiffusion"' in file.metadata()["layerdiffusion"]
     subject = load_subject(kept)
-    assert subject.recipe.edit == edit and subject.recipe.settings.finetune_steps == LORA.finetune_steps
+    assert subject.recipe.edit == seen(edit, (64, 64)) and subject.recipe.settings.finetune_steps == LORA.finetune_steps
     fresh = Editor(editor.models)
     again = fresh.run(subject.recipe.edit, LORA, subject=subject)
     for one, other in zip(again.images, editor.run(edit, LORA).images, strict=True):

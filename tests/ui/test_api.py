@@ -93,7 +93,7 @@ def test_edit_gives_the_pictures_that_the_editor_gives(client, page, files):
     result = Editor(page.backend.editor.models).run(wanted, Settings.from_dict(SETTINGS))
     for path, image in zip(paths, result.images, strict=True):
         assert np.array_equal(np.asarray(Image.open(path)), np.asarray(image))
-        assert open_bundle(Path(path).read_bytes()).recipe.edit == wanted
+        assert open_bundle(Path(path).read_bytes()).recipe.edit == result.seen
 
 
 def test_edit_with_a_reference_a_placement_and_swapped_roles(client, files):

@@ -15,7 +15,7 @@ from layerdiffusion.errors import EditError
 from layerdiffusion.images.io import png_bytes
 from layerdiffusion.images.masks import cut_out
 from layerdiffusion.recipe import load_recipe, recipe_to_dict
-from layerdiffusion.ui.bundle import open_bundle, save_compared, save_pictures, save_zip
+from layerdiffusion.ui.bundle import open_bundle, save_compared, save_pictures, save_subject, save_zip
 from layerdiffusion.ui.session import Session
 
 
@@ -35,15 +35,22 @@ def zipped(files: dict[str, bytes]) -> bytes:
 def test_a_picture_carries_its_whole_edit(result, tmp_path):
     path = save_pictures(result, tmp_path)[1]
     opened = open_bundle(path.read_bytes())
-    assert opened.recipe.edit == result.edit
+    assert opened.recipe.edit == result.seen
     assert opened.recipe.settings.seeds == (1,)
     assert np.array_equal(opened.pictures[1], result.images[1])
+
+
+def test_a_picture_carries_no_more_of_the_photo_than_was_used(result, tiny_models, tmp_path):
+    carried = open_bundle(save_pictures(result, tmp_path)[0].read_bytes()).recipe
+    assert result.edit.object_image.size == (80, 64) and carried.edit.object_image.size == (64, 64)
+    again = Editor(tiny_models).run(carried.edit, carried.settings)
+    assert np.array_equal(again.images[0], result.images[0])
 
 
 def test_a_zip_brings_everything_back(result, tmp_path):
     paths = dict(zip(result.seeds, save_pictures(result, tmp_path), strict=True))
     opened = open_bundle(save_zip([result], paths, tmp_path / "all.zip").read_bytes())
-    assert opened.recipe.edit == result.edit
+    assert opened.recipe.edit == result.seen
     assert opened.recipe.settings == result.settings
     assert list(opened.pictures) == [0, 1]
     assert all(np.array_equal(opened.pictures[seed], image) for seed, image in zip((0, 1), result.images, strict=True))
@@ -62,20 +69,21 @@ def test_a_zip_brings_other_methods_pictures_back_beside_ours(result, tmp_path):
 def test_a_picture_or_the_recipe_out_of_the_zip_is_enough(result, tmp_path):
     paths = dict(zip(result.seeds, save_pictures(result, tmp_path), strict=True))
     with zipfile.ZipFile(save_zip([result], paths, tmp_path / "all.zip")) as archive:
-        assert open_bundle(archive.read("seed-0.png")).recipe.edit == result.edit
+        assert open_bundle(archive.read("seed-0.png")).recipe.edit == result.seen
         alone = open_bundle(archive.read("edit.json"))
-        assert alone.recipe == (result.edit, result.settings, result.model) and not alone.pictures
+        assert alone.recipe == (result.seen, result.settings, result.model) and not alone.pictures
 
 
 def test_a_picture_that_was_saved_without_the_page_opens_on_it(result, tmp_path):
     opened = open_bundle((result.save(tmp_path / "saved") / "seed-1.png").read_bytes())
-    assert opened.recipe.edit == result.edit and list(opened.pictures) == [1]
+    assert opened.recipe.edit == result.seen and list(opened.pictures) == [1]
 
 
 def test_a_picture_carries_a_large_photo_no_larger_than_the_page_works_on_it(result, edit, tmp_path):
     mask = np.zeros((900, 3200), bool)
     mask[400:402, 1000:1002] = True  # a pixel and less, once it is smaller
-    large = replace(result, edit=replace(edit, object_image=noise_picture(0, 3200, 900), object_mask=mask))
+    wide = replace(result.layers, object_image=Image.new("RGB", (64, 18)), in_place=True)
+    large = replace(result, edit=replace(edit, object_image=noise_picture(0, 3200, 900), object_mask=mask), layers=wide)
     saved = large.save(tmp_path / "saved")
     carried, kept = open_bundle((saved / "seed-0.png").read_bytes()).recipe.edit, load_recipe(saved).edit
     assert carried.object_image.size == (1536, 432) and carried.object_mask.any() and kept == large.edit
@@ -91,6 +99,22 @@ def test_a_download_without_the_recipe_holds_pictures_and_nothing_of_the_photo(r
         assert archive.namelist() == ["seed-0.png", "seed-1.png"]
         picture = Image.open(io.BytesIO(archive.read("seed-1.png")))
         assert not picture.info and np.array_equal(picture, result.images[1])
+
+
+def test_a_trained_subject_comes_back_from_its_zip(tiny_models, edit, tmp_path):
+    editor = Editor(tiny_models)
+    subject = editor.subject(edit, replace(QUICK, tune="lora"))
+    opened = open_bundle(save_subject(subject, tiny_models, tmp_path / "dog.zip").read_bytes())
+    assert opened.subject.key == subject.key and opened.recipe.edit == subject.recipe.edit and not opened.pictures
+    session = Session()
+    session.photo.show(opened.recipe.edit.object_image)
+    session.subject = opened.subject
+    assert session.subject_of(opened.recipe.edit, QUICK).train_on == QUICK.finetune_steps
+    assert session.subject_of(replace(edit, object_image=noise_picture(5)), QUICK) is None
+    with pytest.raises(EditError, match="too large to be handed over"):
+        save_subject(
+            replace(subject, weights={"conv_in.weight": subject.embeddings["edit.prompt_embeds"]}), None, tmp_path
+        )
 
 
 def test_layers_come_as_the_model_saw_them_and_results_cut_out(result, tmp_path):

@@ -122,10 +122,11 @@ def plan(session: Session, words: Any, background: str, swap: bool, dials: Any, 
         if backend.loading:
             return next_html("The model is still loading; Run waits for it.")
         backend.check(settings)
-        statuses = backend.editor.plan(edit, settings)
-        seconds = backend.editor.estimate(edit, settings)
+        subject = session.subject_of(edit, settings)
+        statuses = backend.editor.plan(edit, settings, subject=subject)
+        seconds = backend.editor.estimate(edit, settings, subject=subject)
         cost = quota_sentence(backend.bookings(edit, settings))
-        notes = backend.editor.warnings(edit)
+        notes = [*backend.editor.warnings(edit), *([] if subject is None else [trained_note(subject.train_on)])]
     except EditError as error:
         return next_html(str(error))
     return ready_html(statuses, seconds, len(settings.seeds), cost) + notes_html(notes)
@@ -141,6 +142,10 @@ def ready_html(statuses: dict[str, str], seconds: float | None, count: int, cost
         parts.append(f"about {duration(max(1, seconds))}")
     before = f" · reuses {' and '.join(reused)}" if reused else ""
     return f'<p class="ld-plan ld-ready"><b>Ready.</b> {", ".join(parts)}{before}.{cost and " " + cost}</p>'
+
+
+def trained_note(steps: int) -> str:
+    return f"The opened subject is used{f', trained on by {steps} steps' if steps else ': nothing is trained'}."
 
 
 def notes_html(notes: list[str]) -> str:

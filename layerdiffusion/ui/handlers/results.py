@@ -1,6 +1,7 @@
 """What can be done with results: order, compare, go on with one, take them home, and open them again."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from layerdiffusion.images.layers import lay_out
 from layerdiffusion.result import Result
 from layerdiffusion.settings import PAPER, Settings
 from layerdiffusion.ui.backend import Backend
-from layerdiffusion.ui.bundle import Opened, open_bundle, save_zip
+from layerdiffusion.ui.bundle import Opened, open_bundle, save_subject, save_zip
 from layerdiffusion.ui.errors import friendly
 from layerdiffusion.ui.examples import example_named
 from layerdiffusion.ui.handlers.backgrounds import gallery_of
@@ -48,6 +49,8 @@ def connect(page: Page, backend: Backend, refresh: dict[str, Any]) -> None:
     card.best.input(friendly(sort), [page.state, card.best], card.shown, **QUIET)
     packing = card.zip.click(friendly(packed(backend)), [page.state, card.contents], card.zip_file, **QUIET)
     packing.success(None, js=FETCH, **QUIET)
+    keeping = card.keep.click(friendly(keeper(backend)), page.state, card.zip_file, **QUIET)
+    keeping.success(None, js=FETCH, **QUIET)
     card.contents.input(friendly(contents_hint), card.contents, card.contents_hint, queue=False, **QUIET)
     for button, name in ((card.as_photo, "photo"), (card.as_reference, "reference")):
         outputs = [page.boards[name].board, page.background.mode]
@@ -99,6 +102,21 @@ def packed(backend: Backend) -> Callable[..., str]:
     return pack
 
 
+def keeper(backend: Backend) -> Callable[..., str]:
+    def keep(session: Session) -> str:
+        if not session.shown:
+            raise EditError("There is no trained subject yet; run an edit first.")
+        result, editor = session.results[0], backend.editor
+        subject = session.subject_of(result.edit, result.settings)
+        stages = editor.plan(result.edit, result.settings, subject=subject)
+        if "run" in (stages["embeddings"], stages["finetune"]):
+            raise EditError("The training of this edit is no longer in memory; press Run again, then keep its subject.")
+        path = Path(session.folder.name) / f"subject-{result.edit.fingerprint()[:8]}.zip"
+        return str(save_subject(editor.subject(result.edit, result.settings, subject), editor.models, path))
+
+    return keep
+
+
 def reuse(name: str):
     def use(session: Session) -> tuple[Any, Any]:
         if not session.shown:
@@ -139,6 +157,9 @@ def put(
         raise EditError("Your edit is still running; wait for it, or cancel it, before opening another.")
     recipe, edit = opened.recipe, opened.recipe.edit
     settings = recipe.settings.resolve(backend.defaults() if recipe.model in (None, "miniature") else PAPER)
+    session.subject = opened.subject
+    if opened.subject is not None:
+        settings = replace(settings, tune=opened.subject.tune, finetune_steps=0)
     _put_pictures(session, opened, own)
     _put_results(session, opened, settings, scores)
     return (

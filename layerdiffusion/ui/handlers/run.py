@@ -39,9 +39,10 @@ def runner(backend: Backend, more: bool) -> Work:
             settings = settings_of(dials, type(backend.defaults()))
         if backend.loading:
             yield (waiting_html("The model is loading; the edit starts as soon as it is there …"),)
-        view = ProgressView(backend.editor.plan(edit, settings))
+        subject = session.subject_of(edit, settings)
+        view = ProgressView(backend.editor.plan(edit, settings, subject=subject))
         yield (view.html(),)
-        result = yield from followed(session, view, partial(backend.run, edit, settings))
+        result = yield from followed(session, view, partial(backend.run, edit, settings, subject=subject))
         take(session, result, backend.scores_or_none(result), more)
         yield finished_html(result), *show(session)
 

@@ -37,6 +37,7 @@ class ResultsCard:
     as_photo: gr.Button
     as_reference: gr.Button
     zip: gr.Button
+    keep: gr.Button
     zip_file: gr.DownloadButton
     contents: gr.CheckboxGroup  # what goes into the zip
     contents_hint: gr.HTML
@@ -73,13 +74,14 @@ def results_card() -> ResultsCard:
                 report_line = gr.HTML(elem_id="report")
                 best = gr.Checkbox(False, label="Best first", container=False, elem_id="best", min_width=110)
                 with gr.Row(elem_classes=["ld-actions"]):
-                    more, as_photo, as_reference, pack = (
+                    more, as_photo, as_reference, pack, keep = (
                         gr.Button(label, size="sm", elem_id=elem_id, min_width=width)
                         for label, elem_id, width in (
                             ("More seeds", "more", 110),
                             ("Use as photo", "as-photo", 110),
                             ("Use as reference", "as-reference", 130),
                             ("Download all", "zip", 110),
+                            ("Keep subject", "keep", 110),
                         )
                     )
                     zip_file = gr.DownloadButton("zip", elem_id="zip-file", visible="hidden")
@@ -93,15 +95,15 @@ def results_card() -> ResultsCard:
                 )
                 hint = gr.HTML(contents_hint([RECIPE, LAYERS]), elem_id="contents-hint")
                 baselines = _baselines()
-    buttons = more, as_photo, as_reference, pack, zip_file, contents, hint
+    buttons = more, as_photo, as_reference, pack, keep, zip_file, contents, hint
     return ResultsCard(card, gallery, baseline_rows, slider, report_line, best, *buttons, baselines)
 
 
 def contents_hint(contents: list[str]) -> str:
     """What the downloaded files carry."""
     carried = (
-        "Each picture carries the recipe, and with it the photo, the reference and their masks: it opens here "
-        "again, and shows what you started from."
+        "Each picture carries the recipe, and with it what was used of the photo, the reference and their "
+        "masks: it opens here again."
         if RECIPE in contents
         else "The pictures carry nothing but themselves, and can't be opened here again as an edit."
     )
