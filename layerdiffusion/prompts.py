@@ -30,6 +30,12 @@ _DETERMINERS = _words(
 _CLAUSE_ENDS = (",", ";", ":", ".", "!", "?")
 _CLAUSE_WORDS = _words("and but or that which who while as when where")
 
+# What a subject can be made to look like.
+_LOOKS = _words(
+    "red orange yellow green blue purple violet pink brown black white grey gray golden silver colourful colorful "
+    "rainbow turquoise beige striped spotted dotted checkered plaid patterned furry fluffy hairy shaved wooden metal "
+    "metallic bronze steel glass crystal plastic paper stone marble clay knitted woolen woollen leather origami lego"
+)
 # Nouns that make a preposition speak of the subject: its body, its clothes, what it rides, how it moves.
 _OF_THE_SUBJECT = _words(
     "mouth mouths beak back belly side stomach head heads hand hands arm arms paw paws leg legs foot feet "
@@ -123,6 +129,11 @@ def subject_noun(object_prompt: str) -> str:
         if word.endswith(_CLAUSE_ENDS):
             break
     return " ".join(found).strip(" ,;:.!?")
+
+
+def named_look(object_prompt: str) -> str | None:
+    """The first word of `object_prompt` that says what the subject looks like, a colour or a material; else None."""
+    return next((bare for bare in map(_bare, object_prompt.split()) if bare in _LOOKS), None)
 
 
 def truncation_warning(tokenizer: Any, text: str, max_length: int | None = None) -> str | None:

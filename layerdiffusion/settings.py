@@ -161,10 +161,15 @@ class Settings:
                  "convolution": "convolutions"},
         help="What stage 2 learnt that stage 3 leaves out: the photo's pose (the encoder), or its looks (the decoder).",
     )  # fmt: skip
+    embedding_training: str = setting(
+        "before", EMBEDDINGS, FINETUNE, advanced=True, label="Stage 1 · trains",
+        choices={"before": "before stage 2 (the paper)", "joint": "with stage 2"},
+        help="When the words are fitted: by themselves to the background, or in stage 2's steps to both layers.",
+    )  # fmt: skip
     embedding_mask: str = setting(
         "background", EMBEDDINGS, advanced=True, label="Stage 1 · looks at",
         choices={"background": "background", "around": "around the subject", "object": "subject",
-                 "everything": "everything"},
+                 "everything": "everything", "layered": "layered picture"},
         help="Which part of the picture the words are fitted to.",
     )  # fmt: skip
     shape: str = setting(

@@ -62,7 +62,7 @@ COMES_WITH = {
     "markupsafe": "jinja2",
     "starlette": "gradio",
 }
-OPTIONAL = {"ray", "bitsandbytes", "spaces"}
+OPTIONAL = {"ray", "bitsandbytes", "spaces", "torchmetrics"}
 MOST_LINES_OF_A_FILE, MOST_LINES_OF_A_FUNCTION, MOST_LINES = 400, 60, 13_000
 WORDS = {
     *("fate", "told", "tells", "says", "said", "strange", "strangeness", "familiarity", "familiar", "mend", "mended"),
@@ -85,7 +85,7 @@ IMPORTED_LATE = _pairs(
 LONG_FILES: set[str] = set()
 LONG_FUNCTIONS: set[str] = set()
 DIALECT: set[tuple[str, str]] = set()
-LINES_TODAY = 19_700
+LINES_TODAY = 20_450
 
 
 class Import(NamedTuple):

@@ -66,6 +66,7 @@ def test_the_papers_defaults_are_the_papers_to_the_digit():
             guidance_scale=7.5,
             schedule="alternate",
             forget="none",
+            embedding_training="before",
             embedding_mask="background",
             shape="photo",
             seeds=[0, 1, 2, 3],

@@ -168,6 +168,8 @@ def test_a_cut_prompt_is_in_the_results_warnings(fast_editor, edit):
         {"embedding_mask": "around"},
         {"embedding_mask": "object"},
         {"embedding_mask": "everything"},
+        {"embedding_mask": "layered"},
+        {"embedding_training": "joint"},
         {"seeds": (2, 3)},
         {"training_seed": 1},
         {"noise_offset": 0.5},
@@ -260,6 +262,7 @@ def test_what_stage_1_sees_and_where_it_looks_in_each_variant(edit):
         ("composite", "everything", layers.inpainted_background, subject | ~subject),
         ("composite", "around", layers.composite, ~subject),
         ("composite", "object", layers.composite, subject),
+        ("composite", "layered", layers.composite, subject | ~subject),
         ("overlay", "background", layers.background_image, place),
         ("overlay", "around", layers.overlay, place & ~subject),
         ("overlay", "object", layers.overlay, subject),
@@ -272,6 +275,16 @@ def test_what_stage_1_sees_and_where_it_looks_in_each_variant(edit):
         looked_at = marked if fits_mask else ~marked
         assert np.array_equal(np.asarray(seen), np.asarray(picture)), (variant, embedding_mask)
         assert np.array_equal(looked_at, mask), (variant, embedding_mask)
+
+
+def test_words_that_are_trained_with_the_network_have_no_stage_of_their_own(fast_editor, edit):
+    steps, joint = Steps(), quick(embedding_training="joint")
+    first = fast_editor.run(edit, joint, on_progress=steps)
+    assert steps.taken == {"finetune": 3, "sampling": 6} and first.stages["embeddings"] == "skip"
+    assert fast_editor.plan(edit, quick(embedding_training="joint", embedding_lr=0.05))["finetune"] == "run"
+    assert fast_editor.plan(edit, quick(embedding_training="joint", embedding_steps=9))["finetune"] == "reuse"
+    still = fast_editor.run(edit, quick(embedding_training="joint", embedding_lr=0))
+    assert same_pictures(still, fast_editor.run(edit, quick(embedding_steps=0))), "at no rate they stay the words' own"
 
 
 def test_another_mask_on_the_same_picture_is_tuned_again(fast_editor, edit):

@@ -5,7 +5,7 @@ import random
 import pytest
 from transformers import CLIPTokenizer
 
-from layerdiffusion.prompts import prompt_notes, split_prompt, subject_noun, truncation_warning
+from layerdiffusion.prompts import named_look, prompt_notes, split_prompt, subject_noun, truncation_warning
 
 CASES = [
     # The paper's own, and scenes that follow the subject.
@@ -215,3 +215,11 @@ def test_what_no_model_here_understands_is_noted(prompt, note):
 )
 def test_plain_english_is_not_noted(prompt):
     assert prompt_notes([prompt]) == []
+
+
+@pytest.mark.parametrize(
+    ("prompt", "look"),
+    [("a red dog jumping", "red"), ("a dog, golden and furry", "golden"), ("a redhead jumping", None), ("", None)],
+)
+def test_a_look_that_the_words_name_is_found(prompt, look):
+    assert named_look(prompt) == look

@@ -62,7 +62,10 @@ def test_a_new_setting_is_in_the_key_of_its_stage_and_of_no_stage_before(tiny_v_
     assert editor.plan(edit, harder) == {"embeddings": "reuse", "finetune": "reuse", "sampling": "run"}
 
 
-@pytest.mark.parametrize("name", [name for name in setting_table() if name not in ("layers", "tune", "shape")])
+ELSEWHERE = ("layers", "tune", "shape", "embedding_training")
+
+
+@pytest.mark.parametrize("name", [name for name in setting_table() if name not in ELSEWHERE])
 def test_a_setting_invalidates_the_first_stage_that_reads_it_and_what_comes_after(tiny_v_models, edit, name):
     """All but those whose other words take longer to run than a test should, and the shape, which no stage reads."""
     others = {"seeds": (5,), "schedule": "edit", "forget": "decoder", "embedding_mask": "everything"}
@@ -79,7 +82,7 @@ def test_settings_of_a_stage_are_those_that_it_reads():
     settings = QUICK.resolve()
     assert settings.of(FINETUNE).to_dict().keys() == {
         *("alpha", "object_weight", "background_weight", "finetune_steps", "finetune_lr", "training_seed"),
-        *("noise_offset", "tune", "layers"),
+        *("noise_offset", "tune", "layers", "embedding_training"),
     }
     assert settings.of(SAMPLING).embedding_steps is None
 

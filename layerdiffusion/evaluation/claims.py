@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from layerdiffusion.evaluation.datasets.toybench import KINDS
+from layerdiffusion.evaluation.given import GIVEN
 from layerdiffusion.evaluation.statistics import Interval, bootstrap
 from layerdiffusion.evaluation.variants import METHOD_VARIANTS, ROWS, TABLE_1
 from layerdiffusion.methods.options import LABELS
@@ -23,14 +24,14 @@ class Measure(NamedTuple):
 
     name: str  # as in a record's measures
     label: str
-    unit: str  # "share", "dB" or "cosine"
+    unit: str  # "share", "dB", "cosine" or "rating"
     description: str
 
     def format_value(self, value: float) -> str:
         """The value with as many digits as mean something."""
         if self.unit == "share":
             return f"{100 * value:.0f} %".replace("-", "−")
-        return (f"{value:.1f}" if self.unit == "dB" else f"{value:.3f}").replace("-", "−")
+        return (f"{value:.1f}" if self.unit in ("dB", "rating") else f"{value:.3f}").replace("-", "−")
 
     def format_interval(self, interval: Interval) -> str:
         """ "62 % [55, 69]": the mean, and where it may lie."""
@@ -74,7 +75,13 @@ MEASURES = (
     CLIP,
     Measure("clipscore", "CLIPScore", "cosine", "2.5 · max(0, cosine), with the prefix “A photo depicts”"),
     LIKENESS,
+    Measure("dino_likeness", "subject likeness, DINOv2", "cosine", "the same by DINOv2 (DreamBooth's DINO score)"),
     BACKGROUND,
+    Measure("background_likeness", "background, 1 − LPIPS", "cosine", "1 − LPIPS of the same pixels"),
+    *(
+        Measure(f"vlm_{scale}", f"{scale}, 1 to 5", "rating", f"how right a vision-language model finds its {scale}")
+        for scale in ("action", "subject", "background")
+    ),
 )
 
 # The CLIP scores of the paper's Table 1: by another model and on other edits than any measured here.
@@ -154,7 +161,8 @@ class Bench:
         self.seeds = sorted({seed for record in self.records for seed in record["seeds"]})
         present = dict.fromkeys(record["variant"] for record in self.records)
         self.rows = [name for name in TABLE_1 if name in present]
-        self.methods = [name for name in METHOD_VARIANTS if name in present]
+        given = [record["variant"] for record in self.records if record.get("method") == GIVEN]
+        self.methods = [name for name in dict.fromkeys([*METHOD_VARIANTS, *given]) if name in present]
         self.ablations = [name for name in present if name not in self.methods and name not in self.rows]
         self.variants = [*self.methods, *self.rows, *self.ablations]
         self.full = "f" if "f" in present else OURS  # row (f) has the paper's weights, ours the model's own

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
+from layerdiffusion.edit import Edit
 from layerdiffusion.evaluation.datasets.toybench import BenchEdit
 from layerdiffusion.images.layers import Layers, lay_out
 from layerdiffusion.images.masks import grow
 from layerdiffusion.models.clip import PREFIX, clip_name, clipscore, embed
 
 if TYPE_CHECKING:
+    from layerdiffusion.evaluation.perceptual import Dino, Lpips
     from layerdiffusion.miniature.judge import Judge
     from layerdiffusion.miniature.shape import ShapeMeasure
     from layerdiffusion.models.load import Models
@@ -27,7 +30,8 @@ class Measures:
     """Measures an edit's pictures; call it with the edit, its pictures and their seeds.
 
     `judge` names what a picture of the toybox shows and where its subject is. Without one, the subject is what
-    `segmenter` finds in the box where it was laid down, or else the laid-down mask itself. `shapes` measures outlines.
+    `segmenter` finds in the box where it was laid down, or else the laid-down mask itself. `shapes` measures outlines;
+    `dino` and `lpips` are what the field measures photographs with.
     """
 
     def __init__(
@@ -36,8 +40,11 @@ class Measures:
         judge: Judge | None = None,
         segmenter: Segmenter | None = None,
         shapes: ShapeMeasure | None = None,
+        dino: Dino | None = None,
+        lpips: Lpips | None = None,
     ) -> None:
         self.models, self.judge, self.segmenter, self.shapes = models, judge, segmenter, shapes
+        self.dino, self.lpips = dino, lpips
 
     @property
     def clip_name(self) -> str:
@@ -53,29 +60,48 @@ class Measures:
         - `clip_score`: the plain cosine of picture and prompt; `clipscore`: CLIPScore proper, 0 to 2.5;
         - `subject_likeness`: the cosine of the CLIP embeddings of the subject, cut out of the photo and of the
           result in squares about it; of the whole result where no subject is seen in it;
-        - `background_psnr`: see `background_psnr`;
+        - `background_psnr`: see `background_psnr`; not where the background is generated;
         - with a judge, for each attribute that the edit wants, whether it is right; `satisfied`: every attribute
           that the prompt names is right; `kept`: every other one is; `as_wanted`: both;
         - with `shapes`, `shape`: the IoU of the subject's outline with the animal's own in the pose asked for, 0 to 1;
-          `outlined`: whether that is at least `shape.WHOLE`.
+          `outlined`: whether that is at least `shape.WHOLE`;
+        - with `dino`, `dino_likeness`: as `subject_likeness`, by DINOv2;
+        - with `lpips`, `background_likeness`: 1 − LPIPS of what `background_psnr` looks at.
 
         Raises `ModelError` where there is no CLIP.
         """
-        layers = lay_out(bench_edit.edit, images[0].size)
-        subjects = self._subjects(layers, images)
-        cosines = self._cosines(bench_edit, images, subjects)
+        edit = bench_edit.edit
+        if unseen := edit.background == "generate":  # each method makes a background of its own
+            edit = replace(edit, background="keep")
+        layers = lay_out(edit, images[0].size)
+        subjects = self.subjects(layers, images)
+        plain = self.plain(edit, None if unseen else layers, images, subjects)
         seen = self.judge(list(images)) if self.judge is not None else [{}] * len(images)
         outlines = self._outlines(bench_edit, images)
         return [
             {"seed": int(seed)}
-            | cosine
-            | {"background_psnr": background_psnr(image, layers, subject)}
+            | measured
             | (judged(bench_edit, shown) if shown and bench_edit.wanted else {})
             | outline
-            for seed, image, subject, cosine, shown, outline in zip(
-                seeds, images, subjects, cosines, seen, outlines, strict=True
-            )
+            for seed, measured, shown, outline in zip(seeds, plain, seen, outlines, strict=True)
         ]
+
+    def plain(
+        self, edit: Edit, layers: Layers | None, images: Sequence[Image.Image], subjects: Sequence[np.ndarray]
+    ) -> list[dict[str, Any]]:
+        """What needs no answer known beforehand; with no `layers`, nothing of the background."""
+        cosines = self._cosines(edit, images, subjects)
+        return [
+            cosine | ({} if layers is None else self._background(image, layers, subject))
+            for image, subject, cosine in zip(images, subjects, cosines, strict=True)
+        ]
+
+    def _background(self, image: Image.Image, layers: Layers, subject: np.ndarray) -> dict[str, float | None]:
+        found = {"background_psnr": background_psnr(image, layers, subject)}
+        if self.lpips is not None:
+            distance = self.lpips(layers.background_image, image, off_subjects(image, layers, subject))
+            found["background_likeness"] = None if distance is None else 1 - distance
+        return found
 
     def _outlines(self, bench_edit: BenchEdit, images: Sequence[Image.Image]) -> list[dict[str, Any]]:
         """Each result's outline beside the one asked for; nothing where nobody knows that."""
@@ -84,7 +110,7 @@ class Measures:
         found = self.shapes(images, [bench_edit.wanted] * len(images))
         return [{"shape": round(shape.iou, 4), "outlined": shape.whole} for shape in found]
 
-    def _subjects(self, layers: Layers, images: Sequence[Image.Image]) -> list[np.ndarray]:
+    def subjects(self, layers: Layers, images: Sequence[Image.Image]) -> list[np.ndarray]:
         """Where each result's subject is, bool (H, W)."""
         if self.judge is not None:
             return self.judge.masks(list(images))
@@ -93,18 +119,18 @@ class Measures:
         return [self.segmenter.mask(box=_box(layers.object_mask), image=image) for image in images]
 
     def _cosines(
-        self, bench_edit: BenchEdit, images: Sequence[Image.Image], subjects: Sequence[np.ndarray]
+        self, edit: Edit, images: Sequence[Image.Image], subjects: Sequence[np.ndarray]
     ) -> list[dict[str, float]]:
-        edit = bench_edit.edit
         crops = [cut_out(image, subject) for image, subject in zip(images, subjects, strict=True)]
         photo = cut_out(edit.object_image, edit.object_mask)
         pictures, words = embed(self.models, [*images, *crops, photo], [edit.prompt, PREFIX + edit.prompt])
         count = len(images)
         plain, prefixed = (pictures[:count] @ words.T).T.tolist()
         alike = (pictures[count:-1] @ pictures[-1]).tolist()
+        dino = [{}] * count if self.dino is None else [{"dino_likeness": one} for one in self.dino(crops, photo)]
         return [
-            {"clip_score": cosine, "clipscore": clipscore(other), "subject_likeness": likeness}
-            for cosine, other, likeness in zip(plain, prefixed, alike, strict=True)
+            {"clip_score": cosine, "clipscore": clipscore(other), "subject_likeness": likeness} | more
+            for cosine, other, likeness, more in zip(plain, prefixed, alike, dino, strict=True)
         ]
 
 
@@ -125,8 +151,12 @@ def background_psnr(image: Image.Image, layers: Layers, subject: np.ndarray) -> 
     background picture's own subject, and the result's, `subject`, bool (H, W). At most `MOST_PSNR`; None where
     nothing is left to compare.
     """
-    outside = ~grow(subject | layers.background_mask, max(1, round(RIM * image.width)))
-    return psnr(layers.background_image, image, outside)
+    return psnr(layers.background_image, image, off_subjects(image, layers, subject))
+
+
+def off_subjects(image: Image.Image, layers: Layers, subject: np.ndarray) -> np.ndarray:
+    """Where `background_psnr` looks, bool (H, W)."""
+    return ~grow(subject | layers.background_mask, max(1, round(RIM * image.width)))
 
 
 def psnr(wanted: Image.Image, image: Image.Image, where: np.ndarray) -> float | None:

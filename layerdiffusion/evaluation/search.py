@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from layerdiffusion.errors import EditError
+from layerdiffusion.evaluation.fit import PLACE, scaled
 from layerdiffusion.evaluation.report.template import render
 from layerdiffusion.evaluation.statistics import bounds, edit_means
 from layerdiffusion.evaluation.variants import Variant
@@ -29,7 +30,7 @@ GRIDS: dict[str, tuple[dict[str, float], ...]] = {
         for attention, feature in ((0.5, 0.8), (0.5, 0.5), (0.3, 0.5), (0.2, 0.3), (0.1, 0.2), (0.0, 0.1))
     ),
 }
-NOTHING, ALL = 10.0, 30.0  # dB: what another place of the toybox has, and what the autoencoder leaves of the right one
+NOTHING, ALL = PLACE
 TIE = 0.01  # a score that beats the authors' own values by no more than this doesn't replace them
 WRITTEN = ("search.json", "search.md")
 
@@ -103,7 +104,7 @@ def score(satisfied: Any, preserved: Any, background: Any) -> Any:
 
 def likeness(psnr: float | None) -> float | None:
     """A background's PSNR on a scale from `NOTHING`, 0, to `ALL`, 1."""
-    return None if psnr is None else float(np.clip((psnr - NOTHING) / (ALL - NOTHING), 0, 1))
+    return None if psnr is None else scaled(psnr, NOTHING, ALL)
 
 
 def choose(records: Sequence[dict[str, Any]], tries: Sequence[Candidate]) -> list[Tried]:

@@ -92,3 +92,20 @@ def optimize_embeddings(
 def edit_embedding(object_embedding: Condition, background_embedding: Condition, alpha: float) -> Condition:
     """Eq. 2: e_opt = α·ê_a + (1 − α)·ê_b."""
     return object_embedding.map(lambda own, other: alpha * own + (1 - alpha) * other, background_embedding)
+
+
+class JointEmbeddings:
+    """[e_a, e_b] that are trained beside the network they condition by Eq. 2, with Adam of their own.
+
+    Joint optimisation as in Zhang et al. 2023, Forgedit, https://arxiv.org/abs/2309.10556, §3.2, in place of stage 1.
+    `embeddings` are the words' own, and are left as they are; `alpha` is Eq. 2's.
+    """
+
+    def __init__(self, embeddings: Condition, alpha: float, lr: float) -> None:
+        self.embeddings = embeddings.map(lambda tensor: tensor.detach().float().clone().requires_grad_(True))
+        self.alpha = alpha
+        self.optimizer = torch.optim.Adam(self.embeddings.tensors.values(), lr=lr)
+
+    def mixed(self) -> Condition:
+        """e_opt as it is now, through which gradients reach both."""
+        return edit_embedding(self.embeddings[:1], self.embeddings[1:], self.alpha)

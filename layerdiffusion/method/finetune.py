@@ -12,6 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from layerdiffusion.method.embeddings import JointEmbeddings
 from layerdiffusion.method.objective import (
     OnStep,
     OptimizerStep,
@@ -110,7 +111,7 @@ def finetune(
     unet: nn.Module,
     scheduler: NoiseScheduler,
     layers: TrainingLayers,
-    edit_embedding: Condition,
+    edit_embedding: Condition | JointEmbeddings,
     *,
     object_weight: float,
     background_weight: float,
@@ -127,7 +128,7 @@ def finetune(
     start: Weights | None = None,
     on_step: OnStep | None = None,
 ) -> Weights:
-    """§3.2.2: the weights that `steps` of Adam on Eq. 5 lead to, conditioned on `edit_embedding`.
+    """§3.2.2: the weights that `steps` of Adam on Eq. 5 lead to, conditioned on `edit_embedding`, or training it too.
 
     `unet` itself is left as it is: a copy is tuned, on the latents' device. With `tune="full"` its weights are
     float32 whatever `unet` is, and so is what it returns, every parameter by name: steps of 2e-6 are below
@@ -152,16 +153,17 @@ def finetune(
     half = _halve(tuned, precision) if rounded else []
     trained, rate = (weights if half else named).values(), lr * LORA_LR_FACTOR if lora else lr
     optimizer_step = OptimizerStep(trained, rate, precision, optimizer, half=half, steps=steps, on_step=on_step)
+    condition, optimizer_step.beside = _condition(edit_embedding)
     layers = _without_idle_pictures(layers, object_weight, background_weight)
     shape, pictures = (1, *layers.latents.shape[1:]), len(layers.latents)
     layers = TrainingLayers(*(part.repeat(draws_a_step, 1, 1, 1) for part in vars(layers).values()))
-    embedding = edit_embedding.map(lambda tensor: tensor.detach().float()).expand(len(layers.latents))
     drawn = draws(shape, scheduler, generator, device, steps=steps, each=draws_a_step, noise_offset=noise_offset)
     with train_mode(tuned):
         for noise, timesteps in drawn:
             noise, timesteps = noise.repeat_interleave(pictures, 0), timesteps.repeat_interleave(pictures)
             noisy = scheduler.add_noise(layers.latents, noise, timesteps)
             target = prediction_target(scheduler, layers.latents, noise, timesteps)
+            embedding = condition().expand(len(layers.latents))
             prediction = predict(tuned, noisy, timesteps, embedding, precision)
             optimizer_step(total_loss(prediction, target, layers, object_weight, background_weight) / draws_a_step)
     return weights
@@ -170,6 +172,16 @@ def finetune(
 def _copy_into(weights: Weights, start: Weights) -> None:
     for name, weight in start.items():
         weights[name].copy_(weight)
+
+
+def _condition(
+    edit_embedding: Condition | JointEmbeddings,
+) -> tuple[Callable[[], Condition], torch.optim.Optimizer | None]:
+    """What a step is conditioned on, and what trains it."""
+    if isinstance(edit_embedding, JointEmbeddings):
+        return edit_embedding.mixed, edit_embedding.optimizer
+    fixed = edit_embedding.map(torch.Tensor.detach).float()
+    return lambda: fixed, None
 
 
 def with_weights(unet: nn.Module, weights: Weights) -> nn.Module:

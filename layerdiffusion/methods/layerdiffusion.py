@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +15,7 @@ from torch import Tensor
 from layerdiffusion.edit import Edit
 from layerdiffusion.images.layers import Layers
 from layerdiffusion.images.masks import LatentMask, Mask, mask_to_latents, too_small
-from layerdiffusion.method.embeddings import edit_embedding, optimize_embeddings
+from layerdiffusion.method.embeddings import JointEmbeddings, edit_embedding, optimize_embeddings
 from layerdiffusion.method.finetune import (
     TrainingLayers,
     composite_layers,
@@ -52,14 +54,8 @@ TOO_LITTLE_LEFT = {  # of the background, by where it comes from: what to call i
 def stages(task: Task) -> list[Stage[object]]:
     """Stage 1 (§3.2.1), stage 2 (§3.2.2) and stage 3 (§3.2.3)."""
     settings = task.settings
-    embeddings = Stage(
-        EMBEDDINGS,
-        _embedding_inputs(task),
-        settings.embedding_steps,
-        2 * 2 * settings.draws,
-        fit_embeddings,
-        "lower embedding_lr",
-    )
+    steps, cost = settings.embedding_steps if _fits_words_first(settings) else 0, 2 * 2 * settings.draws
+    embeddings = Stage(EMBEDDINGS, _embedding_inputs(task), steps, cost, fit_embeddings, "lower embedding_lr")
     tuned = _is_tuned(settings)
     tuning = Stage(
         FINETUNE,
@@ -83,6 +79,11 @@ def _is_tuned(settings: Settings) -> bool:
     return bool(settings.finetune_steps and (settings.object_weight or settings.background_weight))
 
 
+def _fits_words_first(settings: Settings) -> bool:
+    """Whether stage 1 is there, and not left out or made a part of stage 2."""
+    return bool(settings.embedding_steps) and settings.embedding_training == "before"
+
+
 # Stage 1
 
 
@@ -90,7 +91,7 @@ def _embedding_inputs(task: Task) -> dict[str, object] | None:
     prompts = task.edit.object_prompt, task.edit.background_prompt
     if task.subject is not None:
         return {"prompts": prompts, "subject": task.subject}
-    if not task.settings.embedding_steps:
+    if not _fits_words_first(task.settings):
         return {"prompts": prompts}
     if task.layers is None:
         return None
@@ -110,9 +111,9 @@ def embedding_view(settings: Settings, layers: Layers) -> tuple[Image.Image, Mas
 
     Where it does not, it fits what the mask leaves. "background" and "everything": the background, without and with
     its own subject; "object": the subject; "around": the background, the subject laid over it but not looked at, so
-    that the words needn't stand for a place without one. Under `composite` these are the layers of the composite, so
-    the background has its own subject inpainted; under `separate` there is no layered picture, and "around" leaves
-    both subjects out.
+    that the words needn't stand for a place without one; "layered": the same, with the subject looked at. Under
+    `composite` these are the layers of the composite, so the background has its own subject inpainted; under `separate`
+    there is no layered picture, and "around" leaves both subjects out.
     """
     if settings.layers == "composite":
         background, subject, around = layers.inpainted_background, layers.composite, layers.composite
@@ -129,6 +130,7 @@ def embedding_view(settings: Settings, layers: Layers) -> tuple[Image.Image, Mas
         "around": (around, subjects, False),
         "object": (subject, layers.object_mask, True),
         "everything": (background, nothing, False),
+        "layered": (around, nothing, False),
     }[settings.embedding_mask]
 
 
@@ -197,6 +199,8 @@ def _tuning_inputs(task: Task, embeddings: Stage[FittedEmbeddings]) -> dict[str,
             "background_image": layers.background_image,
             "background_mask": layers.background_mask,
         }
+    if settings.embedding_training == "joint":
+        inputs["embedding_lr"] = settings.embedding_lr
     return inputs | {"missing": TOO_LITTLE_LEFT[_background_of(task.edit)], "settings": settings.of(FINETUNE)}
 
 
@@ -209,19 +213,27 @@ def tune_network(
     background_image: Image.Image | None = None,
     background_mask: Mask | None = None,
     missing: tuple[str, ...] = (),
+    embedding_lr: float | None = None,
     settings: Settings | None = None,
     subject: Subject | None = None,
 ) -> TunedWeights:
-    """Stage 2: the tuned parameters, as `with_weights` takes them; without steps, none, or a kept subject's."""
+    """Stage 2: the tuned parameters, as `with_weights` takes them; without steps, none, or a kept subject's.
+
+    With an `embedding_lr` the embeddings are trained as well, beside the network.
+    """
     start = {} if subject is None else subject.weights
     if settings is None or embeddings is None or object_mask is None or image is None:
         return TunedWeights(start, [])
     layers = _training_layers(models, object_mask, image, background_image, background_mask, missing)
+    condition: Condition | Callable[[], JointEmbeddings] = _mixed(models, embeddings.embeddings, settings.alpha)
+    if embedding_lr is not None:
+        words = embeddings.embeddings.to(models.device)
+        condition = partial(JointEmbeddings, words, settings.alpha, embedding_lr)
     return tuned_weights(
         models,
         report,
         layers,
-        _mixed(models, embeddings, settings.alpha),
+        condition,
         settings.tune,
         settings.training_seed + bool(start),  # not the noise that it was trained on
         start=start,
@@ -265,8 +277,9 @@ def sample_pictures(
 ) -> list[Image.Image]:
     """Stage 3: a picture of `size` (W, H) for each seed, its condition alternating between ê_a and e_opt."""
     unet = tuned_network(models, without_part(tuning.weights, settings.forget))
-    object_embedding = embeddings.embeddings[:1].to(models.device)
-    mixed = object_embedding if settings.alpha is None else _mixed(models, embeddings, settings.alpha)
+    fitted = embeddings.embeddings if tuning.embeddings is None else tuning.embeddings
+    object_embedding = fitted[:1].to(models.device)
+    mixed = object_embedding if settings.alpha is None else _mixed(models, fitted, settings.alpha)
     negative = models.embed([None])
 
     def latents_of(noise: Tensor, on_step: OnStep) -> Tensor:
@@ -287,9 +300,9 @@ def sample_pictures(
     return pictures(models, report, settings.seeds, models.latent_shape_of(size), latents_of)
 
 
-def _mixed(models: Models, embeddings: FittedEmbeddings, alpha: float) -> Condition:
+def _mixed(models: Models, embeddings: Condition, alpha: float) -> Condition:
     """e_opt on the device."""
-    return edit_embedding(embeddings.embeddings[:1], embeddings.embeddings[1:], alpha).to(models.device)
+    return edit_embedding(embeddings[:1], embeddings[1:], alpha).to(models.device)
 
 
 # Masks on the latent grid, (1, 1, h, w) on the device

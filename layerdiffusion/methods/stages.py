@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from layerdiffusion.edit import Edit
 from layerdiffusion.images.layers import Layers, object_fit
+from layerdiffusion.method.embeddings import JointEmbeddings
 from layerdiffusion.method.finetune import TrainingLayers, Weights, finetune, in_precision, with_weights
 from layerdiffusion.method.objective import OnStep
 from layerdiffusion.method.sampling import initial_latents, sample
@@ -44,6 +45,7 @@ class TunedWeights(NamedTuple):
     weights: Weights  # by name; empty: the network is as it was
     losses: list[float]
     note: str = ""  # a sentence, where it was tuned otherwise than it was asked to
+    embeddings: Condition | None = None  # [ê_a, ê_b] that were trained beside it, in main memory
 
 
 Trained = FittedEmbeddings | TunedWeights
@@ -159,7 +161,7 @@ def tuned_weights(  # type: ignore[explicit-any]  # the dials are those of `fine
     models: Models,
     report: Reporter,
     layers: TrainingLayers,
-    embedding: Condition,
+    embedding: Condition | Callable[[], JointEmbeddings],
     tune: str,
     training_seed: int,
     **dials: Any,
@@ -172,11 +174,12 @@ def tuned_weights(  # type: ignore[explicit-any]  # the dials are those of `fine
         report.again(note)
         lora = way == "lora"
         network, precision = frozen_network(models) if lora else (models.master, profile.training_precision)
+        condition = embedding if isinstance(embedding, Condition) else embedding()
         weights = finetune(
             network,
             models.scheduler,
             layers,
-            embedding,
+            condition,
             tune=way,
             generator=training_generator(FINETUNE, training_seed),
             precision=precision,
@@ -187,7 +190,8 @@ def tuned_weights(  # type: ignore[explicit-any]  # the dials are those of `fine
             on_step=report.step,
             **dials,
         )
-        return TunedWeights(stored_weights(models, weights, way), report.losses, note)
+        fitted = None if isinstance(condition, Condition) else condition.embeddings.map(torch.Tensor.detach).to("cpu")
+        return TunedWeights(stored_weights(models, weights, way), report.losses, note, fitted)
 
     # For LoRA, checkpointing saves little and takes a third more arithmetic: only where nothing else is left, or where
     # stage 1 can't do without it either.

@@ -14,6 +14,7 @@ from PIL import Image
 
 from layerdiffusion.edit import Edit
 from layerdiffusion.errors import EditError, ModelError, SettingsError
+from layerdiffusion.evaluation.fit import Fit, fits
 from layerdiffusion.settings import PAPER, Settings, preset
 from layerdiffusion.ui.examples import ASSETS
 from layerdiffusion.ui.follow import follow
@@ -22,6 +23,7 @@ from layerdiffusion.ui.spaces import UNIT, ZeroGPU, booked, on_zero_gpu, split
 
 if TYPE_CHECKING:
     from layerdiffusion.editor import Editor
+    from layerdiffusion.images.layers import Layers
     from layerdiffusion.models.load import Models
 
 GIB = 2**30
@@ -224,18 +226,21 @@ class Backend:
                 self._usual = ood_threshold(models)
             return ood_score(models, image) > self._usual
 
-    def scores(self, images: list[Image.Image], prompt: str) -> list[float] | None:
-        """CLIP's cosine of each picture and the prompt; None where no CLIP can be had."""
-        from layerdiffusion.models.clip import clip_score
-
+    def fits(self, images: list[Image.Image], edit: Edit, layers: "Layers") -> list[Fit] | None:
+        """How well each picture fits the edit; None where no CLIP can be had."""
+        models = self.editor.models
         try:
+            # On a CPU a large SAM would take longer than the pictures did.
+            device = models.helpers_device or models.device
+            quick = device.type != "cpu" and not (models.folder / "judge").is_dir()
+            segmenter = self.segmenter() if quick else None
             with self.editor.runtime.turn():
-                return clip_score(self.editor.models, images, prompt)
+                return fits(models, edit, layers, images, segmenter)
         except ModelError as error:
             log.warning("%s", error)
             return None
 
-    def scores_or_none(self, result: Any) -> list[float | None]:
-        """For each of the result's pictures its score, or None where there is none."""
-        scores: Sequence[float | None] | None = self.scores(result.images, result.edit.prompt)
-        return list(scores or [None] * len(result.images))
+    def fits_or_none(self, result: Any) -> list[Fit | None]:
+        """For each of the result's pictures how well it fits, or None where that can't be known."""
+        found: Sequence[Fit | None] | None = self.fits(result.images, result.edit, result.layers)
+        return list(found or [None] * len(result.images))

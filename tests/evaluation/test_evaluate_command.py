@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from layerdiffusion.__main__ import main
-from layerdiffusion.commands.evaluate.bench import _names, check, command_line
+from layerdiffusion.commands.evaluate.bench import check, command_line, names
 from layerdiffusion.commands.terminal import Parser
 from layerdiffusion.errors import EditError
 from layerdiffusion.evaluation.records import Records
@@ -144,7 +144,7 @@ def test_bad_flags_are_told_in_one_sentence(cli, tmp_path, measured_folder, flag
 
 
 def test_rows_and_options_are_read_as_people_write_them():
-    assert _names("a-c, layers-separate,f") == ["a", "b", "c", "layers-separate", "f"]
+    assert names("a-c, layers-separate,f") == ["a", "b", "c", "layers-separate", "f"]
     flags = ["toybench", "--out", "here", "--set", "alpha=0.5", "--set", "pnp.feature_share=0.8"]
     args = parsed(*flags, "--set", "pnp.source=photo", "--seeds", "0-2", "7")
     chosen, settings = check(args)

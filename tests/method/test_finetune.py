@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from layerdiffusion.method import composite_layers, finetune, overlay_layers, separate_layers, with_weights
+from layerdiffusion.method.embeddings import JointEmbeddings
 from layerdiffusion.method.finetune import (
     LORA_LR_FACTOR,
     LORA_RANK,
@@ -15,6 +16,7 @@ from layerdiffusion.method.finetune import (
     total_loss,
     without_part,
 )
+from layerdiffusion.method.objective import prediction_target
 
 pytestmark = pytest.mark.usefixtures("global_random_state_is_left_alone")
 
@@ -114,6 +116,31 @@ def test_it_follows_a_plain_training_loop(either_models, layers, tune, seeded):
         # Where a gradient is rounding alone (biases before a norm), Adam still takes whole steps either way.
         if not name.endswith(("to_k.bias", "conv1.bias", "time_emb_proj.bias", "conv_in.bias")):
             torch.testing.assert_close(weight, plain[name].detach(), atol=2e-4, rtol=0)
+
+
+def test_joint_training_moves_words_and_network_each_at_its_rate(either_models, layers, seeded):
+    """The oracle is one Adam of two groups."""
+    words, scheduler = either_models.embed(["a dog", "on ice"]), either_models.scheduler
+    before = words.prompt_embeds.clone()
+    joint, dials = JointEmbeddings(words, 0.7, 1e-2), dict(object_weight=2.0, background_weight=1.0, steps=3, lr=1e-3)
+    weights = finetune(either_models.unet, scheduler, layers, joint, generator=seeded(7), **dials)
+
+    unet, e = copy.deepcopy(either_models.unet).requires_grad_(True), before.clone().requires_grad_(True)
+    optimizer = torch.optim.Adam([{"params": [*unet.parameters()], "lr": 1e-3}, {"params": [e], "lr": 1e-2}])
+    generator = seeded(7)
+    for _ in range(3):
+        noise, t = torch.randn(1, 4, 8, 8, generator=generator), torch.randint(1000, (1,), generator=generator)
+        prediction = unet(scheduler.add_noise(layers.latents, noise, t), t, 0.7 * e[:1] + 0.3 * e[1:]).sample
+        loss = total_loss(prediction, prediction_target(scheduler, layers.latents, noise, t), layers, 2.0, 1.0)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    found = joint.embeddings.prompt_embeds
+    torch.testing.assert_close(found, e, atol=2e-4, rtol=0)
+    assert (found - before).abs().max() > 1e-2 and torch.equal(words.prompt_embeds, before)
+    name = "mid_block.attentions.0.proj_out.weight"
+    torch.testing.assert_close(weights[name], unet.get_parameter(name).detach(), atol=2e-4, rtol=0)
 
 
 @pytest.mark.parametrize("layers", ["separate"], indirect=True)

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from serving import photo
 
+from layerdiffusion.edit import Edit
+from layerdiffusion.images.layers import lay_out
 from layerdiffusion.ui.backend import Backend
 
 
@@ -15,9 +17,10 @@ def backend(page) -> Backend:
     return page.backend
 
 
+EDIT = Edit(photo(48, 48), np.eye(48, dtype=bool), prompt="a dog on ice")
 CALLS = {
     "out_of_distribution": lambda backend: backend.out_of_distribution(photo(48, 48)),
-    "scores": lambda backend: backend.scores([photo(48, 48)], "a dog on ice"),
+    "fits": lambda backend: backend.fits([photo(64, 64)], EDIT, lay_out(EDIT, (64, 64))),
 }
 
 

@@ -11,6 +11,7 @@ MEASURES = {
         "layerdiffusion.commands.evaluate.tedbench",
         "the same on a folder of photographs laid out as TEdBench",
     ),
+    "pie-bench": ("layerdiffusion.commands.evaluate.pie_bench", "the same on one laid out as PIE-Bench"),
     "search": (
         "layerdiffusion.commands.evaluate.search",
         "the main dial of each method, chosen on edits of their own",

@@ -20,6 +20,7 @@ from layerdiffusion.commands.terminal import Seeds, assignments, with_changes
 from layerdiffusion.errors import EditError
 from layerdiffusion.evaluation.claims import BACKGROUND, CLIP, LIKENESS, OUTLINED, SATISFIED, Bench, kind_label
 from layerdiffusion.evaluation.datasets.toybench import BenchEdit
+from layerdiffusion.evaluation.given import given_variant
 from layerdiffusion.evaluation.records import Records
 from layerdiffusion.evaluation.report.write import write_report
 from layerdiffusion.evaluation.variants import Variant, variants
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from layerdiffusion.evaluation.runner import BenchProgress, Outcome
     from layerdiffusion.evaluation.worker import Worker
 
+DINO, LPIPS_NETS = "facebook/dinov2-base", ("alex", "vgg", "squeeze")
 NOT_THE_RUNS = ("command", "measure", "run", "json", "ray", "workers")  # flags that change no number
 
 
@@ -37,9 +39,11 @@ def add_bench_arguments(parser: argparse.ArgumentParser, model: str, seeds: int)
     add = parser.add_argument
     methods = ["ours", "sdedit", "imagic", "pnp"]
     words = f'methods, default {",".join(methods)}; "" for rows alone'
-    add("--methods", type=_names, default=methods, metavar="NAME,…", help=words)
+    add("--methods", type=names, default=methods, metavar="NAME,…", help=words)
     words = "rows of Table 1, as in a-k, and ablations, as in layers-separate"
-    add("--rows", type=_names, default=[], metavar="NAME,…", help=words)
+    add("--rows", type=names, default=[], metavar="NAME,…", help=words)
+    words = "pictures that somebody else made, in a folder, by the names of edits; as one more variant"
+    add("--results", action="append", default=[], metavar="NAME=DIR", help=words)
     words = f"one picture an edit for each: 0 1 2 or 0-3; default 0-{seeds - 1}"
     add("--seeds", action=Seeds, default=[*range(seeds)], help=words)
     words = "a setting for the whole run, or METHOD.NAME=VALUE for one method's own dial"
@@ -49,6 +53,13 @@ def add_bench_arguments(parser: argparse.ArgumentParser, model: str, seeds: int)
     add("--workers", type=int, metavar="N", help="with --ray: at most so many, one a GPU or a CPU")
     add("--model", default=model, help=f"miniature, a diffusers folder, a hub id; default {model}")
     add("--device", help="cpu, cuda, cuda:1, mps; else the best there is")
+    words = f"measure subjects by a DINOv2 as well: a folder or an id on the hub; alone, {DINO}"
+    add("--dino", nargs="?", const=DINO, metavar="MODEL", help=words)
+    words = "measure backgrounds by LPIPS as well (torchmetrics); alone, alex"
+    add("--lpips", nargs="?", const="alex", choices=LPIPS_NETS, help=words)
+    words = "let a vision-language model rate results: an OpenAI-compatible address, as http://127.0.0.1:8000/v1"
+    add("--judge-url", metavar="URL", help=f"{words}; OPENAI_API_KEY is sent if it is set")
+    add("--judge-model", metavar="NAME", help="the judge's name at that address")
     add("--json", action="store_true", help="print the table as JSON instead of a bar and a table")
 
 
@@ -56,9 +67,9 @@ def check(args: argparse.Namespace) -> tuple[list[Variant], Settings]:
     """The variants and the settings that the flags name. Raises `EditError`, before anything is loaded."""
     if args.workers is not None and (args.workers < 1 or args.ray is None):
         raise EditError("--workers needs --ray, and at least one of them; leave it out, or add --ray local.")
-    chosen = variants(args.methods, args.rows)
+    chosen = variants(args.methods, args.rows) + [given_variant(text) for text in args.results]
     if not chosen:
-        raise EditError("There is nothing to compare; name --methods or --rows.")
+        raise EditError("There is nothing to compare; name --methods, --rows or --results.")
     changes = assignments(args.set)
     settings = with_changes(Settings(seeds=args.seeds), changes.pop("", {}))
     idle = next((name for name in changes if name not in {variant.method for variant in chosen}), None)
@@ -67,13 +78,21 @@ def check(args: argparse.Namespace) -> tuple[list[Variant], Settings]:
     return [replace(v, options=v.options | changes.get(v.method, {})) for v in chosen], settings
 
 
-def worker_loader(args: argparse.Namespace, sam: str | None = None) -> Callable[[], Worker]:
-    """What loads a worker, here or in a process of a cluster, where the current folder may be another."""
-    from layerdiffusion.evaluation.worker import Worker
+def worker_loader(args: argparse.Namespace, sam: str | None = None, shape: bool = False) -> Callable[[], Worker]:
+    """What loads a worker, here or in a process of a cluster, where the current folder may be another.
 
+    `sam` finds subjects where no judge does; `shape`: measure outlines.
+    """
+    from layerdiffusion.evaluation.worker import Extra, Worker
+
+    def absolute(source: str | None) -> str | None:
+        return str(Path(source).resolve()) if source is not None and Path(source).is_dir() else source
+
+    if args.judge_url is not None and not args.judge_model:
+        raise EditError("--judge-url needs --judge-model, the name under which the address knows it.")
+    extra = Extra(shape, absolute(args.dino), args.lpips, args.judge_url, args.judge_model or "")
     model = str(Path(args.model).resolve()) if args.ray and Path(args.model).is_dir() else args.model
-    shape = not getattr(args, "no_shape", False)
-    return functools.partial(Worker.load, model, args.device, 1 if args.ray else None, sam, shape)
+    return functools.partial(Worker.load, model, args.device, 1 if args.ray else None, sam, extra)
 
 
 def run_variants(
@@ -140,7 +159,7 @@ def command_line(args: argparse.Namespace) -> str:
         flag = f"--{name.replace('_', '-')}"
         if value is True:
             words.append(flag)
-        elif name == "set":
+        elif name in ("set", "results"):
             words += [word for text in value for word in (flag, text)]
         elif isinstance(value, dict):
             words += [flag, ",".join(f"{key}={one}" for key, one in value.items())]
@@ -190,10 +209,10 @@ def _print_kind(bench: Bench, title: str, kinds: Sequence[str]) -> None:
         print(f"{variant:{width}}" + "".join(f"{cell:>24}" for cell in cells))
 
 
-def _names(text: str) -> list[str]:
+def names(text: str) -> list[str]:
     """`a-c,layers-separate` as a, b, c and layers-separate."""
-    names: list[str] = []
+    found: list[str] = []
     for part in filter(None, (part.strip() for part in text.split(","))):
         letters = re.fullmatch(r"([a-z])-([a-z])", part)
-        names += map(chr, range(ord(letters[1]), ord(letters[2]) + 1)) if letters else [part]
-    return names
+        found += map(chr, range(ord(letters[1]), ord(letters[2]) + 1)) if letters else [part]
+    return found

@@ -19,20 +19,22 @@ POINTS_HELP = (
     "a mask that is in OUT/masks already is used as it is"
 )
 
+SAM_HELP = "miniature, vit_b, vit_l, vit_h, a file, a folder, or a hub id; else the model's"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `evaluate tedbench`."""
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="input_list.json and originals/")
     parser.add_argument("--points", type=Path, metavar="FILE", help=POINTS_HELP)
     parser.add_argument("--edits", type=int, metavar="N", help="only the first so many")
-    parser.add_argument("--sam", help="miniature, vit_b, vit_l, vit_h, a file, a folder, or a hub id; else the model's")
+    parser.add_argument("--sam", help=SAM_HELP)
     add_bench_arguments(parser, model="auto", seeds=2)
 
 
 def run(args: argparse.Namespace) -> int:
     """Mark the subjects, edit, measure, print and report; 0 when every record is there, 1 when some edits failed."""
     check(args)
-    sam = args.sam or ("miniature" if args.model == "miniature" else "auto")
+    sam = sam_of(args)
 
     @functools.cache
     def segmenter() -> Segmenter:
@@ -44,3 +46,8 @@ def run(args: argparse.Namespace) -> int:
 
     edits = tedbench(args.data, segmenter, args.out / "masks", read_points(args.points), args.edits)
     return run_and_report(args, "tedbench", edits, worker_loader(args, sam))
+
+
+def sam_of(args: argparse.Namespace) -> str:
+    """Which SAM finds the subjects in photographs and results."""
+    return args.sam or ("miniature" if args.model == "miniature" else "auto")

@@ -36,4 +36,5 @@ def run(args: argparse.Namespace) -> int:
     if args.edits is None:
         args.edits = TUNING if args.tuning else FULL  # so that the report's command has them
     edits = (tuning_edits if args.tuning else toybench)(args.edits)
-    return run_and_report(args, "toybench, tuning edits" if args.tuning else "toybench", edits, worker_loader(args))
+    name = "toybench, tuning edits" if args.tuning else "toybench"
+    return run_and_report(args, name, edits, worker_loader(args, shape=not args.no_shape))

@@ -69,7 +69,7 @@ def read_points(path: str | Path | None) -> dict[str, dict[str, Any]]:
     """Clicks by a picture's name: "points", "not_points" and "box", as far as given. Raises an `EditError`."""
     if path is None:
         return {}
-    data = _read_json(Path(path))
+    data = read_json(Path(path))
     if not isinstance(data, dict):
         raise EditError(f'{path} holds no points: it must be an object, as in {{"dog.jpeg": [[120, 200]]}}.')
     found = {}
@@ -104,7 +104,7 @@ def _mask(
 
 def _read_list(path: Path) -> list[tuple[str, str]]:
     """(picture, text) of each entry."""
-    data = _read_json(path)
+    data = read_json(path)
     if not isinstance(data, list) or not data:
         raise EditError(f"{path} is no list of edits; give TEdBench's folder, with its input_list.json.")
     wishes = []
@@ -118,7 +118,7 @@ def _read_list(path: Path) -> list[tuple[str, str]]:
     return wishes
 
 
-def _read_json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

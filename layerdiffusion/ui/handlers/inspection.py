@@ -1,4 +1,4 @@
-"""What a network has to say about opened pictures, in its turn: are they from outside the toybox, and their scores."""
+"""What networks make of opened pictures, in their turn: are they from outside the toybox, and do results fit."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from layerdiffusion.ui.errors import friendly
 from layerdiffusion.ui.handlers.events import QUIET, SCORING
 from layerdiffusion.ui.page import Page
 from layerdiffusion.ui.session import Session, next_version
-from layerdiffusion.ui.widgets.results import best_index, show, unscored
+from layerdiffusion.ui.widgets.results import best_index, show, unmeasured
 
 NOTICE = (
     '<p class="ld-notice"><b>This picture is not from the toybox.</b> The small embedded model knows only toy '
@@ -32,7 +32,7 @@ def request_inspection(anything: Any) -> Any:
 
 def inspector(backend: Backend):
     def inspect(session: Session) -> tuple[Any, ...]:
-        shown = show(session) if score(session, backend) else [gr.skip()] * len(show(session))
+        shown = show(session) if measure(session, backend) else [gr.skip()] * len(show(session))
         return notice(session, backend), *shown
 
     return inspect
@@ -50,14 +50,15 @@ def notice(session: Session, backend: Backend) -> str:
     return NOTICE if outside else ""
 
 
-def score(session: Session, backend: Backend) -> bool:
-    """Score the pictures that came without one; whether any has one now."""
-    items, found = unscored(session), False
+def measure(session: Session, backend: Backend) -> bool:
+    """Find out how well the pictures fit that came without it; whether that is known of any now."""
+    items = unmeasured(session)
     if not items or not backend.ready:
         return False
-    scores = backend.scores([item.image for item in items], session.results[0].edit.prompt)
-    for item, value in zip(items, scores or (), strict=False):
-        item.score, found = value, True
+    first = session.results[0]
+    found = backend.fits([item.image for item in items], first.edit, first.layers) or []
+    for item, fit in zip(items, found, strict=False):
+        item.fit = fit
     if found and session.chosen == 0:  # no other was chosen meanwhile
         session.chosen = best_index(session)
-    return found
+    return bool(found)

@@ -10,6 +10,7 @@ from PIL import Image
 
 from layerdiffusion.edit import Placement
 from layerdiffusion.errors import EditError
+from layerdiffusion.evaluation.fit import Fit, fit_of
 from layerdiffusion.images.layers import lay_out
 from layerdiffusion.result import Result
 from layerdiffusion.settings import PAPER, Settings
@@ -35,7 +36,7 @@ from layerdiffusion.ui.widgets.results import (
     show,
     take,
     take_baseline,
-    unscored,
+    unmeasured,
 )
 
 # A download button only hands over what it already has: the file is packed first, then its link is followed.
@@ -144,13 +145,13 @@ def opener(backend: Backend) -> Callable[..., Any]:
     def open_example(session: Session, event: gr.EventData) -> tuple[Any, ...]:
         example = example_named(event_data(event).get("name"))
         opened = Opened(example.recipe, example.pictures, example.generated)
-        return put(session, opened, backend, [example.scores.get(str(seed)) for seed in example.pictures])
+        return put(session, opened, backend, [_first_fit(example.scores.get(str(seed))) for seed in example.pictures])
 
     return open_example
 
 
 def put(
-    session: Session, opened: Opened, backend: Backend, scores: list[float | None] | None = None, own: bool = False
+    session: Session, opened: Opened, backend: Backend, fits: list[Fit | None] | None = None, own: bool = False
 ) -> tuple[Any, ...]:
     """The saved edit on the page, masks and finished pictures included: a value for each of `everything`."""
     if session.running:
@@ -161,7 +162,7 @@ def put(
     if opened.subject is not None:
         settings = replace(settings, tune=opened.subject.tune, finetune_steps=0)
     _put_pictures(session, opened, own)
-    _put_results(session, opened, settings, scores)
+    _put_results(session, opened, settings, fits)
     return (
         board_of(session, "photo", picture=True),
         board_of(session, "reference", picture=True),
@@ -173,10 +174,15 @@ def put(
         *dial_values(settings),
         gallery_of(session),
         "",
-        request_inspection(own_pictures(session, backend) or unscored(session)),
+        request_inspection(own_pictures(session, backend) or unmeasured(session)),
         *show(session),
         "",
     )
+
+
+def _first_fit(score: float | None) -> Fit | None:
+    """What an example's CLIP score, by the miniature's CLIP, says before the rest is known."""
+    return None if score is None else fit_of(score, None, None, own_clip=True)
 
 
 def _put_pictures(session: Session, opened: Opened, own: bool) -> None:
@@ -199,12 +205,12 @@ def _put_pictures(session: Session, opened: Opened, own: bool) -> None:
         session.backgrounds = [] if opened.generated is None else [(edit.background_seed, opened.generated)]
 
 
-def _put_results(session: Session, opened: Opened, settings: Settings, scores: list[float | None] | None) -> None:
-    """The finished pictures into the session; those without scores get theirs when the device has time."""
+def _put_results(session: Session, opened: Opened, settings: Settings, fits: list[Fit | None] | None) -> None:
+    """The finished pictures into the session; how well they fit is found out when the device has time."""
     forget(session)
     if not opened.pictures:
         return
-    take(session, finished(opened, opened.pictures, settings), scores or [None] * len(opened.pictures))
+    take(session, finished(opened, opened.pictures, settings), fits or [None] * len(opened.pictures))
     for name, pictures in opened.baselines.items():
         take_baseline(session, name, finished(opened, pictures, settings), [None] * len(pictures))
 

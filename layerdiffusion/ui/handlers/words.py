@@ -1,18 +1,20 @@
-"""The words, which split as one types, and the presets of the dials."""
+"""The words, which split as one types; the presets of the dials, and the settings that suit what the words ask for."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import gradio as gr
 
-from layerdiffusion.prompts import split_prompt
-from layerdiffusion.settings import preset
+from layerdiffusion.errors import EditError
+from layerdiffusion.prompts import named_look, split_prompt
+from layerdiffusion.settings import Settings, preset
 from layerdiffusion.ui.backend import Backend
 from layerdiffusion.ui.errors import friendly
 from layerdiffusion.ui.handlers.events import QUIET
 from layerdiffusion.ui.page import Page
 from layerdiffusion.ui.session import Session
-from layerdiffusion.ui.widgets.dials import dial_values
+from layerdiffusion.ui.widgets.dials import dial_values, settings_of
 
 
 def connect(page: Page, backend: Backend, refresh: dict[str, Any]) -> None:
@@ -30,6 +32,11 @@ def connect(page: Page, backend: Backend, refresh: dict[str, Any]) -> None:
     parts = [words.object_prompt.change, words.background_prompt.change]
     gr.on(parts, trigger_mode="always_last", **refresh)
     gr.on([dial.change for dial in dials.components], trigger_mode="always_last", **refresh)
+    given = [words.object_prompt, *dials.components]
+    changes = [words.object_prompt.change, dials.dials["finetune_steps"].change]
+    show = friendly(partial(offer, backend))
+    gr.on(changes, show, given, words.advice, trigger_mode="always_last", queue=False, **QUIET)
+    words.advice.click(friendly(partial(take, backend)), given, dials.components, queue=False, **QUIET)
     for name, button in dials.presets.items():
         button.click(friendly(partial(preset_values, name, backend)), None, dials.components, queue=False, **QUIET)
 
@@ -44,3 +51,39 @@ def split(session: Session, prompt: str) -> tuple[Any, Any]:
 
 def preset_values(name: str, backend: Backend) -> list[Any]:
     return dial_values(preset(name, backend.own_settings()))
+
+
+def advice(object_prompt: str, settings: Settings, defaults: Settings) -> tuple[Settings, str] | None:
+    """The settings that suit what the words ask for better than these, and the sentence that offers them.
+
+    Only what has been measured is offered, on the miniature: where the words name a look, a third of stage 2's steps
+    (as asked in 97 beside 78 % of the pictures of eight edits, the size held in 53 beside 69 %). For a pose alone
+    nothing was ahead of the defaults, and no part of what stage 2 tuned is worth letting go of for either.
+    """
+    look, steps = named_look(object_prompt), max(1, round(defaults.finetune_steps / 3))
+    if look is None or settings.finetune_steps <= steps:
+        return None
+    sentence = (
+        f"“{look}” names a look: {steps} steps of stage 2 follow it more often, and hold the size less. Take that"
+    )
+    return replace(settings, finetune_steps=steps), sentence
+
+
+def offered(backend: Backend, object_prompt: str, dials: tuple[Any, ...]) -> tuple[Settings, str] | None:
+    """The `advice` for what the page shows; on the miniature alone, the model that it was measured on."""
+    if not backend.is_miniature:
+        return None
+    try:
+        return advice(object_prompt, settings_of(dials, type(backend.defaults())), backend.own_settings())
+    except EditError:  # the line above Run names what is wrong
+        return None
+
+
+def offer(backend: Backend, object_prompt: str, *dials: Any) -> Any:
+    found = offered(backend, object_prompt, dials)
+    return gr.update(visible=found is not None, value="" if found is None else found[1])
+
+
+def take(backend: Backend, object_prompt: str, *dials: Any) -> list[Any]:
+    found = offered(backend, object_prompt, dials)
+    return [gr.skip()] * len(dials) if found is None else dial_values(found[0])

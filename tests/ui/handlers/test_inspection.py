@@ -1,4 +1,4 @@
-"""What a network has to say about opened pictures: a notice only where it is due, and scores that were missing."""
+"""What a network has to say about opened pictures: a notice only where it is due, and how well results fit."""
 
 from types import SimpleNamespace
 
@@ -6,6 +6,7 @@ import gradio as gr
 import pytest
 from serving import photo
 
+from layerdiffusion.evaluation.fit import Fit, fit_of
 from layerdiffusion.ui.handlers.inspection import inspector, notice, own_pictures, request_inspection
 from layerdiffusion.ui.session import Session
 
@@ -29,24 +30,25 @@ def test_nothing_is_asked_of_the_device_where_there_is_nothing_to_inspect():
     assert second > first, "every request is another value, or Gradio sees no change"
 
 
-def item(seed: int, score: float | None = None) -> SimpleNamespace:
-    return SimpleNamespace(seed=seed, image=photo(16, 16, seed), score=score, path=f"{seed}.png")
+def item(seed: int) -> SimpleNamespace:
+    return SimpleNamespace(seed=seed, image=photo(16, 16, seed), fit=None, path=f"{seed}.png")
 
 
-def test_missing_scores_come_in_their_turn_and_the_best_is_chosen(monkeypatch):
+def test_how_well_results_fit_comes_in_its_turn_and_the_best_is_chosen(monkeypatch):
     session = Session()
-    session.results = [SimpleNamespace(edit=SimpleNamespace(prompt="a dog on ice"))]
+    session.results = [SimpleNamespace(edit="the edit", layers="its layers")]
     session.shown, session.baselines = [item(0), item(1)], {"sdedit": [item(0)]}
-    scored = []
+    session.shown[0].fit = fit_of(0.6, None, None, own_clip=True)  # an example's: the words alone are known
+    asked, found = [], [Fit(0.6, 1.0, 0.1, 0.5), Fit(0.3, 0.5, 0.6, 0.5), Fit(0.2, 0.4, 0.4, 0.4)]
 
-    def scores(images, prompt):
-        scored.append((len(images), prompt))
-        return [0.1, 0.3, 0.2]
+    def fits(images, edit, layers):
+        asked.append((len(images), edit, layers))
+        return found
 
     monkeypatch.setattr("layerdiffusion.ui.handlers.inspection.show", lambda session: ("shown",))
-    backend = SimpleNamespace(is_miniature=False, ready=True, scores=scores)
+    backend = SimpleNamespace(is_miniature=False, ready=True, fits=fits)
     assert inspector(backend)(session) == ("", "shown")
-    assert scored == [(3, "a dog on ice")] and session.chosen == 1
-    assert [one.score for one in session.shown] == [0.1, 0.3] and session.baselines["sdedit"][0].score == 0.2
+    assert asked == [(3, "the edit", "its layers")] and session.chosen == 1
+    assert [one.fit for one in (*session.shown, *session.baselines["sdedit"])] == found
     inspector(backend)(session)
-    assert len(scored) == 1, "what has a score is not scored again"
+    assert len(asked) == 1, "what is known is not asked for again"

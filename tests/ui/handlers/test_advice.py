@@ -1,0 +1,44 @@
+"""What the words ask for decides which settings the page offers."""
+
+from types import SimpleNamespace
+
+import gradio as gr
+import pytest
+
+from layerdiffusion.settings import PAPER, Settings
+from layerdiffusion.ui.handlers.words import advice, offer, take
+from layerdiffusion.ui.widgets.dials import dial_values, settings_of
+
+DEFAULTS = Settings(finetune_steps=150).resolve(PAPER)
+
+
+def backend(miniature: bool = True) -> SimpleNamespace:
+    return SimpleNamespace(is_miniature=miniature, defaults=lambda: DEFAULTS, own_settings=lambda: DEFAULTS)
+
+
+def test_a_named_look_gets_a_third_of_the_tuning_steps_and_a_pose_the_defaults():
+    found, sentence = advice("a red dog", DEFAULTS, DEFAULTS)
+    assert found == Settings(finetune_steps=50).resolve(DEFAULTS) and "“red” names a look: 50 steps" in sentence
+    assert advice("a dog jumping", DEFAULTS, DEFAULTS) is None
+    assert advice("a red dog", found, DEFAULTS) is None, "it is taken"
+
+
+def test_one_click_takes_what_is_offered_and_the_offer_goes():
+    dials = dial_values(DEFAULTS)
+    shown = offer(backend(), "a red dog jumping", *dials)
+    assert shown["visible"] and "50 steps of stage 2" in shown["value"]
+    taken = take(backend(), "a red dog jumping", *dials)
+    assert settings_of(tuple(taken)) == Settings(finetune_steps=50).resolve(DEFAULTS)
+    assert not offer(backend(), "a red dog jumping", *taken)["visible"]
+    assert take(backend(), "a red dog jumping", *taken) == [gr.skip()] * len(dials)
+
+
+@pytest.mark.parametrize(
+    ("words", "miniature", "steps"), [("a dog", True, 150), ("a red dog", False, 150), ("a red dog", True, "many")]
+)
+def test_nothing_is_offered_without_a_look_on_a_model_it_was_not_measured_on_or_beside_bad_dials(
+    words, miniature, steps
+):
+    dials = dial_values(DEFAULTS)
+    dials[dials.index(150)] = steps
+    assert not offer(backend(miniature), words, *dials)["visible"]
