@@ -27,6 +27,7 @@ from layerdiffusion.methods.stages import (
 from layerdiffusion.methods.subject import Subject, trained_subject
 from layerdiffusion.models.find import find_again
 from layerdiffusion.models.load import Models
+from layerdiffusion.models.memory import Need, predicted_need
 from layerdiffusion.models.segmenter import Segmenter
 from layerdiffusion.progress import OnProgress, Reporter
 from layerdiffusion.prompts import prompt_notes, subject_noun
@@ -129,6 +130,12 @@ class Editor:
         """What will be made of masks and prompts otherwise than they may be meant, a sentence each."""
         prompts = [edit.object_prompt, edit.background_prompt] if method == OWN else [edit.prompt]
         return [*edit.notes, *self.models.prompt_warnings(prompts), *prompt_notes(prompts)]
+
+    def need(self, settings: Settings | None = None) -> Need | None:
+        """What an edit takes of the device's memory, where that is known. Raises `TooLarge` where it can't fit."""
+        settings = (settings or Settings()).resolve(self.models.defaults)
+        self.models.check(settings)
+        return predicted_need(self.models, settings)
 
     def estimate(
         self, edit: Edit, settings: Settings | None = None, method: str = OWN, subject: Subject | None = None

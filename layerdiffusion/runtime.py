@@ -22,6 +22,7 @@ from torch import Tensor
 
 from layerdiffusion.errors import EditError
 from layerdiffusion.models.family import Condition
+from layerdiffusion.models.memory import is_out_of_memory
 from layerdiffusion.models.profile import GIB
 from layerdiffusion.progress import STAGES, Cancelled, OnProgress, Reporter
 
@@ -31,10 +32,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 RUN, REUSE, SKIP = "run", "reuse", "skip"  # what there is to do for a stage: all of it, nothing (cached), no steps
-OUT_OF_MEMORY = (  # as torch, cuBLAS, cuDNN and the allocators of CPUs say it
-    *("out of memory", "can't allocate memory", "not enough memory", "unable to find an engine"),
-    *("cublas_status_alloc_failed", "cudnn_status_alloc_failed"),
-)
 SMALLER = "close what else uses the device, or choose a smaller model"
 MEMORY_ADVICE = dict.fromkeys(("embeddings", "finetune"), f"lower draws, {SMALLER}")  # by stage: what can help there
 _MISSING = object()
@@ -331,12 +328,6 @@ def finite(values: Tensor) -> Tensor:
 def training_generator(stage: str, seed: int) -> torch.Generator:
     """Each stage's own noise: no stage trains on the very noise that another starts from."""
     return torch.Generator().manual_seed(int(digest(stage, seed)[:14], 16))
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether the error says that a device's or the machine's memory is used up."""
-    words = str(error).lower()
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(part in words for part in OUT_OF_MEMORY)
 
 
 def free_memory(error: Exception) -> None:

@@ -7,7 +7,7 @@ import torch
 from serving import save_page_model
 
 from layerdiffusion.__main__ import main
-from layerdiffusion.commands import benchmark
+from layerdiffusion.commands.stepping import PlainImagic
 from layerdiffusion.editor import Editor
 
 STEPS, ROUNDS = 3, 3
@@ -31,7 +31,7 @@ def run(folder, capfd):
 def taken(monkeypatch):
     """What is really run: our edits' settings, and the plain way's steps."""
     seen = {"ours": [], "losses": [], "painted": 0}
-    ours, loss, sample = Editor.run, benchmark.PlainImagic._loss, benchmark.PlainImagic._sample
+    ours, loss, sample = Editor.run, PlainImagic._loss, PlainImagic._sample
 
     def edit(self, edit, settings=None, *rest):
         result = ours(self, edit, settings, *rest)
@@ -48,8 +48,8 @@ def taken(monkeypatch):
         return sample(self)
 
     monkeypatch.setattr(Editor, "run", edit)
-    monkeypatch.setattr(benchmark.PlainImagic, "_loss", plain)
-    monkeypatch.setattr(benchmark.PlainImagic, "_sample", paint)
+    monkeypatch.setattr(PlainImagic, "_loss", plain)
+    monkeypatch.setattr(PlainImagic, "_sample", paint)
     return seen
 
 

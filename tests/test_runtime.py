@@ -9,7 +9,8 @@ import time
 import numpy as np
 import pytest
 
-from layerdiffusion.runtime import RUN, SKIP, Runtime, Stage, StageCache, is_out_of_memory
+from layerdiffusion.models.memory import is_out_of_memory
+from layerdiffusion.runtime import RUN, SKIP, Runtime, Stage, StageCache
 
 
 @pytest.fixture

@@ -1,18 +1,13 @@
 """`python -m layerdiffusion benchmark`: what each stage of an edit costs here, beside Imagic's plain way of stepping.
 
-The plain way is that of diffusers' community pipeline `imagic_stable_diffusion`, written out: a batch of one and a
-loop of its own for every embedding, every picture, and Adam without fusing. Both take the same steps on the same model
-and device, in one run, in turns.
+With `--accept`, what a machine's first minutes have to show instead; see `acceptance`.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import platform
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -38,29 +33,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps; else the best there is")
     parser.add_argument("--steps", type=int, default=20, metavar="N", help="steps of each stage beside the plain way")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    accept = "check this machine with untrained models of Stable Diffusion's true size, and write the figures to OUT"
+    parser.add_argument("--accept", metavar="OUT", help=f"{accept}; at most 15 minutes on a GPU")
+    parser.add_argument("--tiny", action="store_true", help="with --accept: a tiny model, on a CPU in a minute")
 
 
 def run(args: argparse.Namespace) -> int:
     """Time a default edit of four seeds, new seeds for it, and both ways of stepping; print them."""
+    if args.accept:
+        from layerdiffusion.commands.acceptance import accept
+
+        return accept(args.accept, args.device, args.tiny)
     import torch
 
+    from layerdiffusion.commands.stepping import few_steps, stepping
     from layerdiffusion.editor import Editor
     from layerdiffusion.models.load import load_models
 
     models = load_models(args.model, args.device, loras=args.lora or ())
-    settings = replace(models.defaults, **_few(args.steps), seeds=SEEDS)  # refused here, if it is to be refused
+    settings = replace(models.defaults, **few_steps(args.steps), seeds=SEEDS)  # refused here, if it is to be refused
     edit = _edit(models)
     if models.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
+        torch.cuda.reset_peak_memory_stats(models.device)
     editor = Editor(models)
     cold = editor.run(edit, Settings(seeds=SEEDS)).timings
     again = editor.run(edit, Settings(seeds=MORE_SEEDS)).timings
-    stepping = _stepping(models, edit, settings)
-    device = torch.cuda.get_device_name() if models.device.type == "cuda" else platform.processor() or "cpu"
-    figures = {"model": models.name, "device": device, "threads": torch.get_num_threads(), "seconds": cold,
-               "seconds_for_new_seeds": again, "milliseconds_a_step": stepping}  # fmt: skip
-    if models.device.type == "cuda":
-        figures["peak_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
+    peak, device = None, platform.processor() or "cpu"
+    if models.device.type == "cuda":  # read before the plain way takes more
+        peak, device = torch.cuda.max_memory_allocated(models.device) / 2**30, torch.cuda.get_device_name(models.device)
+    figures: dict[str, Any] = {"model": models.name, "device": device, "threads": torch.get_num_threads()}
+    figures |= {"seconds": cold, "seconds_for_new_seeds": again}
+    figures["milliseconds_a_step"] = stepping(models, edit, settings)
+    if peak is not None:
+        figures["peak_memory_gib"] = peak
     if args.json:
         print(json.dumps(figures))
         return 0
@@ -70,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     if "peak_memory_gib" in figures:
         print(f"peak memory {figures['peak_memory_gib']:.1f} GiB")
     print("milliseconds a step".ljust(40) + "ours".rjust(8) + "plain".rjust(8) + "ratio".rjust(8))
-    for stage, (ours, plain) in stepping.items():
+    for stage, (ours, plain) in figures["milliseconds_a_step"].items():
         print(stage.ljust(40) + f"{ours:8.1f}{plain:8.1f}{plain / ours:8.2f}")
     return 0
 
@@ -92,113 +97,3 @@ def _edit(models: Models) -> Edit:
 
 def _resized(mask: Any, size: tuple[int, int]) -> Any:
     return np.asarray(Image.fromarray(mask).resize(size))
-
-
-def _stepping(models: Models, edit: Edit, settings: Settings) -> dict[str, tuple[float, float]]:
-    """Ours and the plain way, milliseconds a step: for an embedding, for the network, and for a picture."""
-    from layerdiffusion.editor import Editor
-
-    def ours() -> dict[str, float]:
-        return Editor(models).run(edit, settings).timings
-
-    def milliseconds(run: Callable[[], dict[str, float]]) -> dict[str, float]:
-        return {stage: 1000 * seconds for stage, seconds in run().items()}
-
-    plain = PlainImagic(models, edit, settings)
-    milliseconds(lambda: Editor(models).run(edit, replace(settings, **_few(2))).timings)  # warms up
-    rounds = [(milliseconds(ours), milliseconds(plain.run)) for _ in range(3)]
-    steps = {
-        "embeddings": ("stage 1, for each embedding", 2 * settings.embedding_steps, settings.embedding_steps),
-        "finetune": ("stage 2", settings.finetune_steps, settings.finetune_steps),
-        "sampling": (
-            f"stage 3, for each of {len(settings.seeds)} pictures",
-            settings.sampling_steps * len(settings.seeds),
-            settings.sampling_steps,
-        ),
-    }
-    return {
-        name: (min(o[stage] for o, _ in rounds) / our_steps, min(p[stage] for _, p in rounds) / plain_steps)
-        for stage, (name, our_steps, plain_steps) in steps.items()
-    }
-
-
-def _few(steps: int) -> dict[str, Any]:
-    return {"embedding_steps": steps, "finetune_steps": steps, "sampling_steps": steps}
-
-
-class PlainImagic:
-    """Imagic (Kawar et al. 2023, https://arxiv.org/abs/2210.09276) as diffusers' pipeline steps: one embedding,
-    one picture, one seed. Only its stepping is of interest here; its pictures are thrown away.
-    """
-
-    def __init__(self, models: Models, edit: Edit, settings: Settings):
-        self.models, self.settings = models, settings
-        self.latents = models.encode(edit.object_image)
-        self.embedding = models.embed([edit.prompt])
-
-    def run(self) -> dict[str, float]:
-        """Seconds that each stage took."""
-        import torch
-
-        timings = {}
-        for stage, work in (("embeddings", self._embedding), ("finetune", self._finetune), ("sampling", self._sample)):
-            started = time.perf_counter()
-            work()
-            if self.models.device.type == "cuda":
-                torch.cuda.synchronize()
-            timings[stage] = time.perf_counter() - started
-        return timings
-
-    def _loss(self, unet: Any, embedding: Any) -> Any:
-        import torch
-        import torch.nn.functional as F
-
-        from layerdiffusion.method.objective import prediction_target
-
-        scheduler = self.models.scheduler
-        noise = torch.randn_like(self.latents)
-        timesteps = torch.randint(scheduler.config.num_train_timesteps, (1,), device=self.latents.device)
-        noisy = scheduler.add_noise(self.latents, noise, timesteps)
-        predicted = unet(noisy, timesteps, **embedding.arguments(noisy)).sample
-        return F.mse_loss(predicted, prediction_target(scheduler, self.latents, noise, timesteps))
-
-    def _embedding(self) -> None:
-        import torch
-
-        embedding = self.embedding.map(lambda tensor: tensor.clone().requires_grad_(True))
-        optimizer = torch.optim.Adam(embedding.tensors.values(), lr=1e-3)
-        unet = self._network()
-        for _ in range(self.settings.embedding_steps):
-            self._loss(unet, embedding).backward()
-            optimizer.step()
-            optimizer.zero_grad()
-
-    def _finetune(self) -> None:
-        import torch
-
-        unet = self._network().requires_grad_(True).train()
-        optimizer = torch.optim.Adam(unet.parameters(), lr=self.settings.finetune_lr)
-        for _ in range(self.settings.finetune_steps):
-            self._loss(unet, self.embedding).backward()
-            optimizer.step()
-            optimizer.zero_grad()
-
-    def _network(self) -> Any:
-        """A float32 copy on the device: `to` would move the one that every edit starts from."""
-        return copy.deepcopy(self.models.master).to(self.latents.device)
-
-    def _sample(self) -> None:
-        import torch
-
-        from layerdiffusion.method.sampling import ddim_scheduler
-
-        scheduler = ddim_scheduler(self.models.scheduler, self.settings.sampling_steps)
-        latents = torch.randn_like(self.latents)
-        words = self.models.embed([None]).join(self.embedding).map(lambda tensor: tensor.to(self.models.unet.dtype))
-        with torch.no_grad():
-            for timestep in scheduler.timesteps:
-                both = torch.cat([latents] * 2).to(self.models.unet.dtype)
-                without, with_words = self.models.unet(both, timestep, **words.arguments(both)).sample.float().chunk(2)
-                predicted = without + self.settings.guidance_scale * (with_words - without)
-                latents = scheduler.step(predicted, timestep, latents, eta=0.0).prev_sample
-            self.models.decode(latents)

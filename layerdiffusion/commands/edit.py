@@ -124,6 +124,8 @@ def run(args: argparse.Namespace) -> int:
         edit = _edit(given, photo, reference, Placement(**placement), segmenter)
     editor = Editor(models)
     before = [*filter(None, [models.notice]), *editor.warnings(edit)]
+    if need := editor.need(settings):
+        before.append(f"This edit {need}.")
     for sentence in before:
         _say(args, sentence)
     try:
@@ -174,7 +176,6 @@ class _Segmenters:
 
     def __init__(self, models: Any, name: str | None, detector: str | None) -> None:
         self._models, self._name, self._detector = models, name, detector
-        self._loaded: Any = None
 
     def mask(self, image: Image.Image, points: list, labels: list, box: Any) -> np.ndarray:
         return self._segmenter().mask(points, labels, box, image=image)
@@ -186,15 +187,7 @@ class _Segmenters:
         return find(self._models, image, words, segmenter=self._segmenter(), detector=detector)[0].mask
 
     def _segmenter(self) -> Any:
-        if self._loaded is None:
-            if self._name is None:
-                self._loaded = self._models.segmenter()
-            else:
-                from layerdiffusion.models.sam import load_sam
-                from layerdiffusion.models.segmenter import Segmenter
-
-                self._loaded = Segmenter(load_sam(self._name, self._models.device))
-        return self._loaded
+        return self._models.segmenter(self._name)
 
 
 def _mask(given: dict[str, Any], prefix: str, image: Image.Image, segmenter: _Segmenters) -> Any:

@@ -19,8 +19,9 @@ from layerdiffusion.method.sampling import initial_latents, sample
 from layerdiffusion.methods.options import Options
 from layerdiffusion.methods.subject import Subject
 from layerdiffusion.models.family import Condition
+from layerdiffusion.models.memory import is_out_of_memory
 from layerdiffusion.progress import Reporter
-from layerdiffusion.runtime import Stage, finite, free_memory, is_out_of_memory, training_generator
+from layerdiffusion.runtime import Stage, finite, free_memory, training_generator
 from layerdiffusion.settings import FINETUNE, Settings
 
 if TYPE_CHECKING:

@@ -27,6 +27,7 @@ from layerdiffusion.models._torchvision import ensure_torchvision
 from layerdiffusion.models.clip import load_clip
 from layerdiffusion.models.family import Condition, Network, StableDiffusion, StableDiffusionXL
 from layerdiffusion.models.lora import PLUS, add_loras, split_name
+from layerdiffusion.models.memory import check_need, fitting_settings
 from layerdiffusion.models.parts import (
     Parts,
     native_size,
@@ -38,9 +39,9 @@ from layerdiffusion.models.parts import (
     vae_factor,
     window_size,
 )
-from layerdiffusion.models.profile import Profile, device_profile
+from layerdiffusion.models.profile import Profile, cuda_problem, device_profile
 from layerdiffusion.models.refused import check_name
-from layerdiffusion.settings import PAPER, Settings, preset
+from layerdiffusion.settings import PAPER, Settings
 
 MINIATURE = Path(__file__).resolve().parents[2] / "assets" / "miniature"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -133,7 +134,8 @@ class Models:
         return pictures
 
     def check(self, settings: Settings) -> None:
-        """Refuse what can't fit the device whatever is given up for it, with a `SettingsError` in gigabytes."""
+        """Refuse what can't fit the device whatever is given up for it, with an `EditError` in gigabytes."""
+        check_need(self, settings)
         if self.device.type != "cuda" or not isinstance(self.family, StableDiffusionXL):
             return
         _, total = torch.cuda.mem_get_info(self.device)
@@ -155,17 +157,26 @@ class Models:
         """Whether stage 1 computes its activations again, at so many draws a step."""
         return self.profile.checkpoint_embeddings or (draws > 1 and isinstance(self.family, StableDiffusionXL))
 
-    def segmenter(self) -> Any:
-        """This model's `Segmenter`, loaded at the first call: its own SAM, else ViT-H or the miniature's."""
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        """What is on the device as long as the models are."""
+        return self.unet, self.vae, *self.family.networks
+
+    def segmenter(self, name: str | Path | None = None) -> Any:
+        """The `Segmenter`, loaded at the first call: of `name`, as in `load_sam`; else the model's own SAM, else one
+        that the device has room for.
+        """
 
         def load() -> Any:
             from layerdiffusion.models.sam import load_sam
             from layerdiffusion.models.segmenter import Segmenter
 
-            own = self.folder / "sam"
-            return Segmenter(load_sam(own if own.is_dir() else "auto", self.helpers_device or self.device))
+            own, device = self.folder / "sam", self.helpers_device or self.device
+            usual = self.profile.segmenter if device == self.device else "auto"
+            sam = load_sam(name or (own if own.is_dir() else usual), device)
+            return Segmenter(sam, resident=not self.profile.low_memory)
 
-        return self._once("segmenter", load)
+        return self._once(f"segmenter {name}", load)
 
     def clip(self) -> tuple[Network, Any]:
         """The `CLIPModel` (float32) and `CLIPProcessor` of the score, loaded at the first call.
@@ -209,7 +220,7 @@ def load_models(
     profile = device_profile(device, dtype, low_memory, compile)
     base, files = split_name(str(name))
     files += loras
-    base, notice = _automatic(profile) if base == "auto" else (base, None)
+    base, notice = _automatic(profile, device) if base == "auto" else (base, None)
     source = _find(base)
     with quiet():
         parts, folder = (open_folder(source), source) if source.is_dir() else open_file(source)
@@ -217,9 +228,10 @@ def load_models(
         return assemble(PLUS.join([base, *files]), parts, folder, profile, size, notice)
 
 
-def _automatic(profile: Profile) -> tuple[str, str | None]:
+def _automatic(profile: Profile, asked: object = None) -> tuple[str, str | None]:
     if profile.device.type != "cuda":
-        return "miniature", None
+        problem = cuda_problem() if asked is None else None
+        return "miniature", problem and f"{problem} Until then, this is the small embedded model."
     try:
         _find(hub.HUB_DEFAULT)
     except ModelError as error:
@@ -266,7 +278,7 @@ def assemble(
         if size < 0.75 * native:
             notice = f"SDXL was trained on pictures of {native} pixels; at {size} they come out cropped or simplified."
     own = _own_settings(folder, parts.family)
-    return Models(
+    models = Models(
         name=name,
         folder=folder,
         vae=parts.vae.to(profile.device, _vae_dtype(parts.vae, profile)),
@@ -275,11 +287,14 @@ def assemble(
         scheduler=parts.scheduler,
         profile=profile,
         own=own,
-        # SDXL is tuned by LoRA anyway, and the quick way's draws are what it has least memory for.
-        defaults=own if isinstance(parts.family, StableDiffusionXL) else _defaults(own, profile),
+        defaults=own,
         size=size,
         notice=notice,
     )
+    if not isinstance(parts.family, StableDiffusionXL):
+        # SDXL is tuned by LoRA anyway, and the quick way's draws are what it has least memory for.
+        models.defaults = fitting_settings(models)
+    return models
 
 
 def _for_xl(profile: Profile, share: float) -> Profile:
@@ -303,10 +318,20 @@ def _place(unet: Network, profile: Profile) -> dict[str, Network]:
         unet = unet.to(memory_format=torch.channels_last)
     if profile.attention_slicing:
         unet.set_attention_slice("auto")
-    on_device = unet if profile.device.type == "cpu" else copy.deepcopy(unet).to(profile.device, profile.weights)
+    on_device = unet
+    if profile.device.type != "cpu":
+        # A parameter at a time: a second network in main memory would be 3.4 GB that are thrown away at once.
+        tensors = [*unet.parameters(), *unet.buffers()]
+        on_device = copy.deepcopy(unet, {id(each): _moved(each, profile) for each in tensors})
     if profile.compile:
         on_device.compile()
     return {"unet": on_device, "master": unet}
+
+
+def _moved(tensor: Tensor, profile: Profile) -> Tensor:
+    dtype = profile.weights if tensor.is_floating_point() else tensor.dtype
+    moved = tensor.detach().to(profile.device, dtype)
+    return torch.nn.Parameter(moved, requires_grad=False) if isinstance(tensor, torch.nn.Parameter) else moved
 
 
 def _own_settings(folder: Path, family: StableDiffusion) -> Settings:
@@ -318,8 +343,3 @@ def _own_settings(folder: Path, family: StableDiffusion) -> Settings:
         except ValueError as error:  # EditError and JSONDecodeError are both
             raise ModelError(f"The model's {path} can't be used: {reason(error)}.") from error
     return own.resolve(family.defaults.resolve(PAPER))
-
-
-def _defaults(own: Settings, profile: Profile) -> Settings:
-    """The model's own settings; on a small CUDA card without 8-bit Adam, their quick ones."""
-    return preset("quick", own) if profile.low_memory and not profile.eight_bit_adam else own

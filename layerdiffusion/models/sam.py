@@ -133,7 +133,7 @@ def save_sam(sam: Sam, config: SamConfig | Mapping[str, Any], folder: str | Path
 
 
 def load_sam(name: str | Path = "auto", device: str | torch.device = "cpu") -> Sam:
-    """A `Sam` in eval mode, float32, on `device`.
+    """A `Sam` in eval mode on `device`, float32; on CUDA its image encoder is float16.
 
     `name` is "miniature", "vit_b", "vit_l" or "vit_h" (from the hub), "auto" (ViT-H on CUDA, else the
     miniature), a hub id, a folder that `save_sam` or transformers wrote, or a `.pth` or `.safetensors` file
@@ -157,7 +157,21 @@ def load_sam(name: str | Path = "auto", device: str | torch.device = "cpu") -> S
             f"There is no SAM at {name}; give a folder, a checkpoint file, a hub id, or one of "
             f"miniature, {', '.join(HUB_NAMES)}."
         )
-    return sam.to(device)
+    return place_sam(sam, device)
+
+
+def place_sam(sam: Sam, device: str | torch.device) -> Sam:
+    """The `Sam` on `device`; on CUDA its image encoder, nearly all of it, computes in float16."""
+    sam = sam.to(device)
+    if torch.device(device).type == "cuda":
+        _halve(sam.image_encoder)
+    return sam
+
+
+def _halve(encoder: nn.Module) -> None:
+    encoder.half()
+    encoder.register_forward_pre_hook(lambda _, given: (given[0].half(),))
+    encoder.register_forward_hook(lambda _, given, embedding: embedding.float())
 
 
 def _from_folder(folder: Path) -> Sam:

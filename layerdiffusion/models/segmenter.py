@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from layerdiffusion.errors import SegmentError
+from layerdiffusion.models.memory import is_out_of_memory
 from layerdiffusion.models.sam import Sam  # importing it guards torchvision
 
 from segment_anything import SamPredictor  # isort: skip
@@ -45,10 +46,13 @@ class Segmenter:
 
     The slow image encoder runs once for each picture; the last `cache_size` embeddings are cached by content.
     With more than one person at work, hand `image` to each call of `mask`, so that nobody clicks on another's
-    picture.
+    picture. Unless it is `resident`, the encoder is on the device only while it runs.
     """
 
-    def __init__(self, sam: Sam, cache_size: int = 16) -> None:
+    def __init__(self, sam: Sam, cache_size: int = 16, resident: bool = True) -> None:
+        self._resident = resident
+        if not resident:
+            sam.image_encoder.to("cpu")
         self._predictor = SamPredictor(sam)
         self._embeddings: OrderedDict[str, Embedded] = OrderedDict()
         self._cache_size = cache_size
@@ -146,15 +150,31 @@ class Segmenter:
             found = self._embeddings.get(key)
         if found is None:
             with self._encoding:  # other people's clicks go on meanwhile
-                encoder = SamPredictor(self._predictor.model)
-                encoder.set_image(pixels)
-            found = encoder.features, encoder.original_size, encoder.input_size
+                found = self._encode(pixels)
         with self._lock:
             self._embeddings[key] = found
             self._embeddings.move_to_end(key)
             while len(self._embeddings) > self._cache_size:
                 self._embeddings.popitem(last=False)
         return found
+
+    def _encode(self, pixels: np.ndarray) -> Embedded:
+        predictor = SamPredictor(self._predictor.model)
+        encoder = predictor.model.image_encoder
+        try:
+            encoder.to(self.device)
+            predictor.set_image(pixels)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise SegmentError(
+                "The device's memory is too full to look at the picture for clicks; wait for an edit that is running, "
+                "or start with a smaller Segment Anything, vit_b."
+            ) from error
+        finally:
+            if not self._resident:
+                encoder.to("cpu")
+        return predictor.features, predictor.original_size, predictor.input_size
 
 
 def _checked_picture(image: Image.Image | np.ndarray) -> np.ndarray:

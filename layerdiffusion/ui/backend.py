@@ -109,20 +109,10 @@ class Backend:
 
     def segmenter(self) -> Any:
         """The `Segmenter`: the one asked for, else the model's own."""
-        editor = self.editor
-        with self._lock:
-            if self._segmenter is None:
-                name, device = self.options.sam, editor.models.helpers_device or editor.models.device
-                if name is None and self._zero_gpu is not None and not (editor.models.folder / "sam").is_dir():
-                    name = "vit_b"  # a few seconds a picture on a CPU, where ViT-H takes a minute
-                if name is None:
-                    self._segmenter = editor.models.segmenter()
-                else:
-                    from layerdiffusion.models.sam import load_sam
-                    from layerdiffusion.models.segmenter import Segmenter
-
-                    self._segmenter = Segmenter(load_sam(name, device))
-            return self._segmenter
+        models, name = self.editor.models, self.options.sam
+        if name is None and self._zero_gpu is not None and not (models.folder / "sam").is_dir():
+            name = "vit_b"  # a few seconds a picture on a CPU, where ViT-H takes a minute
+        return models.segmenter(name)
 
     def _models(self) -> "Models":
         assert self._editor is not None

@@ -1,15 +1,18 @@
 """A click becomes the mask that Meta's own predictor gives, quickly, from any checkpoint of Segment Anything."""
 
+import copy
 import threading
 import time
 
 import numpy as np
 import pytest
+import torch
+from refusals import sentence
 from sams import picture, random_sam
 
 from layerdiffusion.errors import SegmentError
 from layerdiffusion.models._torchvision import ensure_torchvision
-from layerdiffusion.models.sam import SamConfig
+from layerdiffusion.models.sam import SamConfig, _halve
 from layerdiffusion.models.segmenter import Segmenter
 
 ensure_torchvision()
@@ -177,3 +180,32 @@ def test_a_picture_that_is_not_rgb_is_refused(sam):
     for wrong in (picture()[..., 0], picture().astype(float), np.dstack([picture(), picture()[..., :1]])):
         with pytest.raises(SegmentError, match="8-bit RGB"):
             Segmenter(sam).set_image(wrong)
+
+
+def test_a_device_without_memory_is_one_sentence(sam, monkeypatch):
+    def full(pixels):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.13 GiB")
+
+    monkeypatch.setattr(sam.image_encoder, "forward", full)
+    with pytest.raises(SegmentError) as error:
+        Segmenter(sam).mask([(1, 1)], image=picture())
+    sentence(error)
+    assert "vit_b" in str(error.value)
+
+
+def test_where_memory_is_short_the_encoder_is_on_the_device_only_while_it_runs(sam, monkeypatch):
+    moves = []
+    monkeypatch.setattr(sam.image_encoder, "to", lambda device: moves.append(str(device)))
+    segmenter = Segmenter(sam, resident=False)
+    segmenter.mask([(1, 1)], image=picture())
+    segmenter.mask([(2, 2)], image=picture())
+    assert moves == ["cpu", "cpu", "cpu"]  # put away; there and away again, once for both clicks
+
+
+def test_on_a_gpu_the_encoder_computes_in_half_precision_and_looks_no_different_from_outside(sam):
+    before = sam.image_encoder(torch.ones(1, 3, sam.image_encoder.img_size, sam.image_encoder.img_size))
+    half = copy.deepcopy(sam)
+    _halve(half.image_encoder)
+    after = half.image_encoder(torch.ones(1, 3, sam.image_encoder.img_size, sam.image_encoder.img_size))
+    assert next(half.image_encoder.parameters()).dtype == torch.float16 and after.dtype == torch.float32
+    assert not torch.equal(before, after) and torch.allclose(before, after, atol=0.05)

@@ -8,6 +8,7 @@ import gradio as gr
 from layerdiffusion.edit import Edit, Placement
 from layerdiffusion.errors import EditError, PlacementError
 from layerdiffusion.images.layers import Layers, background_fit, lay_out, object_fit
+from layerdiffusion.models.memory import Need
 from layerdiffusion.prompts import subject_noun
 from layerdiffusion.ui.backend import Backend
 from layerdiffusion.ui.errors import friendly, warn
@@ -124,16 +125,20 @@ def plan(session: Session, words: Any, background: str, swap: bool, dials: Any, 
         backend.check(settings)
         subject = session.subject_of(edit, settings)
         statuses = backend.editor.plan(edit, settings, subject=subject)
-        seconds = backend.editor.estimate(edit, settings, subject=subject)
+        seconds, need = backend.editor.estimate(edit, settings, subject=subject), backend.editor.need(settings)
         cost = quota_sentence(backend.bookings(edit, settings))
         notes = [*backend.editor.warnings(edit), *([] if subject is None else [trained_note(subject.train_on)])]
     except EditError as error:
         return next_html(str(error))
-    return ready_html(statuses, seconds, len(settings.seeds), cost) + notes_html(notes)
+    return ready_html(statuses, seconds, len(settings.seeds), cost, need) + notes_html(notes)
 
 
-def ready_html(statuses: dict[str, str], seconds: float | None, count: int, cost: str = "") -> str:
-    """What Run would do: how many pictures, in how long, which stages it has from before, and what of a quota goes."""
+def ready_html(
+    statuses: dict[str, str], seconds: float | None, count: int, cost: str = "", need: Need | None = None
+) -> str:
+    """What Run would do: how many pictures, in how long and how much memory, which stages it has from before, and what
+    of a quota goes.
+    """
     if "run" not in statuses.values():
         return '<p class="ld-plan ld-ready"><b>Nothing to compute:</b> every stage is there from before.</p>'
     reused = [STAGE_NAMES[stage] for stage, status in statuses.items() if status == "reuse"]
@@ -141,7 +146,8 @@ def ready_html(statuses: dict[str, str], seconds: float | None, count: int, cost
     if seconds is not None:
         parts.append(f"about {duration(max(1, seconds))}")
     before = f" · reuses {' and '.join(reused)}" if reused else ""
-    return f'<p class="ld-plan ld-ready"><b>Ready.</b> {", ".join(parts)}{before}.{cost and " " + cost}</p>'
+    memory = f" · {need}" if need else ""
+    return f'<p class="ld-plan ld-ready"><b>Ready.</b> {", ".join(parts)}{before}{memory}.{cost and " " + cost}</p>'
 
 
 def trained_note(steps: int) -> str:

@@ -9,7 +9,9 @@ import pytest
 from serving import photo
 
 from layerdiffusion.edit import Placement
+from layerdiffusion.models.memory import Need
 from layerdiffusion.models.parts import window_size
+from layerdiffusion.models.profile import GIB
 from layerdiffusion.settings import PAPER
 from layerdiffusion.ui.handlers import plan as handlers
 from layerdiffusion.ui.handlers.plan import ready_html, together
@@ -83,3 +85,9 @@ def test_only_a_placement_off_the_picture_gets_a_warning(session, monkeypatch):
 )
 def test_the_line_says_what_run_would_do(statuses, seconds, count, text):
     assert text in ready_html(statuses, seconds, count)
+
+
+def test_the_line_says_what_the_edit_takes_of_a_card():
+    need = Need(int(8.9 * GIB), 16 * GIB, saving=True)
+    line = ready_html({"finetune": "run"}, 60, 1, need=need)
+    assert "needs about 9 of 16 GB; low-memory way chosen" in line

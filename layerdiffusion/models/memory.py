@@ -1,0 +1,124 @@
+"""What an edit takes of a card's memory: predicted before it runs, put into words, and refused where it can't fit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from layerdiffusion.errors import EditError
+from layerdiffusion.models.family import StableDiffusionXL
+from layerdiffusion.models.profile import GIB, Profile
+from layerdiffusion.settings import Settings, preset
+
+if TYPE_CHECKING:
+    from layerdiffusion.models.load import Models
+
+CONTEXT = GIB  # what CUDA and the allocator take beside live tensors
+CLIP = 600 * 2**20  # ViT-B/32 in float32
+SLACK = 1.1  # a prediction is not exact: what is over by less is tried, and runs again with less where it fails
+# Bytes a parameter of the network in full stage 2. While a step computes: the float32 weights (4), their rounded copy
+# (2) and Adam's state (8, or 2 with 8 bits); when Adam begins, the rounded gradients (2) too.
+STEPPING, STATE, UPDATING = 6, {False: 8, True: 2}, 2
+# GiB at 64 × 64 latents and 320 channels, counted on Stable Diffusion v1.4's live tensors: the activations of a picture
+# that stage 1 needs, those that stage 2 needs, the same with checkpointing, those of a picture in stage 3, what the
+# gradients that are float32 at once take, and the autoencoder's.
+FITTED, TRAINED, CHECKPOINTED, FORWARD, WIDENED, DECODED = 0.95, 2.4, 1.5, 0.07, 0.6, 0.8
+
+
+OUT_OF_MEMORY = (  # as torch, cuBLAS, cuDNN and the allocators of CPUs say it
+    *("out of memory", "can't allocate memory", "not enough memory", "unable to find an engine"),
+    *("cublas_status_alloc_failed", "cudnn_status_alloc_failed"),
+)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether the error says that a device's or the machine's memory is used up."""
+    words = str(error).lower()
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(part in words for part in OUT_OF_MEMORY)
+
+
+class TooLarge(EditError):
+    """The edit can't fit the device's memory."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """What an edit takes of the memory that was free before the model was loaded, in bytes."""
+
+    bytes: int
+    free: int
+    saving: bool  # whether it goes a way that takes less at some cost
+
+    @property
+    def fits(self) -> bool:
+        return self.bytes <= self.free * SLACK
+
+    def __str__(self) -> str:
+        way = "; low-memory way chosen" if self.saving else ""
+        return f"needs about {self.bytes / GIB:.0f} of {self.free / GIB:.0f} GB{way}"
+
+
+def predicted_need(models: Models, settings: Settings) -> Need | None:
+    """What the edit takes at its peak, the networks, Segment Anything and CLIP included; None where nobody knows the
+    device's memory, as on a CPU.
+    """
+    profile = models.profile
+    if profile.memory is None or isinstance(models.family, StableDiffusionXL):
+        return None  # SDXL is another network, and `Models` has its own figures for it
+    resident = sum(parameter.nbytes for network in models.networks for parameter in network.parameters())
+    saving = profile.low_memory or settings.tune == "lora"
+    peak = resident + _working(models, settings, profile) + CONTEXT + CLIP + profile.segmenter_bytes
+    return Need(int(peak), profile.memory, saving)
+
+
+def check_need(models: Models, settings: Settings) -> None:
+    """Raise `TooLarge` where the edit can't fit, with the setting that would."""
+    need = predicted_need(models, settings)
+    if need is None or need.fits:
+        return
+    start = f"This edit {str(need).partition(';')[0]} on the device"
+    changes: tuple[tuple[str, Any], ...] = ("layers", "composite"), ("tune", "lora"), ("draws", 1)
+    for name, value in changes:
+        settings = replace(settings, **{name: value})  # one after the other: each may need those before
+        fitting = predicted_need(models, settings)
+        if fitting is not None and fitting.fits:
+            raise TooLarge(f"{start}; set {name} to {value}, and it takes about {fitting.bytes / GIB:.0f}.")
+    raise TooLarge(f"{start}; choose a smaller model, or the CPU.")
+
+
+def fitting_settings(models: Models) -> Settings:
+    """What an edit takes by itself: the model's own settings; where memory is short the first that fit of these, with
+    8-bit Adam, and of the quick ones, with fewer draws a step in as many more steps.
+    """
+    own, profile = models.own, models.profile
+    if not profile.low_memory:
+        return own
+    quick = preset("quick", own)
+    ways = [own] if profile.eight_bit_adam else []
+    for share in (1, 2, 4):
+        steps = {name: share * getattr(quick, name) for name in ("embedding_steps", "finetune_steps")}
+        ways.append(replace(quick, draws=quick.draws // share, **steps))
+    needs = [(way, predicted_need(models, way)) for way in ways]
+    return next((way for way, need in needs if need is None or need.bytes <= need.free), ways[-1])
+
+
+def _working(models: Models, settings: Settings, profile: Profile) -> float:
+    """The most that any of the stages takes beside the networks."""
+    parameters = sum(parameter.numel() for parameter in models.unet.parameters())
+    _, height, width = models.latent_shape
+    scale = GIB * height * width / 64**2 * models.unet.config.block_out_channels[0] / 320
+    lora = settings.tune == "lora"
+    pictures = 2 if settings.layers == "separate" else 1
+    # Beside the weights of stage 3, where there is room, those in the precision of training.
+    copied = 0 if profile.low_memory or profile.weights == profile.training_precision else 2 * parameters
+    held = pictures * settings.draws * scale * (CHECKPOINTED if profile.checkpointing and not lora else TRAINED)
+    tuning = held + copied
+    if not lora:
+        standing = (STEPPING + STATE[profile.eight_bit_adam]) * parameters
+        tuning = standing + max(held, UPDATING * parameters + WIDENED * GIB * parameters / 860e6)
+    batch = min(len(settings.seeds), profile.batch)
+    tuned = profile.weights.itemsize * parameters * (0.1 if lora else 1)
+    sampling = tuned + max(2 * batch * FORWARD * scale, DECODED * scale)
+    return max(copied + 2 * settings.draws * FITTED * scale, tuning if settings.finetune_steps else 0.0, sampling)

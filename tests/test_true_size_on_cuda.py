@@ -1,0 +1,198 @@
+"""Every stage and method at Stable Diffusion v1.4's true size on a card that isn't there: what mixes devices or types
+raises, and launches, waits of the host and the peak of live memory stay within bounds."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from fake_cuda import GIB, Card, fake_card
+from sd14 import stable_diffusion
+from tiny import noise_picture
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from layerdiffusion.edit import Edit
+from layerdiffusion.editor import Editor
+from layerdiffusion.methods.options import options_for
+from layerdiffusion.models.load import Models
+from layerdiffusion.models.memory import CLIP, CONTEXT, predicted_need
+from layerdiffusion.models.profile import device_profile
+from layerdiffusion.progress import Progress, Reporter
+from layerdiffusion.settings import Settings
+
+from diffusers import UNet2DConditionModel  # isort: skip  # after the guard of torchvision
+
+# What a step may make the host wait for: the losses, fetched several at a time, and a preview at the end.
+WAITS = {"objective._report", "load.decode"}
+# A step's launches today, to be brought down to the bars: each costs the host about 5 µs.
+LAUNCHES = {"embeddings": 1_500, "full": 3_850, "lora": 3_660, "sampling": 800}
+# GiB of live tensors at a stage's peak, everything that stays on the card included.
+PEAKS = {"embeddings": 5.8, "full": 15.8, "checkpointed, 8-bit": 11.0, "lora": 6.5, "sampling": 4.8}
+STAGES = {"embeddings": "embeddings", "finetune": "full", "sampling": "sampling"}
+SETTINGS = Settings(embedding_steps=1, finetune_steps=1, sampling_steps=1, seeds=(0, 1, 2, 3))
+
+
+class Log:
+    """What the card's meter counts in each stage of an edit: of a step, its launches and waits; of a stage, the peak.
+
+    A step is from the last call of the network to the report of its loss or picture.
+    """
+
+    def __init__(self, card: Card) -> None:
+        self.card, self.stage = card, ""
+        self.launches: dict[str, int] = {}
+        self.waits: dict[str, Counter[str]] = {}
+        self.peaks: dict[str, float] = {}
+        self._before: tuple[int, Counter[str]] = 0, Counter()
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[Log]:
+        def called(module: torch.nn.Module, inputs: object) -> None:
+            if isinstance(module, UNet2DConditionModel):
+                self._mark()
+
+        begin, meter = Reporter.begin, self.card.meter
+
+        def begun(report: Reporter, stage: str) -> None:
+            meter.reset()
+            self.stage = stage
+            begin(report, stage)
+
+        meter.reset()
+        handle = register_module_forward_pre_hook(called)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Reporter, "begin", begun)
+            try:
+                yield self
+            finally:
+                handle.remove()
+                self._peak()
+
+    def _mark(self) -> None:
+        meter = self.card.meter
+        self._before = meter.launches, meter.waits.copy()
+        self._peak()
+
+    def __call__(self, event: Progress) -> None:
+        meter = self.card.meter
+        launches, waits = self._before
+        self.launches[event.stage] = meter.launches - launches
+        self.waits[event.stage] = meter.waits - waits
+        self._peak()
+
+    def _peak(self) -> None:
+        self.peaks[self.stage] = max(self.peaks.get(self.stage, 0), self.card.meter.peak / GIB)
+
+
+@pytest.fixture(scope="module")
+def card() -> Iterator[Card]:
+    with fake_card() as card:
+        yield card
+
+
+@pytest.fixture(scope="module")
+def models(card: Card) -> Models:
+    return stable_diffusion(device_profile("cuda"))
+
+
+@pytest.fixture(scope="module")
+def edit() -> Edit:
+    mask = np.zeros((512, 512), bool)
+    mask[128:384, 128:384] = True
+    photo, reference = noise_picture(0, 512, 512), noise_picture(1, 512, 512)
+    return Edit(photo, mask, reference, ~mask, object_prompt="a dog jumps", background_prompt="on ice")
+
+
+def tuned(card: Card, models: Models, edit: Edit, **changes) -> Log:
+    """Stage 2 by itself."""
+    with Log(card).running() as log:
+        Editor(models).run(edit, replace(SETTINGS, embedding_steps=0, seeds=(0,), **changes), log)
+    return log
+
+
+def predicted(models: Models, settings: Settings) -> float:
+    """GiB of live tensors of an edit, as they are predicted."""
+    need = predicted_need(models, settings.resolve(models.defaults))
+    return (need.bytes - CONTEXT - CLIP - models.profile.segmenter_bytes) / GIB
+
+
+def held(models: Models) -> int:
+    """Bytes of the networks' parameters on the card."""
+    return sum(parameter.nbytes for network in models.networks for parameter in network.parameters())
+
+
+def test_an_edit_at_true_size_stays_within_its_bounds(card: Card, models: Models, edit: Edit):
+    assert held(models) == 2 * 859_520_964 + 4 * (83_653_863 + 123_060_480)
+    assert {each.device.type for each in models.master.parameters()} == {"cpu"}
+    assert card.meter.now == pytest.approx(held(models), rel=2e-3)
+
+    with Log(card).running() as log:
+        result = Editor(models).run(edit, SETTINGS, log)
+    assert set(result.stages.values()) == {"run"} and len(result.images) == 4 and not result.warnings
+    for stage, way in STAGES.items():
+        assert 0.5 * LAUNCHES[way] < log.launches[stage] <= LAUNCHES[way], stage
+        assert set(log.waits[stage]) <= WAITS, stage
+        assert 0.8 * PEAKS[way] < log.peaks[stage] <= PEAKS[way], stage
+    assert max(log.peaks.values()) <= predicted(models, SETTINGS) <= 1.15 * max(log.peaks.values())
+    assert card.meter.now <= held(models) + 1.01 * 2 * 859_520_964  # at most half-precision weights once more
+
+
+def test_lora_takes_a_third_of_the_memory(card: Card, models: Models, edit: Edit):
+    log = tuned(card, models, edit, tune="lora", finetune_steps=1)
+    assert 0.8 * PEAKS["lora"] < log.peaks["finetune"] <= PEAKS["lora"]
+    assert 0.5 * LAUNCHES["lora"] < log.launches["finetune"] <= LAUNCHES["lora"]
+    assert set(log.waits["finetune"]) <= WAITS
+    assert log.peaks["finetune"] <= predicted(models, replace(SETTINGS, tune="lora")) <= 1.5 * log.peaks["finetune"]
+
+
+class Adam8bit(torch.optim.Optimizer):
+    """What bitsandbytes' has in memory: two bytes of state a parameter, in place of Adam's eight."""
+
+    def __init__(self, parameters, lr: float) -> None:
+        super().__init__(parameters, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for parameter in self.param_groups[0]["params"]:
+            if parameter.grad is None:
+                continue
+            if not self.state[parameter]:
+                moments = (torch.zeros_like(parameter, dtype=torch.uint8) for _ in range(2))
+                scales = (torch.zeros(-(-parameter.numel() // 256), device=parameter.device) for _ in range(2))
+                self.state[parameter] = {"moments": [*moments], "scales": [*scales]}
+            parameter.add_(parameter.grad, alpha=-self.param_groups[0]["lr"])
+
+
+@pytest.mark.slow
+def test_checkpointing_and_8_bit_adam_take_a_third_less(card, models, edit, monkeypatch):
+    module = ModuleType("bitsandbytes.optim")
+    module.Adam8bit = Adam8bit
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", module)
+    monkeypatch.setitem(sys.modules, "bitsandbytes", ModuleType("bitsandbytes"))
+    saving = replace(models, profile=replace(models.profile, checkpointing=True, eight_bit_adam=True))
+    log = tuned(card, saving, edit)
+    assert 0.8 * PEAKS["checkpointed, 8-bit"] < log.peaks["finetune"] <= PEAKS["checkpointed, 8-bit"]
+    assert log.peaks["finetune"] <= predicted(saving, SETTINGS) <= 1.15 * log.peaks["finetune"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["sdedit", "imagic", "pnp"])
+def test_the_baselines_mix_no_devices_or_types(card, models, edit, method):
+    few = {
+        "sdedit": {},
+        "imagic": {"embedding_steps": 1, "finetune_steps": 1},
+        "pnp": {"inversion_steps": 4},
+    }[method]
+    options = options_for(method, models, **few)
+    settings = replace(SETTINGS, sampling_steps=2, seeds=(0,))
+    with Log(card).running() as log:
+        result = Editor(models).run(edit, settings, log, method=method, options=options)
+    assert len(result.images) == 1
+    assert set(log.waits["sampling"]) <= WAITS
