@@ -126,7 +126,7 @@ def test_the_subject_is_moved_by_hand_and_by_key(tab, pictures):
     assert placement.dx == pytest.approx(0.1, abs=0.02) and placement.dy == pytest.approx(-0.1, abs=0.02)
 
 
-def test_cancel_frees_the_device_and_keeps_the_page_usable(tab, page, pictures):
+def test_cancel_and_closing_the_tab_free_the_device(tab, page, pictures):
     begin(tab, pictures["photo"])
     tab.dial("finetune-steps", 2000)
     tab.ready("about")
@@ -141,10 +141,6 @@ def test_cancel_frees_the_device_and_keeps_the_page_usable(tab, page, pictures):
     tab.ready("about")
     tab.page.click("#run")
     tab.done()
-
-
-def test_closing_the_tab_stops_its_edit(tab, page, pictures):
-    begin(tab, pictures["photo"])
     tab.dial("finetune-steps", 2000)
     tab.ready("about")
     tab.page.click("#run")
@@ -219,22 +215,7 @@ def test_everybody_sees_their_place_in_the_queue(tabs):
         tab.page.wait_for_selector("#run:visible")
 
 
-def test_a_background_is_painted_and_picked(tab, pictures):
-    begin(tab, pictures["photo"])
-    tab.page.click("#background label:has-text('Generate one')")
-    tab.page.click("#generate-run")
-    tab.page.wait_for_selector("#backgrounds .thumbnail-item >> nth=3")
-    tab.page.locator("#backgrounds .thumbnail-item").nth(2).click()
-    tab.page.wait_for_selector(":text('Background 2 is used')")
-    tab.ready("the background")
-    tab.page.click("#run")
-    tab.done()
-    data = packed(tab)
-    assert open_bundle(data).recipe.edit.background_seed == 2
-    assert "generated.png" in zipfile.ZipFile(io.BytesIO(data)).namelist()
-
-
-def test_painting_backgrounds_is_cancelled_and_goes_on(tab, page, pictures):
+def test_generating_backgrounds_is_cancelled_and_goes_on_and_one_is_picked(tab, page, pictures):
     begin(tab, pictures["photo"])
     tab.page.click("#background label:has-text('Generate one')")
     tab.dial("sampling-steps", 200)
@@ -250,6 +231,14 @@ def test_painting_backgrounds_is_cancelled_and_goes_on(tab, page, pictures):
     tab.page.click("#generate-run")
     tab.page.wait_for_selector("#backgrounds .thumbnail-item >> nth=3")
     tab.page.wait_for_selector("#generate-run:visible")
+    tab.page.locator("#backgrounds .thumbnail-item").nth(2).click()
+    tab.page.wait_for_selector(":text('Background 2 is used')")
+    tab.ready("the background")
+    tab.page.click("#run")
+    tab.done()
+    data = packed(tab)
+    assert open_bundle(data).recipe.edit.background_seed == 2
+    assert "generated.png" in zipfile.ZipFile(io.BytesIO(data)).namelist()
 
 
 def compare_with(tab, *methods):
@@ -312,13 +301,26 @@ def test_a_comparison_is_cancelled_and_goes_on(tab, page, pictures):
     tab.page.wait_for_selector("#row-sdedit .thumbnail-item >> nth=1")
 
 
-def test_what_is_missing_is_said_before_and_after_run(tab, pictures):
+def test_what_is_missing_is_shown_and_the_keyboard_marks_and_another_photo_is_unmarked(tab, pictures):
     tab.missing("no photo yet")
     tab.page.click("#run")
     assert "no photo yet" in tab.toast()
     tab.page.wait_for_selector("#run:visible")
     tab.upload("photo-upload", pictures["photo"])
     tab.missing("No subject is marked")
+    tab.page.wait_for_selector("#photo-board .ld-has-picture")
+    stage = tab.page.locator("#photo-board .ld-stage")
+    stage.press("b")
+    stage.press("ArrowRight")
+    stage.press("Enter")
+    tab.wait("photo-board", "Number(data.area) > 0")
+    stage.press("z")
+    tab.wait("photo-board", "data.area == 0")
+    stage.press("Enter")
+    tab.wait("photo-board", "Number(data.area) > 0")
+    tab.upload("photo-upload", pictures["other"])
+    tab.missing("No subject is marked")
+    assert tab.data("photo-board").area == 0
 
 
 def test_html_in_words_stays_words(tab, pictures):
@@ -328,12 +330,6 @@ def test_html_in_words_stays_words(tab, pictures):
     tab.page.wait_for_timeout(500)
     assert tab.page.evaluate("() => window.harm") is None
     assert "<img" in tab.page.inner_text("#report")
-
-
-def test_a_file_that_is_no_edit_is_refused(tab, tmp_path):
-    (tmp_path / "x.json").write_text('{"<script>": 1}')
-    tab.upload("restore", tmp_path / "x.json")
-    assert "no recipe" in tab.toast()
 
 
 @pytest.fixture(scope="module")
@@ -383,44 +379,23 @@ def test_a_dropped_file_brings_everything_back(tab, saved, kind, seeds):
         assert np.array_equal(image, result.images[result.seeds.index(seed)])
 
 
-def test_a_dropped_file_that_is_no_edit_is_refused_and_the_page_stays(tab, pictures):
+def test_a_file_that_is_no_edit_is_refused_and_the_page_stays(tab, pictures, tmp_path):
+    (tmp_path / "x.json").write_text('{"<script>": 1}')
+    tab.upload("restore", tmp_path / "x.json")
+    tab.page.wait_for_selector(".toast-body:has-text('no recipe')")
     tab.drop(pictures["photo"])
-    assert "carries no recipe" in tab.toast()
+    tab.page.wait_for_selector(".toast-body:has-text('carries no recipe')")
     tab.drop(pictures["photo"], "#photo-board .ld-stage")  # there it is a photo
     tab.page.wait_for_selector("#photo-board .ld-has-picture")
 
 
-def test_another_photo_takes_the_place_of_the_first(tab, pictures):
-    begin(tab, pictures["photo"])
-    tab.page.click("#run")
-    tab.done()
-    tab.upload("photo-upload", pictures["other"])
-    tab.missing("No subject is marked")
-    assert tab.data("photo-board").area == 0
-
-
-def test_the_keyboard_marks_and_paints(tab, pictures):
-    tab.upload("photo-upload", pictures["photo"])
-    tab.page.wait_for_selector("#photo-board .ld-has-picture")
-    stage = tab.page.locator("#photo-board .ld-stage")
-    stage.press("b")
-    stage.press("ArrowRight")
-    stage.press("Enter")
-    tab.wait("photo-board", "Number(data.area) > 0")
-    stage.press("z")
-    tab.wait("photo-board", "data.area == 0")
-
-
-def test_an_example_opens_finished(tab):
+def test_an_example_opens_finished_and_all_are_presented_with_the_arrow_keys(tab):
     tab.page.locator("#examples .ld-example").nth(1).click()
     tab.page.wait_for_selector("#gallery .thumbnail-item >> nth=1")
     tab.wait("photo-board", "Number(data.area) > 0")
     assert tab.page.input_value("#prompt textarea") == "a giraffe standing in the snow"
     assert "CLIP" in tab.page.inner_text("#gallery")
     tab.page.wait_for_selector("#reference-board .ld-has-picture")
-
-
-def test_presenting_with_the_arrow_keys(tab):
     page = tab.page
     first, second = (example.prompt for example in examples.examples())
     page.click("#present")
