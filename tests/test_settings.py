@@ -82,7 +82,7 @@ def test_settings_of_a_stage_are_those_that_it_reads():
     settings = QUICK.resolve()
     assert settings.of(FINETUNE).to_dict().keys() == {
         *("alpha", "object_weight", "background_weight", "finetune_steps", "finetune_lr", "training_seed"),
-        *("noise_offset", "tune", "layers", "embedding_training"),
+        *("noise_offset", "draws", "tune", "layers", "embedding_training"),
     }
     assert settings.of(SAMPLING).embedding_steps is None
 
