@@ -336,7 +336,7 @@ def test_html_in_words_stays_words(tab, pictures):
 def saved(page, tmp_path_factory):
     """A finished edit and the files that may be dropped to have it back."""
     mask, own = np.zeros((64, 96), bool), np.zeros((80, 64), bool)
-    mask[20:40, 30:70], own[:20, :20] = True, True
+    mask[20:40, 30:70], own[30:50, 10:40] = True, True
     edit = Edit(
         photo(96, 64),
         mask,
