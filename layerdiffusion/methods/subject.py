@@ -75,7 +75,9 @@ class Subject:
         for name, weight in self.weights.items():
             base, _, kind = name.partition(".lora_")
             there = own.get(f"{base}.weight" if kind else name)
-            side = {"A": -1, "B": 0, "": slice(None)}[kind[:1]]  # an adapter shares a side with the weight beside it
+            side = {"A": slice(-1, None), "B": slice(1), "": slice(None)}[
+                kind[:1]
+            ]  # an adapter shares a side with the weight beside it
             if there is None or there.shape[side] != weight.shape[side]:
                 whose = (
                     f"{self.recipe.model}; open it with that" if self.recipe.model else "another; open it with its own"
