@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from sd14 import stable_diffusion
 from tiny import noise_picture
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from layerdiffusion import runtime
 from layerdiffusion.edit import Edit
 from layerdiffusion.editor import Editor
 from layerdiffusion.methods.options import options_for
@@ -91,9 +93,17 @@ class Log:
         self.peaks[self.stage] = max(self.peaks.get(self.stage, 0), self.card.meter.peak / GIB)
 
 
+class AtOnce:
+    """In place of a thread: fake tensors are one thread's at a time."""
+
+    def __init__(self, target: Callable[[], None]) -> None:
+        self.start = target
+
+
 @pytest.fixture(scope="module")
 def card() -> Iterator[Card]:
-    with fake_card() as card:
+    with fake_card() as card, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runtime, "threading", SimpleNamespace(**{**vars(threading), "Thread": AtOnce}))
         yield card
 
 
