@@ -7,7 +7,7 @@ import json
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from layerdiffusion.commands.terminal import (
     Bars,
@@ -25,7 +25,7 @@ from layerdiffusion.images.geometry import points_in_opened
 from layerdiffusion.images.io import open_image
 from layerdiffusion.images.masks import read_mask
 from layerdiffusion.recipe import Recipe, load_recipe
-from layerdiffusion.settings import PRESETS, Settings, check_number, preset, setting_table
+from layerdiffusion.settings import PRESETS, Settings, preset, setting_table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -235,8 +235,8 @@ def _opened_subject(given: dict[str, Any], recipe: str | None) -> Subject | None
         raise EditError(f"{wrong} can't be combined with --subject, which has its own pictures; leave one of them out.")
     from layerdiffusion.methods.subject import load_subject
 
-    steps = check_number("train_on", given.get("train_on", 0), setting_table()["finetune_steps"].limit)
-    return replace(load_subject(given["subject"]), train_on=int(steps))
+    steps = replace(setting_table()["finetune_steps"], name="train_on").check(given.get("train_on", 0))
+    return replace(load_subject(given["subject"]), train_on=cast(int, steps))
 
 
 def _from_recipe(given: dict[str, Any]) -> Recipe:
