@@ -12,7 +12,8 @@ from PIL import Image
 
 from layerdiffusion.edit import Edit
 from layerdiffusion.errors import EditError
-from layerdiffusion.images.layers import Layers, lay_out, seen
+from layerdiffusion.images.detail import bring_detail
+from layerdiffusion.images.layers import Layers, background_window, lay_out, seen
 from layerdiffusion.images.masks import cut_out
 from layerdiffusion.methods import imagic, layerdiffusion, pnp, sdedit
 from layerdiffusion.methods.options import OPTIONS, OWN, Options, check_options
@@ -103,11 +104,13 @@ class Editor:
         assert task.layers is not None
         trained = {stage.name: value for stage in stages if isinstance(value := finished[stage], Trained)}
         return Result(
-            images=[image.copy() for image in images],
+            images=_own_pictures(images, task),
             seeds=task.settings.seeds,
             timings=seconds | {"total": time.perf_counter() - began},
             losses={name: list(value.losses) for name, value in trained.items()},
-            edit_id=digest(self.models.name, stages[-1].key)[:12],
+            edit_id=digest(self.models.name, stages[-1].key, *([] if task.settings.detail == "off" else ["detail"]))[
+                :12
+            ],
             stages=status,
             edit=edit,
             settings=task.settings,
@@ -258,6 +261,15 @@ class Editor:
         if last is None or last[0] is not edit or last[1] != size:
             last = self._last_layers = edit, size, lay_out(edit, size)
         return last[2]
+
+
+def _own_pictures(images: list[Image.Image], task: Task) -> list[Image.Image]:
+    """Copies of the cached pictures, with their background's own pixels where the settings say so."""
+    source = background_window(task.edit, task.size) if task.settings.detail == "on" else None
+    if source is None or task.layers is None:
+        return [image.copy() for image in images]
+    subjects = task.layers.subjects
+    return [bring_detail(image, source, subjects) for image in images]
 
 
 def _notes(trained: Iterable[Trained]) -> list[str]:

@@ -54,7 +54,9 @@ class Result:
             ("background", self.layers.background_image),
             ("layers", self.layers.composite),
         ]
-        results = [(f"seed {seed}", image) for seed, image in zip(self.seeds, self.images, strict=True)]
+        size = self.layers.object_image.size
+        small = (image.resize(size, Image.Resampling.LANCZOS) if image.size != size else image for image in self.images)
+        results = [(f"seed {seed}", image) for seed, image in zip(self.seeds, small, strict=True)]
         rows = [above, *(results[start : start + columns] for start in range(0, len(results), columns))]
         return captioned(rows)
 

@@ -178,6 +178,10 @@ class Settings:
                  "3:4": "3:4", "2:3": "2:3", "9:16": "9:16"},
         help="What is cut to this shape is what the model sees; or any other ratio from 1:2 to 2:1.",
     )  # fmt: skip
+    detail: str = setting(
+        "off", advanced=True, label="Background's detail", choices={"off": "the model's", "on": "the picture's own"},
+        help="Where a result still shows its background, that picture's own pixels, in their full resolution.",
+    )  # fmt: skip
     seeds: tuple[int, ...] = setting(
         (0, 1, 2, 3), SAMPLING, limit=SEED, label="Seeds", help="One picture for each, made as one batch.",
     )  # fmt: skip

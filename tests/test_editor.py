@@ -144,6 +144,16 @@ def test_a_result_says_what_it_is_made_of(editor, edit):
     assert result.edit is edit
 
 
+def test_the_photos_detail_comes_back_without_another_step(fast_editor, edit):
+    photo = edit.object_image.resize((300, 300))
+    large = Edit(photo, np.asarray(Image.fromarray(edit.object_mask).resize((300, 300))), prompt=edit.prompt)
+    small = fast_editor.run(large, quick())
+    detailed = fast_editor.run(large, quick(detail="on"))
+    assert set(detailed.stages.values()) == {"reuse"} and detailed.edit_id != small.edit_id
+    assert all(image.size == (300, 300) for image in detailed.images)
+    assert detailed.contact_sheet().size == small.contact_sheet().size
+
+
 def test_a_cut_prompt_is_in_the_results_warnings(fast_editor, edit):
     long = dataclasses.replace(edit, background_prompt="on ice " * 20)
     assert len(fast_editor.run(long, quick(embedding_steps=0, finetune_steps=0)).warnings) == 1

@@ -29,6 +29,11 @@ class Layers:
     object_alpha: np.ndarray | None = None  # of a soft object mask, float32 (H, W), 0 to 1
     background_alpha: np.ndarray | None = None  # likewise
 
+    @property
+    def subjects(self) -> np.ndarray:
+        """True on the placed subject and on the background picture's own."""
+        return self.object_mask | self.background_mask
+
     @cached_property
     def inpainted_background(self) -> Image.Image:
         """The background with its own subject painted out."""
@@ -93,6 +98,15 @@ def background_fit(edit: Edit, size: tuple[int, int]) -> Fit:
     """The window of the reference that is seen at `size` (W, H)."""
     assert edit.background_image is not None
     return fit_window(edit.background_image.size, size, at=edit.background_window)
+
+
+def background_window(edit: Edit, size: tuple[int, int]) -> Image.Image | None:
+    """What is seen at `size` (W, H) of the background picture, in its own pixels; None where it is generated."""
+    if edit.background == "keep":
+        return edit.object_image.crop(object_fit(edit, size).box)
+    if edit.background_image is None:
+        return None
+    return edit.background_image.crop(background_fit(edit, size).box)
 
 
 def seen(edit: Edit, size: tuple[int, int]) -> Edit:

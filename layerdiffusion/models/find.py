@@ -100,6 +100,7 @@ def find_again(
     Its pose and outline may be others now. Where SAM proposes nothing, it is `near` itself. Raises `ModelError`.
     """
     segmenter = segmenter or models.segmenter()
+    near = np.asarray(Image.fromarray(near).resize(image.size, Image.Resampling.NEAREST))
     proposals = distinct(segmenter.proposals(image))
     if not proposals:
         return near
