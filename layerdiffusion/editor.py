@@ -100,11 +100,10 @@ class Editor:
                 report.reused(background.name)
             finished = self.runtime.run_stages(stages, report)
             seconds |= finished.seconds
-            images = cast("list[Image.Image]", finished[stages[-1]])
         assert task.layers is not None
         trained = {stage.name: value for stage in stages if isinstance(value := finished[stage], Trained)}
         return Result(
-            images=_own_pictures(images, task),
+            images=_own_pictures(cast("list[Image.Image]", finished[stages[-1]]), task),
             seeds=task.settings.seeds,
             timings=seconds | {"total": time.perf_counter() - began},
             losses={name: list(value.losses) for name, value in trained.items()},
@@ -261,6 +260,11 @@ class Editor:
         if last is None or last[0] is not edit or last[1] != size:
             last = self._last_layers = edit, size, lay_out(edit, size)
         return last[2]
+
+
+def _identity(task: Task, last: Stage[object]) -> str:
+    parts = [task.models.name, last.key, *(["detail"] if task.settings.detail == "on" else [])]
+    return digest(*parts)[:12]
 
 
 def _own_pictures(images: list[Image.Image], task: Task) -> list[Image.Image]:
