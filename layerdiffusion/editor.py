@@ -107,9 +107,7 @@ class Editor:
             seeds=task.settings.seeds,
             timings=seconds | {"total": time.perf_counter() - began},
             losses={name: list(value.losses) for name, value in trained.items()},
-            edit_id=digest(self.models.name, stages[-1].key, *([] if task.settings.detail == "off" else ["detail"]))[
-                :12
-            ],
+            edit_id=_identity(task, stages[-1]),
             stages=status,
             edit=edit,
             settings=task.settings,
