@@ -26,7 +26,8 @@ from layerdiffusion.models import hub
 from layerdiffusion.models._torchvision import ensure_torchvision
 from layerdiffusion.models.clip import load_clip
 from layerdiffusion.models.family import Condition, Network, StableDiffusion, StableDiffusionXL
-from layerdiffusion.models.lora import PLUS, add_loras, split_name
+from layerdiffusion.models.hub import PLUS
+from layerdiffusion.models.lora import add_loras, split_name
 from layerdiffusion.models.memory import check_need, fitting_settings
 from layerdiffusion.models.parts import (
     Parts,

@@ -13,9 +13,9 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from layerdiffusion.errors import ModelError
+from layerdiffusion.models.hub import PLUS
 from layerdiffusion.models.parts import Parts, reason
 
-PLUS = " + "  # between a model's name and the LoRA files on top of it
 MOST = 10  # the largest scale: what goes far beyond 1 is a slip
 # The two factors in the names of kohya's scripts, of PEFT and of diffusers, of today and of its first LoRAs.
 Layer = nn.Linear | nn.Conv2d

@@ -152,7 +152,7 @@ def test_a_click_on_a_picture_that_is_reduced_lands_on_the_same_place(tmp_path, 
         raise Caught("Enough.")
 
     if way == "command":
-        monkeypatch.setattr(Models, "segmenter", lambda self: SimpleNamespace(mask=ask))
+        monkeypatch.setattr(Models, "segmenter", lambda self, name: SimpleNamespace(mask=ask))
         flags = ["--image", photo, "--prompt", "a dog", "--point", "55.5,25.5", "--box", "0,0,96,64"]
         assert main(["edit", *map(str, flags), "--model", str(tiny_folder), "--device", "cpu"]) == 2
     else:

@@ -4,7 +4,7 @@ from typing import Any
 
 import gradio as gr
 
-from layerdiffusion.models.lora import PLUS
+from layerdiffusion.models.hub import PLUS
 from layerdiffusion.settings import Settings
 from layerdiffusion.ui.backend import Backend
 from layerdiffusion.ui.errors import friendly
