@@ -26,7 +26,6 @@ from layerdiffusion.models import hub
 from layerdiffusion.models._torchvision import ensure_torchvision
 from layerdiffusion.models.clip import load_clip
 from layerdiffusion.models.family import Condition, Network, StableDiffusion, StableDiffusionXL
-from layerdiffusion.models.hub import PLUS
 from layerdiffusion.models.lora import add_loras, split_name
 from layerdiffusion.models.memory import check_need, fitting_settings
 from layerdiffusion.models.parts import (
@@ -226,7 +225,7 @@ def load_models(
     with quiet():
         parts, folder = (open_folder(source), source) if source.is_dir() else open_file(source)
         add_loras(parts, files)
-        return assemble(PLUS.join([base, *files]), parts, folder, profile, size, notice)
+        return assemble(hub.PLUS.join([base, *files]), parts, folder, profile, size, notice)
 
 
 def _automatic(profile: Profile, asked: object = None) -> tuple[str, str | None]:

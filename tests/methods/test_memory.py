@@ -70,7 +70,9 @@ def test_training_that_goes_on_from_tuned_weights_does_not_become_lora(tiny_v_mo
     monkeypatch.setattr(stages_module, "finetune", finetune)
     start = {"conv_in.weight": tiny_v_models.unet.conv_in.weight}
     with pytest.raises(torch.OutOfMemoryError):
-        stages_module.tuned_weights(tiny_v_models, Reporter({}, {}, None, None), None, None, "full", 0, start=start)
+        stages_module.tuned_weights(
+            tiny_v_models, Reporter({}, {}, None, None), None, lambda: None, "full", 0, start=start
+        )
     assert tried == [("full", False), ("full", True)]
 
 

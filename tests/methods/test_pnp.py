@@ -207,7 +207,7 @@ def test_the_source_is_shown_to_the_network_as_it_was_inverted(given, inverted):
     injected(unet, models, words, inverted, inverted[:1], feature_share=1.0)
     assert len(shown) == STEPS
     assert all(torch.equal(latents, one[None]) for (latents, _), one in zip(shown, inverted, strict=True))
-    assert all(torch.equal(embedding, words[:1]) for _, embedding in shown)
+    assert all(torch.equal(embedding, words.prompt_embeds[:1]) for _, embedding in shown)
 
 
 # Batches, and no trace

@@ -1,14 +1,15 @@
 """What follows every change: both layers together, the photo's own scene, and the line that says what Run would do."""
 
+from __future__ import annotations
+
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
 from layerdiffusion.edit import Edit, Placement
 from layerdiffusion.errors import EditError, PlacementError
 from layerdiffusion.images.layers import Layers, background_fit, lay_out, object_fit
-from layerdiffusion.models.memory import Need
 from layerdiffusion.prompts import subject_noun
 from layerdiffusion.ui.backend import Backend
 from layerdiffusion.ui.errors import friendly, warn
@@ -20,6 +21,9 @@ from layerdiffusion.ui.widgets.board import board_update
 from layerdiffusion.ui.widgets.cards import EMPTY_SCENE
 from layerdiffusion.ui.widgets.dials import settings_of, shape_of
 from layerdiffusion.ui.widgets.drawing import duration, escape, picture_url
+
+if TYPE_CHECKING:
+    from layerdiffusion.models.memory import Need
 
 UNMARKED = "Mark the subject on the photo: both layers appear here."
 NOT_GENERATED = "Generate backgrounds, and both layers appear here; or Run generates its own."
