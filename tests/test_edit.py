@@ -69,9 +69,11 @@ def test_the_papers_defaults_are_the_papers_to_the_digit():
             embedding_training="before",
             embedding_mask="background",
             shape="photo",
+            detail="off",
             seeds=[0, 1, 2, 3],
             training_seed=0,
             noise_offset=0.0,
+            draws=1,
             tune="full",
             layers="composite",
         )
