@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import gradio as gr
@@ -90,7 +91,9 @@ def test_a_full_queue_refuses_jobs_in_plain_words_and_no_click():
     limit_waiting(SimpleNamespace(_queue=queue, fns=fns), 8)
 
     def ask(fn: int):
-        return asyncio.run(queue.push(body=SimpleNamespace(fn_index=fn), request=None, username=None))
+        answer = queue.push(body=SimpleNamespace(fn_index=fn), request=None, username=None)
+        with ThreadPoolExecutor() as pool:  # this thread may have a loop of its own: the browser's
+            return pool.submit(asyncio.run, answer).result()
 
     assert ask(0) == (False, "8 people are waiting already; try again in a minute.", "queue_full")
     assert ask(1)[0]

@@ -83,7 +83,7 @@ def test_two_visitors_at_once_get_their_own_pixels(page_model, tmp_path):
 def main(url: str, pid: str, visitors: str = "20") -> None:
     """Visitors of a page that runs in process `pid` with `--max-users 8`; then each again, alone, for the same pixels.
 
-    `PYTHONPATH=.:tests python tests/ui/test_load.py URL PID`: twenty of them, the figures in one line.
+    `PYTHONPATH=.:tests python tests/ui/test_many_visitors.py URL PID`: twenty of them, the figures in one line.
     """
 
     def resident() -> float:
