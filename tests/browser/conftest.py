@@ -68,12 +68,13 @@ def window(chromium: Any) -> Iterator[Any]:
 def tabs(chromium: Any, window: Any, page: Served) -> Iterator[Callable[..., Tab]]:
     """Opens tabs, each with its own session; at the end nothing may have been said on their consoles.
 
-    A tab with options (`device_scale_factor`, …) has a window of its own.
+    A second tab, and one with options (`device_scale_factor`, …), has a window of its own: a browser opens six
+    connections to a server and no more, and each tab holds two.
     """
     opened: list[tuple[Any, Tab]] = []
 
     def new(**options: Any) -> Tab:
-        own = chromium.new_context(**{"viewport": VIEWPORT, **options}) if options else None
+        own = chromium.new_context(**{"viewport": VIEWPORT, **options}) if options or opened else None
         tab = Tab(own or window, page.url)
         opened.append((own or tab.page, tab))
         return tab
