@@ -16,7 +16,7 @@ def test_two_visitors_edit_on_lent_gpus(chromium, tmp_path, monkeypatch):
         photo(96, 64, number).save(tmp_path / f"{number}.png")
     with served(save_page_model(tmp_path / "model")) as page:
         contexts = [chromium.new_context(viewport={"width": 1440, "height": 900}) for _ in range(2)]
-        first, second = (Tab(context, page.url) for context in contexts)
+        first = Tab(contexts[0], page.url)
         quick = page.backend.opening()
         assert first.field("dial-embedding-steps").input_value() == str(quick.embedding_steps) == "1"
         first.upload("photo-upload", tmp_path / "0.png")
@@ -38,6 +38,7 @@ def test_two_visitors_edit_on_lent_gpus(chromium, tmp_path, monkeypatch):
         first.page.wait_for_function("() => document.querySelectorAll('#gallery .thumbnail-item').length == 4")
         assert names(spaces)[2:] == [["sampling"]], "new seeds run no training"
 
+        second = Tab(contexts[1], page.url)
         second.upload("photo-upload", tmp_path / "1.png")
         second.page.wait_for_selector("#photo-board .ld-has-picture")
         second.brush("photo-board", (0.3, 0.4), (0.7, 0.6))
