@@ -29,9 +29,9 @@ def bring_detail(image: Image.Image, source: Image.Image, subjects: np.ndarray) 
 def changed(image: Image.Image, background: Image.Image, subjects: np.ndarray) -> np.ndarray:
     """Where the result is no longer its background picture: float32 (H, W), 1 there, 0 elsewhere, with a soft edge.
 
-    That is where `subjects`, bool (H, W), has the placed subject and the picture's own, and wherever the blurred
-    pictures differ by more than `SAME` and `TYPICAL` times the background's median: the subject in its new pose, and
-    what it brought along.
+    That is where `subjects`, bool (H, W), has the placed subject and the picture's own, and what hangs together with
+    them where the blurred pictures differ by more than `SAME` and `TYPICAL` times the background's median: the subject
+    in its new pose, and what it brought along.
     """
     side = max(image.size)
     blurred = [
@@ -43,7 +43,10 @@ def changed(image: Image.Image, background: Image.Image, subjects: np.ndarray) -
     typical = float(np.median(outside)) if outside.size else 0.0
     found = (difference > max(SAME, TYPICAL * typical)).astype(np.uint8)
     found = cv2.morphologyEx(found, cv2.MORPH_OPEN, _disc(side * BLUR)) | subjects.astype(np.uint8)
-    grown = cv2.dilate(found, _disc(side * GROWN)).astype(np.float32)
+    # A place that the model made otherwise far from both subjects is no part of the edit.
+    pieces = cv2.connectedComponents(found)[1]
+    touching = np.isin(pieces, np.unique(pieces[subjects])) & (pieces > 0)
+    grown = cv2.dilate(touching.astype(np.uint8), _disc(side * GROWN)).astype(np.float32)
     return cv2.GaussianBlur(grown, (0, 0), max(side * FEATHER / 2, 0.5)).clip(0, 1)
 
 
