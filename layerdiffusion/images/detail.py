@@ -8,7 +8,7 @@ from PIL import Image
 
 # Shares of the result's longer side.
 BLUR = 1 / 64  # what is compared: finer differences are the detail that the result lacks
-GROWN = 1 / 24  # around what has changed
+GROWN = 1 / 24  # around what has changed; as far from both subjects, the subject in its new pose begins
 FEATHER = 1 / 48  # the edge's softness
 SAME = 0.06  # of the range of a colour: a smaller difference is none
 TYPICAL = 2.5  # times the median difference of the background: a model also shifts what it keeps
@@ -29,7 +29,7 @@ def bring_detail(image: Image.Image, source: Image.Image, subjects: np.ndarray) 
 def changed(image: Image.Image, background: Image.Image, subjects: np.ndarray) -> np.ndarray:
     """Where the result is no longer its background picture: float32 (H, W), 1 there, 0 elsewhere, with a soft edge.
 
-    That is where `subjects`, bool (H, W), has the placed subject and the picture's own, and what hangs together with
+    That is where `subjects`, bool (H, W), has the placed subject and the picture's own, and pieces that reach near
     them where the blurred pictures differ by more than `SAME` and `TYPICAL` times the background's median: the subject
     in its new pose, and what it brought along.
     """
@@ -45,7 +45,8 @@ def changed(image: Image.Image, background: Image.Image, subjects: np.ndarray) -
     found = cv2.morphologyEx(found, cv2.MORPH_OPEN, _disc(side * BLUR)) | subjects.astype(np.uint8)
     # A place that the model made otherwise far from both subjects is no part of the edit.
     pieces = cv2.connectedComponents(found)[1]
-    touching = np.isin(pieces, np.unique(pieces[subjects])) & (pieces > 0)
+    near = cv2.dilate(subjects.astype(np.uint8), _disc(side * GROWN)).astype(bool)
+    touching = np.isin(pieces, np.unique(pieces[near])) & (pieces > 0)
     grown = cv2.dilate(touching.astype(np.uint8), _disc(side * GROWN)).astype(np.float32)
     return cv2.GaussianBlur(grown, (0, 0), max(side * FEATHER / 2, 0.5)).clip(0, 1)
 
