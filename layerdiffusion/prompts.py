@@ -132,7 +132,7 @@ def subject_noun(object_prompt: str) -> str:
 
 
 def named_look(object_prompt: str) -> str | None:
-    """The first word of `object_prompt` that says what the subject looks like, a colour or a material; else None."""
+    """The first word of `object_prompt` for the look of the subject, a colour or a material; None without one."""
     return next((bare for bare in map(_bare, object_prompt.split()) if bare in _LOOKS), None)
 
 

@@ -107,7 +107,7 @@ def resident(field: str) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux alone says what a process had at most.")
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="The peak of a process is known on Linux alone.")
 def test_two_hundred_megapixels_through_the_page_take_less_than_one_and_a_half_gigabytes(tab, tmp_path):
     path = tmp_path / "phone.jpg"
     code = (

@@ -1,4 +1,4 @@
-"""What follows every change: both layers together, the photo's own scene, and the line that says what Run would do."""
+"""What follows every change: both layers together, the photo's own scene, and the line on what Run would do."""
 
 from __future__ import annotations
 
