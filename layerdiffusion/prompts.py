@@ -140,20 +140,21 @@ def truncation_warning(tokenizer: Any, text: str, max_length: int | None = None)
     """One sentence with the words of `text` that the text encoder won't read, or None if it reads them all.
 
     `max_length` counts the two marks around the text, as the tokenizer's own `model_max_length` (the default)
-    does.
+    does. The tokenizer is called as for embedding: it keeps how it pads as a state, which threads would fight over.
     """
-    room = (tokenizer.model_max_length if max_length is None else max_length) - 2
     words = text.split()
-
-    def fits(count: int) -> bool:
-        return len(tokenizer(" ".join(words[:count]), add_special_tokens=False, verbose=False)["input_ids"]) <= room
-
-    if fits(len(words)):
+    rows = tokenizer(
+        " ".join(words),
+        padding="max_length",
+        max_length=tokenizer.model_max_length if max_length is None else max_length,
+        truncation=True,
+        return_overflowing_tokens=True,
+        return_offsets_mapping=True,
+    )["offset_mapping"]
+    if len(rows) == 1:
         return None
-    low, high = 0, len(words)  # the first `low` words fit, the first `high` don't
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
+    first_cut = rows[1][1][0]  # the character at which the second row begins, after its mark
+    low = " ".join(words).count(" ", 0, first_cut)
     cut = words[low:]
     shown = " ".join(cut[:12]) + (f" … ({len(cut)} words)" if len(cut) > 12 else "")
     return f"The model reads only the first {low} words of this prompt and ignores “{shown}”; shorten it."

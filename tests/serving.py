@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -78,7 +79,7 @@ def served(folder: Path, **options: Any) -> Iterator[Served]:
 
     On ZeroGPU before, as `launch` has it.
     """
-    options = Options(model=str(folder), host="127.0.0.1", offline=True, **options)
+    options = Options(model=str(folder), host="127.0.0.1", port=free_port(), offline=True, **options)
     backend = Backend(options)
     if on_zero_gpu():
         backend.start()
@@ -93,6 +94,13 @@ def served(folder: Path, **options: Any) -> Iterator[Served]:
         yield Served(url, backend, blocks)
     finally:
         blocks.close()
+
+
+def free_port() -> int:
+    """Gradio looks for one itself, but two workers that look at once both take the same."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
 
 def photo(width: int, height: int, seed: int = 0) -> Image.Image:

@@ -1,6 +1,7 @@
 """What SDXL's words become, and that the three stages carry every part of it, beside diffusers' own pipeline."""
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -49,6 +50,15 @@ def test_no_prompt_is_the_empty_one_where_the_model_does_not_force_zeros(tmp_pat
     assert both.prompt_embeds.any()
     for part in both.tensors.values():
         torch.testing.assert_close(part[0], part[1])
+
+
+def test_words_are_checked_while_another_thread_embeds(tiny_models):
+    prompts = ["a dog", "a dog jumps over a fence on ice"]
+    wanted, warnings = tiny_models.embed(prompts), tiny_models.prompt_warnings(prompts)
+    with ThreadPoolExecutor(1) as thread:
+        embeds = thread.map(tiny_models.embed, [prompts] * 100)
+        assert all(tiny_models.prompt_warnings(prompts) == warnings for _ in range(500))
+        assert all(torch.equal(each.prompt_embeds, wanted.prompt_embeds) for each in embeds)
 
 
 @pytest.mark.parametrize("window", [(8, 8), (8, 12)])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gradio_client import Client, handle_file
 from PIL import Image
-from serving import photo
+from serving import free_port, photo
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 120
@@ -40,9 +40,7 @@ def test_the_app_starts_under_a_spaces_environment(page_model, tmp_path):
     (writable / "tmp").mkdir(parents=True)
     code.mkdir()
     (code / "sitecustomize.py").write_text(f"WRITABLE = {str(writable)!r}\n{READ_ONLY}")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     environment = os.environ | {
         "LAYERDIFFUSION_MODEL": str(page_model),
         "LAYERDIFFUSION_OFFLINE": "1",
