@@ -44,12 +44,13 @@ Embedded = tuple[torch.Tensor, tuple[int, int], tuple[int, int]]  # features, th
 class Segmenter:
     """Masks from clicks, by one `Sam` that several people may share.
 
-    The slow image encoder runs once for each picture; the last `cache_size` embeddings are cached by content.
+    The slow image encoder runs once for each picture; the last `cache_size` embeddings, of 4 MB at true size, are cached
+    by content in main memory.
     With more than one person at work, hand `image` to each call of `mask`, so that nobody clicks on another's
     picture. Unless it is `resident`, the encoder is on the device only while it runs.
     """
 
-    def __init__(self, sam: Sam, cache_size: int = 16, resident: bool = True) -> None:
+    def __init__(self, sam: Sam, cache_size: int = 32, resident: bool = True) -> None:
         self._resident = resident
         if not resident:
             sam.image_encoder.to("cpu")
@@ -110,7 +111,7 @@ class Segmenter:
             coordinates, signs, corners = _checked_prompt(points, labels, box, original_size)
             predictor = self._predictor
             predictor.features, predictor.original_size, predictor.input_size = (
-                features,
+                features.to(predictor.device),
                 original_size,
                 input_size,
             )
@@ -124,7 +125,8 @@ class Segmenter:
         As `SamAutomaticMaskGenerator` asks for them (Kirillov et al. 2023, §5), in batches.
         """
         predictor = SamPredictor(self._predictor.model)  # its own, so that nobody's clicks wait
-        predictor.features, predictor.original_size, predictor.input_size = self._embed(image)
+        features, predictor.original_size, predictor.input_size = self._embed(image)
+        predictor.features = features.to(predictor.device)
         predictor.is_image_set = True
         height, width = size = predictor.original_size
         steps = (np.arange(per_side) + 0.5) / per_side
@@ -174,7 +176,7 @@ class Segmenter:
         finally:
             if not self._resident:
                 encoder.to("cpu")
-        return predictor.features, predictor.original_size, predictor.input_size
+        return predictor.features.cpu(), predictor.original_size, predictor.input_size
 
 
 def _checked_picture(image: Image.Image | np.ndarray) -> np.ndarray:

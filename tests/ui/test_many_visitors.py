@@ -34,10 +34,14 @@ def settings(edit: int) -> dict[str, object]:
     return {"seeds": [edit], "embedding_steps": 2, "finetune_steps": 2, "sampling_steps": 3}
 
 
-def visit(url: str, number: int, folder: Path) -> Visit:
-    """Two edits of a photo of one's own; clicks on it while they wait and run."""
+def visit(url: str, number: int, folder: Path, pace: float = 0) -> Visit:
+    """Two edits of a photo of one's own; while they wait and run clicks on it, `pace` seconds between one and another.
+
+    Visitors come in the order of their numbers, half a `pace` after each other.
+    """
+    time.sleep(number * pace / 2)
     got = str(folder / f"got-{number}")
-    client = Client(url, verbose=False, download_files=got, httpx_kwargs={"timeout": PATIENCE})
+    client = Client(url, verbose=False, ssl_verify=False, download_files=got, httpx_kwargs={"timeout": PATIENCE})
     found = Visit()
     picture, mask = (handle_file(folder / f"{number}-{name}.png") for name in ("photo", "mask"))
     for edit in range(2):
@@ -47,6 +51,7 @@ def visit(url: str, number: int, folder: Path) -> Visit:
                 job = client.submit(image=picture, mask=mask, prompt=PROMPT, settings=settings(edit), api_name="/edit")
                 while clicks:
                     clicks -= 1
+                    time.sleep(pace)
                     began = time.perf_counter()
                     client.predict(picture, [[SIDE // 2, SIDE // 2]], api_name="/segment")
                     found.clicks.append(time.perf_counter() - began)
@@ -55,17 +60,17 @@ def visit(url: str, number: int, folder: Path) -> Visit:
             except QueueError as error:
                 assert "try again" in str(error) and time.monotonic() < given_up
                 found.refused += 1
-                time.sleep(1)
+                time.sleep(5)
         found.pictures.append([np.asarray(Image.open(path)) for path in paths])
     return found
 
 
-def crowd(url: str, visitors: range, folder: Path) -> list[Visit]:
+def crowd(url: str, visitors: range, folder: Path, pace: float = 0) -> list[Visit]:
     for number in visitors:
         photo(SIDE, SIDE, number).save(folder / f"{number}-photo.png")
         Image.fromarray(np.pad(np.full((24, 24), 255, np.uint8), 12)).save(folder / f"{number}-mask.png")
     with ThreadPoolExecutor(len(visitors)) as pool:
-        return list(pool.map(lambda number: visit(url, number, folder), visitors))
+        return list(pool.map(lambda number: visit(url, number, folder, pace), visitors))
 
 
 def test_two_visitors_at_once_get_their_own_pixels(page_model, tmp_path):
@@ -80,10 +85,11 @@ def test_two_visitors_at_once_get_their_own_pixels(page_model, tmp_path):
             assert np.array_equal(picture, expected), f"visitor {number} got somebody else's picture"
 
 
-def main(url: str, pid: str, visitors: str = "20") -> None:
+def main(url: str, pid: str, visitors: str = "20", pace: str = "1") -> None:
     """Visitors of a page that runs in process `pid` with `--max-users 8`; then each again, alone, for the same pixels.
 
-    `PYTHONPATH=.:tests python tests/ui/test_many_visitors.py URL PID`: twenty of them, the figures in one line.
+    `PYTHONPATH=.:tests python tests/ui/test_many_visitors.py URL PID`: twenty of them, a click a second each, the
+    figures in one line. Memory is compared with what it was after as many visitors had come before.
     """
 
     def resident() -> float:
@@ -91,9 +97,9 @@ def main(url: str, pid: str, visitors: str = "20") -> None:
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        crowd(url, range(100, 102), folder)
+        crowd(url, range(int(visitors)), folder)
         before = resident()
-        visits = crowd(url, range(int(visitors)), folder)
+        visits = crowd(url, range(int(visitors)), folder, float(pace))
         after = resident()
         for number, found in enumerate(visits):
             again = visit(url, number, folder)
