@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from layerdiffusion import threads
+from layerdiffusion.models.load import load_models
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY")
@@ -141,3 +142,20 @@ def test_the_variables_are_set_before_torch_is_imported(start, tmp_path):
     count, policy = done.stdout.split()[-2:]
     assert int(count) >= 1
     assert policy == "PASSIVE"
+
+
+def test_a_small_network_gets_half_of_our_threads_and_all_of_the_users_own(monkeypatch):
+    monkeypatch.setattr(threads, "_chosen", {"OMP_NUM_THREADS": "4", "OMP_WAIT_POLICY": "PASSIVE"})
+    assert threads.threads_for(29_000_000) == 2 and threads.threads_for(860_000_000) is None
+    monkeypatch.setattr(threads, "_chosen", {"OMP_NUM_THREADS": "1"})
+    assert threads.threads_for(29_000_000) == 1
+    monkeypatch.setattr(threads, "_chosen", {})
+    assert threads.threads_for(29_000_000) is None
+
+
+def test_loading_a_small_model_sets_them(tiny_folder, monkeypatch):
+    chosen = []
+    monkeypatch.setattr(threads, "_chosen", {"OMP_NUM_THREADS": "6"})
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    load_models(tiny_folder, "cpu")
+    assert chosen == [3]

@@ -42,6 +42,7 @@ from layerdiffusion.models.parts import (
 from layerdiffusion.models.profile import Profile, cuda_problem, device_profile
 from layerdiffusion.models.refused import check_name
 from layerdiffusion.settings import PAPER, Settings
+from layerdiffusion.threads import threads_for
 
 MINIATURE = Path(__file__).resolve().parents[2] / "assets" / "miniature"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -225,6 +226,9 @@ def load_models(
     with quiet():
         parts, folder = (open_folder(source), source) if source.is_dir() else open_file(source)
         add_loras(parts, files)
+        threads = threads_for(sum(parameter.numel() for parameter in parts.unet.parameters()))
+        if profile.device.type == "cpu" and threads is not None:
+            torch.set_num_threads(threads)
         return assemble(hub.PLUS.join([base, *files]), parts, folder, profile, size, notice)
 
 
