@@ -42,8 +42,8 @@ def thread_variables(threads: int, environment: Mapping[str, str] = os.environ) 
 def threads_for(parameters: int) -> int | None:
     """How many of the threads that `share_cores` set suit a network of that size; None: all, or the user's own number.
 
-    For the embedded model half of them: on two cores an edit took 6.9 s with one thread, 7.4 with two that sleep and 6.5
-    with two that spin; beside two busy processes 13.1 with one thread and 15.1 with two.
+    For the embedded model half of them: on two cores an edit took 6.9 s with one thread, 7.4 with two that sleep and
+    6.5 with two that spin; beside two busy processes 13.1 with one thread and 15.1 with two.
     """
     chosen = _chosen.get("OMP_NUM_THREADS")
     return None if chosen is None or parameters > SMALL else max(1, int(chosen) // 2)

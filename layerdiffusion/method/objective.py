@@ -25,7 +25,7 @@ from layerdiffusion.models.family import Condition
 MOST_OVERFLOWS = 12  # from 65,536 the scale is then 16: what overflows still does so for another reason
 MOST_WAITING, LONGEST_WAIT = 25, 0.5  # steps and seconds for which a GPU's losses are not fetched
 UPLOADED = 100  # draws that go to a device together: an upload waits for all that is queued there
-PART = 2**28  # gradients that are float32 at once beside half-precision weights: 1 GiB
+PART = 2**27  # gradients that are float32 at once beside half-precision weights: 0.5 GiB
 
 
 @dataclass(frozen=True)

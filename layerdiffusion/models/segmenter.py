@@ -44,10 +44,9 @@ Embedded = tuple[torch.Tensor, tuple[int, int], tuple[int, int]]  # features, th
 class Segmenter:
     """Masks from clicks, by one `Sam` that several people may share.
 
-    The slow image encoder runs once for each picture; the last `cache_size` embeddings, of 4 MB at true size, are cached
-    by content in main memory.
-    With more than one person at work, hand `image` to each call of `mask`, so that nobody clicks on another's
-    picture. Unless it is `resident`, the encoder is on the device only while it runs.
+    The slow image encoder runs once for each picture; the last `cache_size` embeddings (at true size 4 MB each) are
+    cached by content, in main memory. With more than one person at work, hand `image` to each call of `mask`, so that
+    nobody clicks on another's picture. Unless it is `resident`, the encoder is on the device only while it runs.
     """
 
     def __init__(self, sam: Sam, cache_size: int = 32, resident: bool = True) -> None:
