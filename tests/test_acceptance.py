@@ -19,6 +19,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_each_section_ran_or_says_why_not(folder):
     report = json.loads((folder / "acceptance.json").read_text(encoding="utf-8"))
     sections = report["sections"]
@@ -33,6 +34,17 @@ def test_each_section_ran_or_says_why_not(folder):
     assert coarse["error_of_change"] > 4 * fine["error_of_change"] > 0  # three bits fewer
     page = (folder / "acceptance.md").read_text(encoding="utf-8")
     assert all(f"| {name} | not run: needs a CUDA device |" in page for name in ON_A_GPU)
+
+
+def test_what_a_cpu_can_run_is_run_and_the_rest_says_why_not(tmp_path, monkeypatch):
+    some = ("a card of 24 GiB", "rounding of tuned weights", "Segment Anything")
+    monkeypatch.setattr(acceptance, "SECTIONS", {name: acceptance.SECTIONS[name] for name in some})
+    assert main(["benchmark", "--accept", str(tmp_path), "--tiny", "--device", "cpu"]) == 0
+    sections = json.loads((tmp_path / "acceptance.json").read_text(encoding="utf-8"))["sections"]
+    assert [sections[name]["status"] for name in some] == ["not run", "ran", "ran"]
+    assert sections["Segment Anything"]["seconds"]["click"] > 0
+    coarse, fine = (sections["rounding of tuned weights"][name] for name in ("bfloat16", "float16"))
+    assert coarse["error_of_change"] > 4 * fine["error_of_change"] > 0
 
 
 def test_a_section_that_is_wrong_or_breaks_fails_the_run(tmp_path, monkeypatch):

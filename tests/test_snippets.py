@@ -94,7 +94,10 @@ def test_what_is_to_be_installed_is_in_this_project_or_pinned_as_here(command):
 def test_the_tests_are_run_as_the_readme_says():
     install, run = commands()[2:4]
     assert (install, run) == ("pip install -r requirements.txt -r tests/requirements.txt", "pytest")
-    assert f"{install} && {run}" in (ROOT / ".ci/run").read_text("utf-8")
+    ci = (ROOT / ".ci/run").read_text("utf-8").splitlines()
+    assert f"{install} && {run}" in ci
+    (slow,) = (command for command in commands() if command.startswith("pytest "))
+    assert slow == "pytest -m slow" and slow in ci
 
 
 @pytest.mark.parametrize("words", arguments("python -m layerdiffusion"), ids=" ".join)

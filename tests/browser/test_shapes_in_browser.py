@@ -30,39 +30,51 @@ def screen(tab, board, size, pixel) -> tuple[float, float]:
     return box["x"] + left + (pixel[0] + 0.5) * scale, box["y"] + top + (pixel[1] + 0.5) * scale
 
 
-def test_the_pixel_under_the_cursor_is_the_pixel_in_the_mask(tab, page, tmp_path):
-    """Five shapes at three zooms, brushed and clicked; then one is placed by hand and run, and a window moved."""
+def pixel_under_cursor(tab, page, path, size, zooms=ZOOMS):
+    """Brush a photo of this size at each zoom, and click on it: the pixel under the cursor is marked. Its session."""
     metrics = tab.page.context.new_cdp_session(tab.page)
-    for number, size in enumerate((*SHAPES, (480, 272))):
-        path = tmp_path / f"{size}.png"
-        photo(*size, seed=number).save(path)
+    photo(*size).save(path)
+    version = tab.data("photo-board").version
+    tab.upload("photo-upload", path)
+    tab.wait("photo-board", f"data.version > {version} && data.area == 0")
+    tab.page.click("#photo-board [data-tool=brush]")
+    tab.page.eval_on_selector("#photo-board .ld-brush input", "input => input.value = 1")
+    state, before = session_with(page, size), np.zeros(size[::-1], bool)
+    for zoom, share in zip(zooms, (0.2, 0.5, 0.8), strict=False):
+        view = {"width": round(1440 / zoom), "height": round(900 / zoom), "deviceScaleFactor": zoom}
+        metrics.send("Emulation.setDeviceMetricsOverride", {**view, "mobile": False})
+        tab.page.wait_for_function(f"() => innerWidth == {view['width']} && devicePixelRatio == {zoom}")
+        tab.page.evaluate("() => new Promise(done => requestAnimationFrame(() => setTimeout(done, 60)))")  # laid out
+        pixel = int(share * size[0]), int((1 - share) * size[1] * 0.9)
         version = tab.data("photo-board").version
-        tab.upload("photo-upload", path)
-        tab.wait("photo-board", f"data.version > {version} && data.area == 0")
-        tab.page.click("#photo-board [data-tool=brush]")
-        tab.page.eval_on_selector("#photo-board .ld-brush input", "input => input.value = 1")
-        state, before = session_with(page, size), np.zeros(size[::-1], bool)
-        for zoom, share in zip(ZOOMS, (0.2, 0.5, 0.8), strict=True):
-            view = {"width": round(1440 / zoom), "height": round(900 / zoom), "deviceScaleFactor": zoom}
-            metrics.send("Emulation.setDeviceMetricsOverride", {**view, "mobile": False})
-            tab.page.wait_for_timeout(60)  # until the boards have their new sizes
-            pixel = int(share * size[0]), int((1 - share) * size[1] * 0.9)
-            version = tab.data("photo-board").version
-            tab.page.mouse.click(*screen(tab, "photo-board", size, pixel))
-            tab.wait("photo-board", f"data.version > {version}")
-            mask = state.photo.mask
-            added = np.argwhere(mask & ~before)[:, ::-1]
-            assert mask[pixel[1], pixel[0]] and np.abs(added.mean(0) - pixel).max() < 0.5, (size, zoom)
-            before = mask
-        tab.page.click("#photo-board [data-tool=add]")
-        pixel = size[0] // 10, size[1] - size[1] // 8
         tab.page.mouse.click(*screen(tab, "photo-board", size, pixel))
-        tab.wait("photo-board", "data.points == 1")
-        assert state.photo.marks.points == ((*pixel, 1),)
-        stage = tab.page.locator("#photo-board .ld-stage").bounding_box()
-        assert abs(stage["width"] / stage["height"] - min(max(size[0] / size[1], 0.8), 2)) < 0.02
-
+        tab.wait("photo-board", f"data.version > {version}")
+        mask = state.photo.mask
+        added = np.argwhere(mask & ~before)[:, ::-1]
+        assert mask[pixel[1], pixel[0]] and np.abs(added.mean(0) - pixel).max() < 0.5, (size, zoom)
+        before = mask
+    tab.page.click("#photo-board [data-tool=add]")
+    pixel = size[0] // 10, size[1] - size[1] // 8
+    tab.page.mouse.click(*screen(tab, "photo-board", size, pixel))
+    tab.wait("photo-board", "data.points == 1")
+    assert state.photo.marks.points == ((*pixel, 1),)
+    stage = tab.page.locator("#photo-board .ld-stage").bounding_box()
+    assert abs(stage["width"] / stage["height"] - min(max(size[0] / size[1], 0.8), 2)) < 0.02
     metrics.send("Emulation.clearDeviceMetricsOverride")
+    metrics.detach()
+    return state
+
+
+@pytest.mark.slow
+def test_the_pixel_under_the_cursor_is_the_pixel_in_the_mask(tab, page, tmp_path):
+    """Five shapes at three zooms."""
+    for size in SHAPES:
+        pixel_under_cursor(tab, page, tmp_path / f"{size}.png", size)
+
+
+def test_a_wide_photo_is_marked_placed_and_run_and_a_tall_ones_window_is_moved(tab, page, tmp_path):
+    """One shape at one zoom; then it is placed by hand and run."""
+    state = pixel_under_cursor(tab, page, tmp_path / "wide.png", (480, 272), (2,))
     tab.page.click("#photo-board [data-act=clear]")
     tab.wait("photo-board", "data.area == 0")
     tab.brush("photo-board", (0.45, 0.45), (0.55, 0.55), size=8)

@@ -42,6 +42,7 @@ def address():
     cluster.shutdown()
 
 
+@pytest.mark.slow
 def test_a_killed_worker_loses_nothing_and_changes_no_number(tmp_path, measured_folder, worker, quick, address):
     plain = Records(tmp_path / "plain")
     run_bench(EDITS, VARIANTS, quick, plain, lambda: worker)
@@ -67,6 +68,7 @@ def test_a_killed_worker_loses_nothing_and_changes_no_number(tmp_path, measured_
     assert numbers(records) == numbers(plain)
 
 
+@pytest.mark.slow
 def test_an_edit_that_kills_its_workers_ends_the_run_and_costs_no_record(
     tmp_path, measured_folder, worker, quick, address, monkeypatch
 ):
