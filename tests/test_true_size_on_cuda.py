@@ -33,12 +33,12 @@ from diffusers import UNet2DConditionModel  # isort: skip  # after the guard of 
 
 # What a step may make the host wait for: the losses, fetched several at a time, and a preview at the end.
 WAITS = {"objective._report", "load.decode"}
-# A step's launches today, to be brought down to the bars: each costs the host about 5 µs.
-LAUNCHES = {"embeddings": 1_500, "full": 3_850, "lora": 3_660, "sampling": 800}
+# A step's launches, each of which costs the host about 5 µs; in stage 2 the second step's, which has Adam's state.
+LAUNCHES = {"embeddings": 1_500, "full": 2_000, "lora": 2_700, "sampling": 800}
 # GiB of live tensors at a stage's peak, everything that stays on the card included.
-PEAKS = {"embeddings": 5.8, "full": 15.8, "checkpointed, 8-bit": 11.0, "lora": 6.5, "sampling": 4.8}
+PEAKS = {"embeddings": 5.5, "full": 15.8, "checkpointed, 8-bit": 11.0, "lora": 4.9, "sampling": 4.8}
 STAGES = {"embeddings": "embeddings", "finetune": "full", "sampling": "sampling"}
-SETTINGS = Settings(embedding_steps=1, finetune_steps=1, sampling_steps=1, seeds=(0, 1, 2, 3))
+SETTINGS = Settings(embedding_steps=1, finetune_steps=2, sampling_steps=1, seeds=(0, 1, 2, 3))
 
 
 class Log:
@@ -155,11 +155,11 @@ def test_an_edit_at_true_size_stays_within_its_bounds(card: Card, models: Models
 
 
 def test_lora_takes_a_third_of_the_memory(card: Card, models: Models, edit: Edit):
-    log = tuned(card, models, edit, tune="lora", finetune_steps=1)
+    log = tuned(card, models, edit, tune="lora")
     assert 0.8 * PEAKS["lora"] < log.peaks["finetune"] <= PEAKS["lora"]
     assert 0.5 * LAUNCHES["lora"] < log.launches["finetune"] <= LAUNCHES["lora"]
     assert set(log.waits["finetune"]) <= WAITS
-    assert log.peaks["finetune"] <= predicted(models, replace(SETTINGS, tune="lora")) <= 1.5 * log.peaks["finetune"]
+    assert log.peaks["finetune"] <= predicted(models, replace(SETTINGS, tune="lora")) <= 1.15 * log.peaks["finetune"]
 
 
 class Adam8bit(torch.optim.Optimizer):

@@ -13,6 +13,15 @@ PLUS = " + "  # between a model's name and the LoRA files on top of it
 HUB_DEFAULT = "CompVis/stable-diffusion-v1-4"
 HUB_XL = "stabilityai/stable-diffusion-xl-base-1.0"
 HUB_CLIP = "openai/clip-vit-base-patch32"  # what CLIPScore is defined with
+# The commits that the program is written for: what is pushed to a repository later changes nobody's pictures.
+REVISIONS = {
+    HUB_DEFAULT: "133a221b8aa7292a167afc5127cb63fb5005638b",
+    HUB_XL: "462165984030d82259a11f4367a4eed129e94a7b",
+    HUB_CLIP: "3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268",
+    "facebook/sam-vit-base": "70c1a07f894ebb5b307fd9eaaee97b9dfc16068f",
+    "facebook/sam-vit-large": "6851e0441005b0fb96f2cc4dfac472f3d1b14af1",
+    "facebook/sam-vit-huge": "87aecf0df4ce6b30cd7de76e87673c49644bdf67",
+}
 CLIP_SAFETENSORS = "refs/pr/15"  # the revision of HUB_CLIP that has them, where its main branch does not
 
 PARTS = ("unet", "vae", "text_encoder")
@@ -68,14 +77,28 @@ def download_clip() -> tuple[Path, bool]:
 def download(repository: str, patterns: Sequence[str], revision: str | None = None) -> Path:
     """The local folder of a snapshot with the files that match; what is in the cache is not fetched again.
 
-    Raises `ModelError`: a gated or unknown repository, a full disk, a cache that can't be written, no network.
+    `revision` (None: the one of `REVISIONS`, or else the newest) is a commit or a branch. Where a pinned one is neither
+    on the hub nor in the cache, it is the newest. Raises `ModelError`: a gated or unknown repository, a full disk, a
+    cache that can't be written, no network.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
-    options = {} if revision is None else {"revision": revision}
+    pinned = revision or REVISIONS.get(repository)
+    options = {"allow_patterns": list(patterns)}
     try:
-        return Path(snapshot_download(repository, allow_patterns=list(patterns), **options))
+        try:
+            return Path(snapshot_download(repository, revision=pinned, **options))
+        except (LocalEntryNotFoundError, RevisionNotFoundError):
+            if pinned is None or revision is not None:
+                raise
+            return Path(snapshot_download(repository, revision=None, **options))
     except GatedRepoError as error:
         raise ModelError(f"{repository} asks for a login: accept its terms on the hub, and log in.") from error
     except (RepositoryNotFoundError, HFValidationError) as error:

@@ -12,7 +12,7 @@ from tiny import TOKENS
 
 from layerdiffusion.errors import ModelError
 from layerdiffusion.models.clip import clip_score, squared
-from layerdiffusion.models.hub import HUB_CLIP
+from layerdiffusion.models.hub import HUB_CLIP, REVISIONS
 from layerdiffusion.models.load import load_models
 
 
@@ -65,7 +65,8 @@ def test_the_hubs_score_model_opens_from_wherever_its_weights_are(monkeypatch, t
         torch.save(expected, tmp_path / "main" / "pytorch_model.bin")
         weights.unlink()
 
-    def snapshot_download(repository, allow_patterns, revision="main"):
+    def snapshot_download(repository, allow_patterns, revision):
+        revision = "main" if revision == REVISIONS[repository] else revision
         assert repository == HUB_CLIP
         if revision != "main" and where == "pytorch_model.bin":
             raise OSError("no such revision")

@@ -1,6 +1,7 @@
 """Files, folders and hub ids that are there are opened; those that are not are named for what they are."""
 
 import json
+import re
 import shutil
 from fnmatch import fnmatch
 from pathlib import Path
@@ -12,8 +13,9 @@ from refusals import sentence
 from safetensors.torch import load_file, save_file
 
 from layerdiffusion.errors import ModelError
-from layerdiffusion.models.hub import HUB_DEFAULT, HUB_XL
+from layerdiffusion.models.hub import HUB_CLIP, HUB_DEFAULT, HUB_XL, download
 from layerdiffusion.models.load import load_models
+from layerdiffusion.models.sam import HUB_NAMES
 
 
 def test_without_a_network_a_hub_model_is_one_sentence(no_network):
@@ -27,7 +29,7 @@ def test_a_hub_models_safetensors_alone_are_asked_for(monkeypatch, tiny_folder):
 
     asked = {}
 
-    def snapshot_download(repository, allow_patterns):
+    def snapshot_download(repository, allow_patterns, revision=None):
         asked.update(repository=repository, patterns=allow_patterns)
         return str(tiny_folder)
 
@@ -35,6 +37,28 @@ def test_a_hub_models_safetensors_alone_are_asked_for(monkeypatch, tiny_folder):
     assert load_models("someone/some-model", "cpu").name == "someone/some-model"
     assert asked["repository"] == "someone/some-model"
     assert not any("bin" in pattern or "*.safetensors" in pattern for pattern in asked["patterns"])
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_what_the_program_is_written_for_is_asked_for_at_its_commit(monkeypatch, tmp_path, gone):
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    asked = []
+
+    def snapshot_download(repository, allow_patterns, revision=None):
+        asked.append(revision)
+        if gone and revision is not None:
+            raise LocalEntryNotFoundError("offline, and another commit is in the cache")
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    for repository in (HUB_DEFAULT, HUB_XL, HUB_CLIP, *HUB_NAMES.values()):
+        assert download(repository, ["*.json"]) == tmp_path
+        assert re.fullmatch("[0-9a-f]{40}", asked[0]) and asked[1:] == [None] * gone
+        asked.clear()
+    download("someone/some-model", ["*.json"])
+    assert asked == [None]
 
 
 def make_half(folder: Path, keep: bool = False) -> None:
@@ -72,7 +96,7 @@ def hub(monkeypatch, tmp_path):
     import huggingface_hub
 
     def serve(folder):
-        def snapshot_download(repository, allow_patterns):
+        def snapshot_download(repository, allow_patterns, revision=None):
             for path in folder.rglob("*.*"):
                 name = path.relative_to(folder)
                 if any(fnmatch(str(name), pattern) for pattern in allow_patterns):
@@ -121,7 +145,7 @@ def test_a_single_checkpoint_file_opens_as_its_folder_does(monkeypatch, folder, 
     (folder / "settings.json").write_text(json.dumps({"embedding_steps": 60}))
     asked = []
 
-    def snapshot_download(repository, allow_patterns):
+    def snapshot_download(repository, allow_patterns, revision=None):
         asked.append(repository)
         assert not any("safetensors" in pattern for pattern in allow_patterns)
         return str(folder)

@@ -65,6 +65,7 @@ def test_what_is_preloaded_is_what_the_page_downloads(front_matter):
     assert len(preloaded) <= 10 and all(PRELOADED.fullmatch(line) for line in preloaded)
     files = dict(line.split(" ")[:2] for line in preloaded)
     assert files.keys() == {hub.HUB_DEFAULT, HUB_NAMES["vit_b"]} <= set(front_matter["models"])
+    assert {line.split(" ")[0]: line.split(" ")[2] for line in preloaded}.items() <= hub.REVISIONS.items()
     patterns = (*hub.CONFIG_FILES, *hub.weight_files(hub.PARTS))
     listed = files[hub.HUB_DEFAULT].split(",")
     assert [name for name in listed if not any(fnmatch(name, pattern) for pattern in patterns)] == []
