@@ -104,7 +104,7 @@ class Edit:
         if not isinstance(self.placement, Placement):
             raise SettingsError(f"placement is {shortened(self.placement)}: it must be a Placement.")
         for name in ("object_window", "background_window"):
-            put(name, _window(name, getattr(self, name)))
+            put(name, check_window(name, getattr(self, name)))
         for name, value in check_prompts(self.prompt, self.object_prompt, self.background_prompt).items():
             put(name, value)
 
@@ -226,7 +226,8 @@ def check_prompts(
     return {"prompt": whole, "object_prompt": subject, "background_prompt": place}
 
 
-def _window(name: str, value: Any) -> tuple[float, float] | None:
+def check_window(name: str, value: Any) -> tuple[float, float] | None:
+    """A window's place, two shares from 0 to 1, or None; raises `SettingsError`."""
     if value is None:
         return None
     if not isinstance(value, list | tuple) or len(value) != 2:

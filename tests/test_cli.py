@@ -16,13 +16,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from serving import save_page_model
 
 from layerdiffusion.__main__ import main
 from layerdiffusion.edit import Edit, Placement
 from layerdiffusion.editor import Editor
+from layerdiffusion.errors import ModelError
+from layerdiffusion.methods.subject import load_subject
 from layerdiffusion.models.sam import SamConfig, build_sam, load_sam, save_sam
 from layerdiffusion.models.segmenter import Segmenter
-from layerdiffusion.recipe import load_recipe, save_recipe
+from layerdiffusion.recipe import CARRIED, load_recipe, recipe_from_dict, save_recipe
 from layerdiffusion.settings import Settings, setting_table
 
 QUICK = ["--embedding-steps", "2", "--finetune-steps", "2", "--sampling-steps", "3", "--seeds", "0", "1"]
@@ -226,6 +229,83 @@ def test_a_prompt_that_is_cut_is_told_but_still_edits(cli):
     assert status == 0 and "The model reads only the first" in err
 
 
+def test_windows_are_flags_that_reach_the_recipe_and_change_it(cli):
+    photo = ["--image", "dog.png", "--mask", "mask.png", *WORDS, *QUICK, "--shape", "square"]
+    assert cli(*photo, "--window", "1,0.25", "--out", "right")[0] == 0
+    edit = load_recipe("right").edit
+    assert (edit.object_window, edit.background_window) == ((1.0, 0.25), None)
+    with Image.open("right/seed-0.png") as result, Image.open("dog.png") as dog:
+        seen = recipe_from_dict(json.loads(result.text[CARRIED])).edit
+        assert seen.object_image.tobytes() == dog.crop((16, 0, 80, 64)).tobytes()
+    Image.open("beach.png").resize((64, 96)).save("tall.png")
+    both = ["--reference", "tall.png", "--window", "0,0", "--reference-window", "0.5,0.75"]
+    assert cli(*photo, *both, "--out", "both")[0] == 0
+    assert cli("both", "--reference-window", "0,0", "--out", "up")[0] == 0
+    up = load_recipe("up").edit
+    assert load_recipe("both").edit.background_window == (0.5, 0.75)
+    assert (up.object_window, up.background_window) == ((0.0, 0.0), (0.0, 0.0))
+    assert "recipe has none" in refusal(cli("right", "--reference-window", "0,0"))
+
+
+def test_a_subject_is_kept_and_taken_up_again_with_new_words_and_further_training(cli):
+    photo = ["--image", "dog.png", "--mask", "mask.png", *WORDS, *QUICK, "--tune", "lora"]
+    status, _, err = cli(*photo, "--keep", "kept/dog", "--out", "first")
+    assert status == 0 and "kept in kept/dog.safetensors" in err
+    assert Path("kept/dog.embeddings.safetensors").is_file()
+    again = ["--subject", "kept/dog.safetensors", "--json", "--out"]
+    report = json.loads(cli(*again, "again")[1])
+    assert (report["stages"]["embeddings"], report["stages"]["finetune"]) == ("skip", "skip")
+    for seed in (0, 1):  # the same pictures, without training
+        assert pixels(f"again/seed-{seed}.png") == pixels(f"first/seed-{seed}.png")
+    report = json.loads(cli(*again, "asleep", "--prompt", "a dog asleep on ice", "--seeds", "0")[1])
+    assert report["prompts"]["prompt"] == "a dog asleep on ice" and report["stages"]["finetune"] == "skip"
+    assert pixels("asleep/seed-0.png") != pixels("first/seed-0.png") and not Path("asleep/seed-1.png").exists()
+    report = json.loads(cli(*again, "on", "--train-on", "3", "--keep", "kept/on")[1])
+    assert len(report["losses"]["finetune"]) == 3 and not report["losses"].get("embeddings")
+    assert pixels("on/seed-0.png") != pixels("first/seed-0.png")
+    assert load_subject("kept/on.safetensors").recipe.settings.finetune_steps == 2 + 3
+
+
+def test_a_full_edits_subject_is_kept_as_a_folder_and_taken_up_again(cli):
+    photo = ["--image", "dog.png", "--mask", "mask.png", *WORDS, *QUICK, "--tune", "full"]
+    assert cli(*photo, "--keep", "dog", "--out", "first")[0] == 0
+    assert Path("dog/unet/config.json").is_file() and Path("dog/embeddings.safetensors").is_file()
+    report = json.loads(cli("--subject", "dog", "--json", "--out", "again")[1])
+    assert report["stages"]["finetune"] == "skip" and report["settings"]["tune"] == "full"
+    ours, again = (np.frombuffer(pixels(f"{name}/seed-1.png"), np.uint8) for name in ("first", "again"))
+    assert np.abs(ours.astype(int) - again).max() <= 1  # sums of one rounding or another
+
+
+def test_layers_are_saved_beside_the_results_whose_subjects_are_cut_out(cli, tmp_path_factory, monkeypatch):
+    photo = ["--image", "dog.png", "--mask", "mask.png", "--reference", "beach.png", *WORDS, *QUICK]
+    photo += ["--shape", "square", "--save-layers"]
+    model = save_page_model(tmp_path_factory.mktemp("with-clip"))
+    status, out, err = cli(*photo, "--out", "result", model=model)
+    assert status == 0, err
+    names = ["layer-background.png", "layer-composite.png", "layer-subject.png"]
+    assert sorted(path.name for path in Path("result").glob("layer-*")) == names
+    with Image.open("result/layer-subject.png") as subject, Image.open("result/layer-background.png") as background:
+        assert subject.mode == "RGBA" and 0 < np.mean(np.asarray(subject)[..., 3] > 0) < 1
+        assert background.convert("RGB").tobytes() == Image.open("beach.png").tobytes()
+    for seed in (0, 1):
+        with Image.open(f"result/cutout-seed-{seed}.png") as cut, Image.open(f"result/seed-{seed}.png") as result:
+            own = np.asarray(cut)[..., 3] > 0
+            assert own.any() and (np.asarray(cut)[own][:, :3] == np.asarray(result)[own]).all()
+
+    def no_clip(*_):
+        raise ModelError("There is no CLIP.")
+
+    monkeypatch.setattr(Editor, "cut_out", no_clip)
+    status, out, err = cli(*photo, "--out", "without")
+    assert status == 0 and "no result's subject is cut out. There is no CLIP." in err
+    assert sorted(path.name for path in Path("without").glob("layer-*")) == names
+
+
+def pixels(path: str) -> bytes:
+    with Image.open(path) as image:
+        return image.convert("RGB").tobytes()
+
+
 # Bad input
 
 GOOD = ["--image", "dog.png", "--mask", "mask.png", *WORDS]
@@ -251,6 +331,12 @@ GOOD = ["--image", "dog.png", "--mask", "mask.png", *WORDS]
         ([*GOOD[:-1], "dog " * 10_000], "10000 words"),
         ([*GOOD, "--reference-point", "1,1"], "--reference-point needs a reference"),
         ([*GOOD, "--swap"], "--swap needs a reference"),
+        ([*GOOD, "--window", "2,0"], "'2,0' must be 2 shares from 0 to 1"),
+        ([*GOOD, "--window", "0.5"], "'0.5' must be 2 numbers"),
+        ([*GOOD, "--reference-window", "0,1"], "--reference-window needs a reference"),
+        ([*GOOD, "--train-on", "5"], "--train-on needs a kept subject"),
+        (["--subject", "none.safetensors", *WORDS], "no subject at none.safetensors"),
+        (["--subject", "none.safetensors", "--window", "0,1"], "--window can't be combined with --subject"),
         ([*GOOD, "--background", "reference"], "background_image is missing"),
         ([*GOOD, "--background", "keep", "--reference", "beach.png"], 'background is "keep"'),
         ([*GOOD, "--background", "mars"], "Argument --background: invalid choice: 'mars'"),

@@ -20,7 +20,7 @@ from layerdiffusion.commands.terminal import (
     writable,
 )
 from layerdiffusion.edit import BACKGROUNDS, PLACEMENT, Edit, Placement, check_prompts
-from layerdiffusion.errors import EditError, MaskError
+from layerdiffusion.errors import EditError, MaskError, ModelError
 from layerdiffusion.images.geometry import points_in_opened
 from layerdiffusion.images.io import open_image
 from layerdiffusion.images.masks import read_mask
@@ -42,6 +42,7 @@ PLACEMENT_HELP = {
 }
 UNMARKED = "No subject is marked: give --point X,Y on it, a --box around it, words to --find it, or its --mask."
 PROMPTS = ("prompt", "object_prompt", "background_prompt")
+WINDOWS = {"window": "object_window", "reference_window": "background_window"}
 CLICKS = ("point", "not_point", "box", "find")
 PICTURE_FLAGS = ("image", "mask", *CLICKS, "reference", "reference_mask", *(f"reference_{click}" for click in CLICKS),
                  "background", "background_seed", "swap")  # fmt: skip
@@ -119,8 +120,8 @@ def run(args: argparse.Namespace) -> int:
     several = preset(given["preset"].replace("-", " "), models.own).to_dict() if "preset" in given else {}
     several.pop("seeds", None)
     settings = Settings.from_dict({**(recipe.settings.to_dict() if recipe else {}), **several, **settings.to_dict()})
+    segmenter = _Segmenters(models, given.get("sam"), given.get("detector"))
     if recipe is None:
-        segmenter = _Segmenters(models, given.get("sam"), given.get("detector"))
         edit = _edit(given, photo, reference, Placement(**placement), segmenter)
     editor = Editor(models)
     before = [*filter(None, [models.notice]), *editor.warnings(edit)]
@@ -140,7 +141,11 @@ def run(args: argparse.Namespace) -> int:
     if "keep" in given:
         _say(args, f"The subject is kept in {editor.subject(edit, settings, subject).save(given['keep'], models)}.")
     if given.get("save_layers"):
-        result.save_layers(folder, editor.cut_out(result))
+        result.save_layers(folder)
+        try:
+            result.save_layers(folder, editor.cut_out(result, segmenter.loaded()))
+        except ModelError as error:
+            _say(args, f"The layers are saved, but no result's subject is cut out. {error}")
     _report(args, result, folder)
     return 0
 
@@ -167,6 +172,7 @@ def _edit(
         background=given.get("background"),  # type: ignore[arg-type]
         background_seed=given.get("background_seed", 0),
         placement=placement,
+        **_windows(given),
     )
     return edit.swapped() if given.get("swap") else edit
 
@@ -178,15 +184,15 @@ class _Segmenters:
         self._models, self._name, self._detector = models, name, detector
 
     def mask(self, image: Image.Image, points: list, labels: list, box: Any) -> np.ndarray:
-        return self._segmenter().mask(points, labels, box, image=image)
+        return self.loaded().mask(points, labels, box, image=image)
 
     def find(self, image: Image.Image, words: str) -> np.ndarray:
         from layerdiffusion.models.find import find, load_detector
 
         detector = None if self._detector is None else load_detector(self._detector, self._models.device)
-        return find(self._models, image, words, segmenter=self._segmenter(), detector=detector)[0].mask
+        return find(self._models, image, words, segmenter=self.loaded(), detector=detector)[0].mask
 
-    def _segmenter(self) -> Any:
+    def loaded(self) -> Any:
         return self._models.segmenter(self._name)
 
 
@@ -215,7 +221,7 @@ def _check_sources(given: dict[str, Any]) -> None:
                 flag = f"--{prefix}{name}".replace("_", "-")
                 raise EditError(f"{flag} and clicks on the same picture contradict each other; give one or the other.")
     if "reference" not in given:
-        for name in ("reference_mask", *(f"reference_{click}" for click in CLICKS), "swap"):
+        for name in ("reference_mask", "reference_window", *(f"reference_{click}" for click in CLICKS), "swap"):
             if name in given:
                 raise EditError(f"--{name.replace('_', '-')} needs a reference picture; give --reference FILE.")
     if not any(name in given for name in ("mask", *CLICKS)):
@@ -229,7 +235,9 @@ def _opened_subject(given: dict[str, Any], recipe: str | None) -> Subject | None
             raise EditError("--train-on needs a kept subject; give --subject FILE.")
         return None
     wrong = (
-        "a recipe" if recipe else next((f"--{name.replace('_', '-')}" for name in PICTURE_FLAGS if name in given), None)
+        "a recipe"
+        if recipe
+        else next((f"--{name.replace('_', '-')}" for name in (*PICTURE_FLAGS, *WINDOWS) if name in given), None)
     )
     if wrong:
         raise EditError(f"{wrong} can't be combined with --subject, which has its own pictures; leave one of them out.")
@@ -248,13 +256,20 @@ def _from_recipe(given: dict[str, Any]) -> Recipe:
 
 
 def _changed(edit: Edit, given: dict[str, Any], placement: dict[str, Any]) -> Edit:
-    """The recipe's edit with the words and the placement that the flags give."""
+    """The recipe's edit with the words, the windows and the placement that the flags give."""
     words = {name: given[name] for name in PROMPTS if name in given}
     if "prompt" in words:
         words = {"object_prompt": None, "background_prompt": None, **words}
     elif words:
         words["prompt"] = None
-    return replace(edit, placement=replace(edit.placement, **placement), **words)
+    if "reference_window" in given and edit.background != "reference":
+        raise EditError("--reference-window needs a reference picture, and the recipe has none; leave it out.")
+    return replace(edit, placement=replace(edit.placement, **placement), **words, **_windows(given))
+
+
+def _windows(given: dict[str, Any]) -> dict[str, Any]:
+    """The fields of an edit that the window flags give."""
+    return {field: given[name] for name, field in WINDOWS.items() if name in given}
 
 
 def _chosen(given: dict[str, Any], cls: type) -> dict[str, Any]:
@@ -298,6 +313,8 @@ def _add_clicks(group: Any, prefix: str, what: str) -> None:
     add("box", type=_box, metavar="X,Y,X,Y", help=f"a box around {what}: left, top, right, bottom")
     add("find", metavar="WORDS", help=f"words that name {what}, as in “the dog”, instead of clicks")
     add("mask", metavar="FILE", help=f"a picture that is white on {what}, instead of clicks")
+    where = "where the part lies that the model sees: shares from 0, left and top, to 1, right and bottom"
+    add("window", type=_shares, metavar="X,Y", help=where)
 
 
 def _point(text: str, parts: int = 2) -> tuple[float, ...]:
@@ -314,3 +331,10 @@ def _point(text: str, parts: int = 2) -> tuple[float, ...]:
 
 def _box(text: str) -> tuple[float, ...]:
     return _point(text, parts=4)
+
+
+def _shares(text: str) -> tuple[float, ...]:
+    values = _point(text)
+    if not all(0 <= value <= 1 for value in values):
+        raise argparse.ArgumentTypeError(f"{text!r} must be 2 shares from 0 to 1, as in 0.5,0.25")
+    return values

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from layerdiffusion.edit import Edit, Placement
+from layerdiffusion.edit import Edit, Placement, check_window
 from layerdiffusion.errors import EditError, SegmentError, SettingsError
 from layerdiffusion.images.geometry import points_in_opened
 from layerdiffusion.images.io import open_image, png_bytes
@@ -26,7 +26,7 @@ from layerdiffusion.ui.session import MAX_POINTS
 NUMBERS = {"type": "array", "items": {"type": "number"}}
 POINTS = {"type": "array", "items": NUMBERS}
 LABELS = {"anyOf": [{"type": "array", "items": {"type": "integer"}}, {"type": "null"}]}
-BOX = {"anyOf": [NUMBERS, {"type": "null"}]}
+BOX = WINDOW = {"anyOf": [NUMBERS, {"type": "null"}]}
 FIELDS = {"anyOf": [{"type": "object", "additionalProperties": True}, {"type": "null"}]}
 
 
@@ -48,6 +48,7 @@ def connect(backend: Backend) -> None:
         )
         points, labels, box = _data("points", POINTS), _data("labels", LABELS), _data("box", BOX)
         settings, placement, report = _data("settings", FIELDS), _data("placement", FIELDS), gr.JSON(label="report")
+        windows = [_data(name, WINDOW) for name in ("window", "reference_window")]
         words = gr.Textbox(None, label="words")
         background_seed = gr.Number(0, label="background_seed", precision=0)
         swap = gr.Checkbox(False, label="swap")
@@ -64,7 +65,7 @@ def connect(backend: Backend) -> None:
         friendly(split_prompt), prompt, [object_prompt, background_prompt], api_name="split_prompt", queue=False
     )
     inputs = [image, mask, prompt, object_prompt, background_prompt, background, reference, reference_mask]
-    inputs += [background_seed, swap, placement, settings]
+    inputs += [background_seed, swap, placement, settings, *windows]
     button.click(
         friendly(editing(backend)),
         inputs,
@@ -130,6 +131,8 @@ def editing(backend: Backend):
         swap: bool = False,
         placement: Any = None,
         settings: Any = None,
+        window: Any = None,
+        reference_window: Any = None,
     ) -> Iterator[tuple[list[str], dict]]:
         """Run one edit: a PNG for each seed, and its recipe with the stages' timings.
 
@@ -138,7 +141,8 @@ def editing(backend: Backend):
         or "generate". reference: the picture whose background is wanted; reference_mask: white on its own
         subject, or null. background_seed: which background to generate. swap: subject from the reference,
         background from the photo. placement: {"scale", "dx", "dy", "rotation", "flip"} or null. settings: any
-        of the fields of `Settings`, as {"seeds": [0, 1], "alpha": 0.7}, or null.
+        of the fields of `Settings`, as {"seeds": [0, 1], "alpha": 0.7}, or null. window, reference_window: where the
+        part of each picture lies that the model sees, as shares [x, y] from 0, left and top, to 1, or null.
         """
         photo = _picture(image, "image")
         wanted = Edit(
@@ -150,7 +154,8 @@ def editing(backend: Backend):
             background=background or None,
             background_seed=background_seed or 0,
             placement=Placement(**_object(placement, "placement", Placement)),
-            **_reference(reference, reference_mask),
+            object_window=check_window("window", window),
+            **_reference(reference, reference_mask, reference_window),
         )
         wanted = wanted.swapped() if swap else wanted
         chosen = Settings.from_dict(_object(settings, "settings", Settings))
@@ -163,13 +168,14 @@ def editing(backend: Backend):
     return edit
 
 
-def _reference(picture: bytes | None, mask: bytes | None) -> dict[str, Any]:
+def _reference(picture: bytes | None, mask: bytes | None, window: Any) -> dict[str, Any]:
     if picture is None:
+        if window is not None:
+            raise EditError("reference_window needs a reference picture; send one as reference.")
         return {}
     image = _picture(picture, "reference")
-    if mask is None:
-        return {"background_image": image}
-    return {"background_image": image, "background_mask": _mask(mask, image, "reference_mask")}
+    found = {"background_image": image, "background_window": check_window("reference_window", window)}
+    return found if mask is None else {**found, "background_mask": _mask(mask, image, "reference_mask")}
 
 
 def _report(result: Any) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def test_what_every_endpoint_takes_is_a_json_schema(client):
     """Gradio's MCP server refuses a call to a tool whose schema is none."""
     endpoints = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
     schemas = [parameter["type"] for endpoint in endpoints.values() for parameter in endpoint["parameters"]]
-    assert len(schemas) == 18
+    assert len(schemas) == 20
     for schema in schemas:
         Draft202012Validator.check_schema(schema)
 
@@ -105,6 +105,19 @@ def test_edit_with_a_reference_a_placement_and_swapped_roles(client, files):
         placement={"scale": 0.8, "dx": 0.1},
     )
     assert set(report["stages"].values()) == {"run"}
+
+
+def test_edit_with_windows_sees_those_parts_of_the_pictures(client, files):
+    photo(64, 96, seed=1).save(files["reference"])
+    square = {"settings": {**SETTINGS, "shape": "square"}}
+    paths, _ = edit(client, files, **square, reference=handle_file(files["reference"]), window=[1, 0],
+                    reference_window=[0, 0.25])  # fmt: skip
+    seen = open_bundle(Path(paths[0]).read_bytes()).recipe.edit
+    assert seen.object_image.tobytes() == photo(80, 60).crop((20, 0, 80, 60)).tobytes()
+    assert seen.background_image.tobytes() == photo(64, 96, seed=1).crop((0, 8, 64, 72)).tobytes()
+
+
+def test_a_swap_needs_a_subject_on_the_reference(client, files):
     with pytest.raises(AppError, match="No subject is marked on the reference"):
         edit(client, files, reference=handle_file(files["reference"]), background="reference", swap=True)
 
@@ -123,6 +136,10 @@ def test_edit_with_a_reference_a_placement_and_swapped_roles(client, files):
         ({"background": "steal"}, "background is 'steal'"),
         ({"background": "reference"}, "background_image is missing"),
         ({"mask": None}, "mask is missing"),
+        ({"window": [2, 0]}, "window must be a number from 0 to 1, not 2"),
+        ({"window": [0.5]}, r"window is \[0.5\]: it must be two shares from 0 to 1"),
+        ({"window": {"x": 1}}, "it must be two shares"),
+        ({"reference_window": [0, 1]}, "reference_window needs a reference"),
     ],
 )
 def test_what_is_wrong_is_refused_in_a_sentence(client, files, changes, sentence):
