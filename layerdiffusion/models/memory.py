@@ -22,9 +22,9 @@ SLACK = 1.1  # a prediction is not exact: what is over by less is tried, and run
 # (2) and Adam's state (8, or 2 with 8 bits); when Adam begins, the rounded gradients (2) too.
 STEPPING, STATE, UPDATING = 6, {False: 8, True: 2}, 2
 # GiB at 64 × 64 latents and 320 channels, counted on Stable Diffusion v1.4's live tensors: the activations of a picture
-# that stage 1 needs, those that stage 2 needs, the same with checkpointing, those of a picture in stage 3, what the
+# that stage 1 needs, those that stage 2 needs, with checkpointing, as LoRA, those of a picture in stage 3, what the
 # gradients that are float32 at once take, and the autoencoder's.
-FITTED, TRAINED, CHECKPOINTED, FORWARD, WIDENED, DECODED = 0.95, 2.4, 1.5, 0.07, 0.6, 0.8
+FITTED, TRAINED, CHECKPOINTED, ADAPTED, FORWARD, WIDENED, DECODED = 0.72, 0.9, 0.23, 0.8, 0.07, 0.6, 0.8
 
 
 OUT_OF_MEMORY = (  # as torch, cuBLAS, cuDNN and the allocators of CPUs say it
@@ -113,7 +113,7 @@ def _working(models: Models, settings: Settings, profile: Profile) -> float:
     pictures = 2 if settings.layers == "separate" else 1
     # Beside the weights of stage 3, where there is room, those in the precision of training.
     copied = 0 if profile.low_memory or profile.weights == profile.training_precision else 2 * parameters
-    held = pictures * settings.draws * scale * (CHECKPOINTED if profile.checkpointing and not lora else TRAINED)
+    held = pictures * settings.draws * scale * (ADAPTED if lora else CHECKPOINTED if profile.checkpointing else TRAINED)
     tuning = held + copied
     if not lora:
         standing = (STEPPING + STATE[profile.eight_bit_adam]) * parameters

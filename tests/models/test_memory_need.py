@@ -79,8 +79,10 @@ def test_what_cannot_fit_is_refused_with_the_setting_that_would(on):
 
 
 def test_two_pictures_in_training_take_more_than_one(on):
-    one, two = (predicted_need(on(A10G), replace(PAPER, layers=layers)).bytes for layers in ("composite", "separate"))
-    assert one < two
+    """Of one draw neither is more than Adam takes when it begins."""
+    ways = (replace(PAPER, draws=draws, layers=layers) for draws in (1, 8) for layers in ("composite", "separate"))
+    one, two, eight, sixteen = (predicted_need(on(A10G), way).bytes for way in ways)
+    assert one == two < eight < sixteen
 
 
 def test_a_cpus_memory_is_nobodys_guess(tiny_models):
