@@ -20,10 +20,11 @@ from layerdiffusion.recipe import CARRIED, Recipe, carried_recipe, recipe_from_d
 
 MAX_FILES = 200
 MAX_UNPACKED = 192 * 2**20
+MAX_NETWORK = 160 * 2**20  # of a kept subject; its recipe and embeddings come on top
 GENERATED = "generated.png"
 GENERATED_BEFORE = "painted.png"  # what it was called in zips of recipe version 1
 SUBJECT = "subject.safetensors"  # a trained one, in a zip with its embeddings
-ENTRY = re.compile(r"[\w.-]+\.(?:png|json|safetensors)", re.ASCII)
+ENTRY = re.compile(r"(?:unet/)?[\w.-]+\.(?:png|json|safetensors)", re.ASCII)
 BASELINES = tuple(OPTIONS)
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -140,6 +141,8 @@ def _open_zip(data: bytes) -> Opened:
             _unpack(archive, Path(folder))
             if (Path(folder) / SUBJECT).is_file():
                 return _open_subject(Path(folder) / SUBJECT)
+            if (Path(folder) / "unet").is_dir():
+                return _open_subject(Path(folder))
             path = Path(folder) / "edit.json"
             if not path.is_file():
                 raise RecipeError("The zip holds no edit.json; open one that was downloaded here.")
@@ -153,16 +156,18 @@ def _open_zip(data: bytes) -> Opened:
 
 
 def save_subject(subject: Any, models: Any, path: Path) -> Path:
-    """A zip of the subject's file and its embeddings. Raises an `EditError` for a subject that is a whole network."""
-    if subject.tune != "lora":
+    """A zip of the subject's files. Raises an `EditError` where it is a network too large to be opened here again."""
+    size = sum(weight.numel() for weight in subject.weights.values()) * 4  # float32
+    if subject.tune == "full" and size > MAX_NETWORK:
         raise EditError(
-            "Stage 2 trained the whole model, which is too large to be handed over here; tune LoRA, or keep it with "
-            "python -m layerdiffusion edit --keep."
+            f"Stage 2 trained the whole model, {size / 2**30:.1f} GB, which is too large to be handed over here; tune "
+            "LoRA, or download all, unpack it and keep it with python -m layerdiffusion edit FOLDER --keep NAME."
         )
     with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(path, "w") as archive:
-        subject.save(Path(folder) / SUBJECT, models)
-        for file in sorted(Path(folder).iterdir()):
-            archive.write(file, file.name)
+        saved = subject.save(Path(folder) / SUBJECT, models)
+        top = saved if saved.is_dir() else Path(folder)
+        for file in sorted(file for file in top.rglob("*") if file.is_file()):
+            archive.write(file, file.relative_to(top))
     return path
 
 
@@ -198,7 +203,9 @@ def _unpack(archive: zipfile.ZipFile, folder: Path) -> None:
         left -= len(content)
         if left < 0 or len(content) > MAX_BYTES:
             raise RecipeError("The zip unpacks to far more than a saved edit; open one that was downloaded here.")
-        (folder / entry.filename).write_bytes(content)
+        target = folder / entry.filename
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(content)
 
 
 def _json(data: bytes | str) -> Any:

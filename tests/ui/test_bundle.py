@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from tiny import QUICK, noise_picture
 
@@ -111,10 +112,25 @@ def test_a_trained_subject_comes_back_from_its_zip(tiny_models, edit, tmp_path):
     session.subject = opened.subject
     assert session.subject_of(opened.recipe.edit, QUICK).train_on == QUICK.finetune_steps
     assert session.subject_of(replace(edit, object_image=noise_picture(5)), QUICK) is None
-    with pytest.raises(EditError, match="too large to be handed over"):
-        save_subject(
-            replace(subject, weights={"conv_in.weight": subject.embeddings["edit.prompt_embeds"]}), None, tmp_path
-        )
+
+
+def test_a_fully_tuned_subject_comes_back_from_its_zip_unless_it_is_too_large(tiny_models, edit, tmp_path):
+    from diffusers import UNet2DConditionModel
+
+    editor = Editor(tiny_models)
+    subject = editor.subject(edit, replace(QUICK, tune="full"))
+    path = save_subject(subject, tiny_models, tmp_path / "dog.zip")
+    opened = open_bundle(path.read_bytes())
+    assert opened.subject.tune == "full" and opened.recipe.edit == subject.recipe.edit
+    opened.subject.check(tiny_models)
+    with zipfile.ZipFile(path) as archive:
+        archive.extractall(tmp_path / "dog")
+    unet = UNet2DConditionModel.from_pretrained(tmp_path / "dog" / "unet").state_dict()
+    for name, weight in subject.weights.items():
+        assert torch.equal(opened.subject.weights[name], weight) and torch.equal(unet[name], weight)
+    large = replace(subject, weights={"conv_in.weight": torch.zeros(1).expand(900_000_000)})
+    with pytest.raises(EditError, match=r"3\.4 GB.*edit FOLDER --keep NAME"):
+        save_subject(large, tiny_models, tmp_path / "large.zip")
 
 
 def test_layers_come_as_the_model_saw_them_and_results_cut_out(result, tmp_path):
