@@ -30,7 +30,6 @@ from layerdiffusion.miniature.judge import load_judge
 from layerdiffusion.miniature.shape import ShapeMeasure
 from layerdiffusion.models.load import Models, load_models
 from layerdiffusion.models.sam import load_sam
-from layerdiffusion.models.segmenter import Segmenter
 from layerdiffusion.settings import Settings
 
 PACKAGES = ("torch", "diffusers", "transformers", "numpy", "pillow")
@@ -112,7 +111,7 @@ class Worker:
         measures = Measures(
             models,
             judge,
-            None if sam is None else Segmenter(load_sam(sam, at)),
+            None if sam is None else models.segmenter(None if sam == "auto" else sam),
             ShapeMeasure(judge, load_sam(folder / "sam", at)) if judge is not None and outlines else None,
             None if extra.dino is None else Dino(extra.dino, at),
             None if extra.lpips is None else Lpips(extra.lpips, at),

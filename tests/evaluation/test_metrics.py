@@ -11,11 +11,14 @@ from PIL import Image
 
 from layerdiffusion.evaluation.datasets.toybench import toybench
 from layerdiffusion.evaluation.metrics import MOST_PSNR, Measures, background_psnr, cut_out, judged
+from layerdiffusion.evaluation.worker import Worker
 from layerdiffusion.images.layers import Layers, lay_out
 from layerdiffusion.miniature.shape import ShapeMeasure
 from layerdiffusion.miniature.world import draw
+from layerdiffusion.models import sam
 from layerdiffusion.models.clip import clip_score
 from layerdiffusion.models.load import MINIATURE, load_models
+from layerdiffusion.models.profile import Profile
 from layerdiffusion.models.sam import load_sam
 
 shipped = pytest.mark.skipif(
@@ -177,3 +180,12 @@ def test_what_is_asked_and_what_is_kept_are_counted_apart(edits):
     assert (found["satisfied"], found["kept"], found["as_wanted"]) == (True, False, False)
     found = judged(replace(edit, asked=()), edit.wanted)
     assert all(found.values())
+
+
+def test_segment_anything_is_the_one_that_the_device_has_room_for(tiny_folder, monkeypatch):
+    asked = []
+    monkeypatch.setattr(Profile, "segmenter", "vit_b")
+    monkeypatch.setattr(sam, "load_sam", lambda name, device: asked.append(name) or load_sam("miniature", device))
+    for chosen in ("auto", "vit_l"):
+        assert Worker.load(tiny_folder, "cpu", sam=chosen).measures.segmenter is not None
+    assert asked == ["vit_b", "vit_l"]

@@ -42,7 +42,9 @@ def run(args: argparse.Namespace) -> int:
         from layerdiffusion.models.sam import load_sam
         from layerdiffusion.models.segmenter import Segmenter
 
-        return Segmenter(load_sam(sam, device_profile(args.device).device))
+        profile = device_profile(args.device)
+        name = profile.segmenter if sam == "auto" else sam
+        return Segmenter(load_sam(name, profile.device), resident=not profile.low_memory)
 
     edits = tedbench(args.data, segmenter, args.out / "masks", read_points(args.points), args.edits)
     return run_and_report(args, "tedbench", edits, worker_loader(args, sam))
