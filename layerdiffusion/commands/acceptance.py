@@ -202,6 +202,8 @@ def graph_and_compiled(bench: Bench) -> dict[str, Any]:
         steps = {"embeddings": 100, "sampling": 50}[stage]
         edit = edit_for(models)
         Editor(models).run(edit, replace(settings, embedding_steps=3, sampling_steps=3))  # what is set up once
+        if models.compiler is not None:
+            models.compiler.wait()
         return 1000 * Editor(models).run(edit, settings).timings[stage] / steps
 
     models = bench.models()

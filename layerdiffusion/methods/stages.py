@@ -143,7 +143,7 @@ def generate_background(
     embedding, negative = models.embed([prompt]), models.embed([None])
     report.begin("background")
     latents = sample(
-        models.unet,
+        tuned_network(models, {}),
         models.scheduler,
         initial_latents((seed,), models.latent_shape_of(size)).to(models.device),
         embedding,
@@ -251,10 +251,6 @@ def frozen_network(models: Models) -> tuple[nn.Module, torch.dtype]:
 
 
 def tuned_network(models: Models, weights: Weights) -> nn.Module:
-    """The network with `weights` of a training stage in it; the model's own if there are none."""
-    if not weights:
-        return models.unet
-    unet = with_weights(models.unet, weights)
-    if models.profile.compile:
-        unet.compile()
-    return unet
+    """The network to sample with: the model's own with `weights` of a training stage in it; see `Compiler`."""
+    unet = with_weights(models.unet, weights) if weights else models.unet
+    return unet if models.compiler is None else models.compiler.attach(unet)

@@ -25,6 +25,7 @@ from layerdiffusion.errors import ModelError, SettingsError
 from layerdiffusion.models import hub
 from layerdiffusion.models._torchvision import ensure_torchvision
 from layerdiffusion.models.clip import load_clip
+from layerdiffusion.models.compiled import Compiler
 from layerdiffusion.models.family import Condition, Network, StableDiffusion, StableDiffusionXL
 from layerdiffusion.models.lora import add_loras, split_name
 from layerdiffusion.models.memory import check_need, fitting_settings
@@ -78,6 +79,7 @@ class Models:
     own: Settings  # the model's recommended ones, every field set
     defaults: Settings  # what an edit takes by itself: the same, or quicker ones where memory is short
     size: int
+    compiler: Compiler | None = None  # of the networks that sample, where it is asked for
     notice: str | None = None  # one line for the user: why this is not the model they might expect
     helpers_device: torch.device | None = None  # where SAM and CLIP go; None: to the same device
     _lazy: dict[str, Any] = field(default_factory=dict, repr=False)
@@ -294,6 +296,7 @@ def assemble(
         defaults=own,
         size=size,
         notice=notice,
+        compiler=Compiler() if profile.compile else None,
     )
     if not isinstance(parts.family, StableDiffusionXL):
         # SDXL is tuned by LoRA anyway, and the quick way's draws are what it has least memory for.
@@ -327,8 +330,6 @@ def _place(unet: Network, profile: Profile) -> dict[str, Network]:
         # A parameter at a time: a second network in main memory would be 3.4 GB that are thrown away at once.
         tensors = [*unet.parameters(), *unet.buffers()]
         on_device = copy.deepcopy(unet, {id(each): _moved(each, profile) for each in tensors})
-    if profile.compile:
-        on_device.compile()
     return {"unet": on_device, "master": unet}
 
 

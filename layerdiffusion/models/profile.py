@@ -74,8 +74,9 @@ def device_profile(
 
     `dtype` (None: what the device is good at) is "float32", "bfloat16" or "float16"; weights in training are
     float32 whatever it is. A CUDA device that trains in half precision samples in float16, which rounds the tuned
-    weights least. `memory` (None: ask) is how many bytes of a CUDA device are free; `low_memory` (None: fewer than
-    `ROOMY`) saves memory at some cost in time. Raises `ModelError` for a device or a dtype there is not.
+    weights least. With `compile`, networks that sample are compiled while edits run (`Compiler`). `memory` (None: ask)
+    is how many bytes of a CUDA device are free; `low_memory` (None: fewer than `ROOMY`) saves memory at some cost in
+    time. Raises `ModelError` for a device or a dtype there is not.
     """
     device = _device(device)
     precision = _precision(dtype)

@@ -62,7 +62,8 @@ class Backend:
             from layerdiffusion.editor import Editor
             from layerdiffusion.models.load import MINIATURE, load_models
 
-            models = load_models(self.options.model, self.options.device, loras=self.options.lora)
+            options = self.options
+            models = load_models(options.model, options.device, compile=options.compile, loras=options.lora)
             limit = self.options.cache_gb
             editor = Editor(models, None if limit is None else int(limit * GIB))
             if self._zero_gpu is None:

@@ -12,9 +12,7 @@ def test_nothing_given_is_the_defaults():
 
 
 def test_every_option_is_a_flag_and_an_environment_variable(monkeypatch):
-    flags = (
-        "--model m --sam s --device cpu --host h --port 81 --auth u:p --max-users 3 --cache-gb 0.5 --share --offline"
-    )
+    flags = "--model m --sam s --device cpu --host h --port 81 --auth u:p --max-users 3 --cache-gb 0.5 --share --offline --compile"
     wanted = Options(
         model="m",
         sam="s",
@@ -26,11 +24,12 @@ def test_every_option_is_a_flag_and_an_environment_variable(monkeypatch):
         max_users=3,
         cache_gb=0.5,
         offline=True,
+        compile=True,
     )
     assert parse_options(flags.split()) == wanted
     for name, value in zip(
-        ("MODEL", "SAM", "DEVICE", "HOST", "PORT", "AUTH", "MAX_USERS", "CACHE_GB", "SHARE", "OFFLINE"),
-        ("m", "s", "cpu", "h", "81", "u:p", "3", "0.5", "1", "true"),
+        ("MODEL", "SAM", "DEVICE", "HOST", "PORT", "AUTH", "MAX_USERS", "CACHE_GB", "SHARE", "OFFLINE", "COMPILE"),
+        ("m", "s", "cpu", "h", "81", "u:p", "3", "0.5", "1", "true", "1"),
         strict=True,
     ):
         monkeypatch.setenv(f"LAYERDIFFUSION_{name}", value)
