@@ -12,7 +12,8 @@ def test_nothing_given_is_the_defaults():
 
 
 def test_every_option_is_a_flag_and_an_environment_variable(monkeypatch):
-    flags = "--model m --sam s --device cpu --host h --port 81 --auth u:p --max-users 3 --cache-gb 0.5 --share --offline --compile"
+    flags = "--model m --sam s --device cpu --host h --port 81 --auth u:p --max-users 3 --cache-gb 0.5"
+    flags += " --share --offline --compile"
     wanted = Options(
         model="m",
         sam="s",
