@@ -1,11 +1,12 @@
 """Stable Diffusion v1.4's architecture at its true size, and the models of it on whatever device there is."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from tiny import tiny_tokenizer
 
-from layerdiffusion.models.family import StableDiffusion
+from layerdiffusion.models.family import Network, StableDiffusion
 from layerdiffusion.models.load import Models, assemble
 from layerdiffusion.models.parts import Parts
 from layerdiffusion.models.profile import Profile
@@ -78,19 +79,21 @@ def stable_diffusion(profile: Profile, size: int = 512) -> Models:
     from transformers import CLIPTextConfig, CLIPTextModel
 
     with torch.device("meta"):
-        networks = (
-            UNet2DConditionModel.from_config(UNET),
-            AutoencoderKL.from_config(VAE),
-            CLIPTextModel(CLIPTextConfig(**TEXT_ENCODER)),
-        )
-    unet, vae, text_encoder = (each.to_empty(device="cpu").requires_grad_(False).eval() for each in networks)
+        unet, vae = UNet2DConditionModel.from_config(UNET), AutoencoderKL.from_config(VAE)
+        text_encoder = CLIPTextModel(CLIPTextConfig(**TEXT_ENCODER))
+    family = StableDiffusion(placed(text_encoder), true_tokenizer())
+    scheduler = DDIMScheduler.from_config({**SCHEDULER, "clip_sample": False})
+    parts = Parts(placed(unet), placed(vae), family, scheduler)
+    return assemble("stable-diffusion", parts, Path("/nowhere"), profile, size)
+
+
+def placed(network: Network) -> Network:
+    """The network of the meta device as a loaded one is: on the CPU, frozen, in eval mode."""
+    return network.to_empty(device="cpu").requires_grad_(False).eval()
+
+
+def true_tokenizer() -> Any:
+    """A tokenizer whose prompts have CLIP's length; its few ids are among the 49,408."""
     tokenizer = tiny_tokenizer()
     tokenizer.model_max_length = 77
-    scheduler = DDIMScheduler.from_config({**SCHEDULER, "clip_sample": False})
-    return assemble(
-        "stable-diffusion",
-        Parts(unet, vae, StableDiffusion(text_encoder, tokenizer), scheduler),
-        Path("/nowhere"),
-        profile,
-        size,
-    )
+    return tokenizer

@@ -3,33 +3,26 @@ raises, and launches, waits of the host and the peak of live memory stay within 
 
 from __future__ import annotations
 
-import contextlib
 import sys
-import threading
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 from fake_cuda import GIB, Card, fake_card
 from sd14 import stable_diffusion
+from stage_log import Log, one_thread
 from tiny import noise_picture
-from torch.nn.modules.module import register_module_forward_pre_hook
 
-from layerdiffusion import runtime
 from layerdiffusion.edit import Edit
 from layerdiffusion.editor import Editor
 from layerdiffusion.methods.options import options_for
 from layerdiffusion.models.load import Models
 from layerdiffusion.models.memory import CLIP, CONTEXT, predicted_need
 from layerdiffusion.models.profile import device_profile
-from layerdiffusion.progress import Progress, Reporter
 from layerdiffusion.settings import Settings
-
-from diffusers import UNet2DConditionModel  # isort: skip  # after the guard of torchvision
 
 # What a step may make the host wait for: the losses, fetched several at a time, and a preview at the end.
 WAITS = {"objective._report", "load.decode"}
@@ -41,69 +34,9 @@ STAGES = {"embeddings": "embeddings", "finetune": "full", "sampling": "sampling"
 SETTINGS = Settings(embedding_steps=1, finetune_steps=2, sampling_steps=1, seeds=(0, 1, 2, 3))
 
 
-class Log:
-    """What the card's meter counts in each stage of an edit: of a step, its launches and waits; of a stage, the peak.
-
-    A step is from the last call of the network to the report of its loss or picture.
-    """
-
-    def __init__(self, card: Card) -> None:
-        self.card, self.stage = card, ""
-        self.launches: dict[str, int] = {}
-        self.waits: dict[str, Counter[str]] = {}
-        self.peaks: dict[str, float] = {}
-        self._before: tuple[int, Counter[str]] = 0, Counter()
-
-    @contextlib.contextmanager
-    def running(self) -> Iterator[Log]:
-        def called(module: torch.nn.Module, inputs: object) -> None:
-            if isinstance(module, UNet2DConditionModel):
-                self._mark()
-
-        begin, meter = Reporter.begin, self.card.meter
-
-        def begun(report: Reporter, stage: str) -> None:
-            meter.reset()
-            self.stage = stage
-            begin(report, stage)
-
-        meter.reset()
-        handle = register_module_forward_pre_hook(called)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Reporter, "begin", begun)
-            try:
-                yield self
-            finally:
-                handle.remove()
-                self._peak()
-
-    def _mark(self) -> None:
-        meter = self.card.meter
-        self._before = meter.launches, meter.waits.copy()
-        self._peak()
-
-    def __call__(self, event: Progress) -> None:
-        meter = self.card.meter
-        launches, waits = self._before
-        self.launches[event.stage] = meter.launches - launches
-        self.waits[event.stage] = meter.waits - waits
-        self._peak()
-
-    def _peak(self) -> None:
-        self.peaks[self.stage] = max(self.peaks.get(self.stage, 0), self.card.meter.peak / GIB)
-
-
-class AtOnce:
-    """In place of a thread: fake tensors are one thread's at a time."""
-
-    def __init__(self, target: Callable[[], None]) -> None:
-        self.start = target
-
-
 @pytest.fixture(scope="module")
 def card() -> Iterator[Card]:
-    with fake_card() as card, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runtime, "threading", SimpleNamespace(**{**vars(threading), "Thread": AtOnce}))
+    with fake_card() as card, one_thread():
         yield card
 
 
