@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,10 +49,11 @@ class Served:
     blocks: Any
 
 
-def save_page_model(folder: Path) -> Path:
+def save_page_model(folder: Path, save: Callable[[Path], Path] = save_tiny_model, settings: str = SETTINGS) -> Path:
+    """Write a random model as `save` does, and beside it a SAM, a CLIP and its own settings."""
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
 
-    save_tiny_model(folder)
+    save(folder)
     tokenizer = tiny_tokenizer()
     sizes = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     words = {"vocab_size": len(tokenizer), "max_position_embeddings": 24, "eos_token_id": len(tokenizer) - 1}
@@ -69,7 +70,7 @@ def save_page_model(folder: Path) -> Path:
     clip.save_pretrained(folder / "clip")
     pictures = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     CLIPProcessor(pictures, tokenizer).save_pretrained(folder / "clip")
-    (folder / "settings.json").write_text(SETTINGS, encoding="utf-8")
+    (folder / "settings.json").write_text(settings, encoding="utf-8")
     return folder
 
 

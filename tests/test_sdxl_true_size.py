@@ -57,7 +57,6 @@ def test_an_edit_by_lora_fits_a_card_of_16_gb(card: Card, models: Models, edit: 
         result = Editor(models).run(edit, SETTINGS, log)
     assert set(result.stages.values()) == {"run"} and not result.warnings
     assert [image.size for image in result.images] == [(1024, 1024)] * 2
-    print(log.peaks, log.launches, log.waits)
     for stage, most in PEAKS.items():
         assert 0.8 * most < log.peaks[stage] <= most, stage
 
@@ -67,5 +66,4 @@ def test_the_baselines_mix_no_devices_or_types(card: Card, models: Models, edit:
     options = options_for(method, models, **FEW[method])
     with Log(card).running() as log:
         result = Editor(models).run(edit, SETTINGS, log, method=method, options=options)
-    print(log.peaks)
-    assert len(result.images) == 1
+    assert len(result.images) == 2 and max(log.peaks.values()) <= max(PEAKS.values())
