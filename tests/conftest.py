@@ -64,9 +64,10 @@ def tiny_xl_models(tiny_xl_folder: Path) -> Models:
     return load_models(tiny_xl_folder, "cpu", "float32")
 
 
-@pytest.fixture(params=["epsilon", "v_prediction"])
+@pytest.fixture(params=["tiny", "tiny_v"])
 def either_models(request: pytest.FixtureRequest) -> Models:
-    return request.getfixturevalue("tiny_models" if request.param == "epsilon" else "tiny_v_models")
+    """Those of both kinds of prediction; with `tiny.every_family`, SDXL too."""
+    return request.getfixturevalue(f"{request.param}_models")
 
 
 @pytest.fixture

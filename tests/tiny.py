@@ -6,6 +6,7 @@ import string
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -28,6 +29,9 @@ QUICK = Settings(
     seeds=(0, 1),
     shape="square",
 )
+
+# A test's `either_models` are both Stable Diffusion 1.x and SDXL.
+every_family = pytest.mark.parametrize("either_models", ["tiny", "tiny_v", "tiny_xl"], indirect=True)
 
 
 def tiny_unet(**changes):

@@ -1,9 +1,11 @@
 """§3.2.2, Eqs. 3–5."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
+from tiny import every_family
 
 from layerdiffusion.method import composite_layers, finetune, overlay_layers, separate_layers, with_weights
 from layerdiffusion.method.embeddings import JointEmbeddings
@@ -87,13 +89,14 @@ def test_a_weight_of_zero_removes_exactly_its_term(layers, seeded):
         assert torch.equal(gradient != 0, mask.bool().expand_as(gradient))
 
 
+@every_family
 @both_readings
 def test_it_follows_a_plain_training_loop(either_models, layers, tune, seeded):
     ours = tune(layers, steps=4)
 
     unet, scheduler = copy.deepcopy(either_models.unet).requires_grad_(True), either_models.scheduler
     optimizer = torch.optim.Adam(unet.parameters(), lr=1e-3)
-    embedding, generator = either_models.embed(["a dog"]).prompt_embeds, seeded(7)
+    condition, generator = either_models.embed(["a dog"]), seeded(7)
     for _ in range(4):
         noise = torch.randn(1, 4, 8, 8, generator=generator)  # shared by both terms, as is t
         t = torch.randint(1000, (1,), generator=generator)
@@ -103,7 +106,8 @@ def test_it_follows_a_plain_training_loop(either_models, layers, tune, seeded):
             target = noise
             if scheduler.config.prediction_type == "v_prediction":
                 target = signal * noise - spread * latents
-            errors.append((target - unet(signal * latents + spread * noise, t, embedding).sample) ** 2)
+            noisy = signal * latents + spread * noise
+            errors.append((target - unet(noisy, t, **condition.arguments(noisy)).sample) ** 2)
         object_term = (layers.object_mask[0] * errors[0][0]).mean()
         background_term = (layers.background_mask[-1] * errors[-1][0]).mean()
         optimizer.zero_grad()
@@ -118,27 +122,50 @@ def test_it_follows_a_plain_training_loop(either_models, layers, tune, seeded):
             torch.testing.assert_close(weight, plain[name].detach(), atol=2e-4, rtol=0)
 
 
+@pytest.mark.parametrize(("either_models", "how"), [("tiny", "full"), ("tiny_xl", "lora")], indirect=["either_models"])
+@pytest.mark.parametrize("unseen", ["object", "background"])
+def test_a_weight_of_zero_trains_as_if_there_were_only_the_other_layer(
+    either_models, layers, tune, seeded, how, unseen
+):
+    """λ1 = 0 is training on the background alone, λ2 = 0 on the subject alone; with both it is neither."""
+    blank = replace(layers, **{f"{unseen}_mask": torch.zeros(1, 1, 8, 8)})
+    zero, alone, both = (
+        tune(given, tune=how, lr=1e-4, generator=seeded(7), **weights)
+        for given, weights in ((layers, {f"{unseen}_weight": 0.0}), (blank, {}), (layers, {}))
+    )
+    assert all(torch.equal(zero[name], alone[name]) for name in alone)
+    assert not all(torch.equal(zero[name], both[name]) for name in both)
+
+
+@every_family
 def test_joint_training_moves_words_and_network_each_at_its_rate(either_models, layers, seeded):
     """The oracle is one Adam of two groups."""
     words, scheduler = either_models.embed(["a dog", "on ice"]), either_models.scheduler
-    before = words.prompt_embeds.clone()
+    before = words.map(torch.clone)
     joint, dials = JointEmbeddings(words, 0.7, 1e-2), dict(object_weight=2.0, background_weight=1.0, steps=3, lr=1e-3)
     weights = finetune(either_models.unet, scheduler, layers, joint, generator=seeded(7), **dials)
 
-    unet, e = copy.deepcopy(either_models.unet).requires_grad_(True), before.clone().requires_grad_(True)
-    optimizer = torch.optim.Adam([{"params": [*unet.parameters()], "lr": 1e-3}, {"params": [e], "lr": 1e-2}])
+    unet = copy.deepcopy(either_models.unet).requires_grad_(True)
+    e = words.map(lambda tensor: tensor.clone().requires_grad_(True))
+    groups = {1e-3: [*unet.parameters()], 1e-2: [*e.tensors.values()]}
+    optimizer = torch.optim.Adam([{"params": params, "lr": lr} for lr, params in groups.items()])
     generator = seeded(7)
     for _ in range(3):
         noise, t = torch.randn(1, 4, 8, 8, generator=generator), torch.randint(1000, (1,), generator=generator)
-        prediction = unet(scheduler.add_noise(layers.latents, noise, t), t, 0.7 * e[:1] + 0.3 * e[1:]).sample
+        noisy, mixed = (
+            scheduler.add_noise(layers.latents, noise, t),
+            e.map(lambda each: 0.7 * each[:1] + 0.3 * each[1:]),
+        )
+        prediction = unet(noisy, t, **mixed.arguments(noisy)).sample
         loss = total_loss(prediction, prediction_target(scheduler, layers.latents, noise, t), layers, 2.0, 1.0)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
 
-    found = joint.embeddings.prompt_embeds
-    torch.testing.assert_close(found, e, atol=2e-4, rtol=0)
-    assert (found - before).abs().max() > 1e-2 and torch.equal(words.prompt_embeds, before)
+    for name, found in joint.embeddings.tensors.items():
+        torch.testing.assert_close(found, e.tensors[name], atol=2e-4, rtol=0)
+        assert (found - before.tensors[name]).abs().max() > 1e-2
+        assert torch.equal(words.tensors[name], before.tensors[name])
     name = "mid_block.attentions.0.proj_out.weight"
     torch.testing.assert_close(weights[name], unet.get_parameter(name).detach(), atol=2e-4, rtol=0)
 
@@ -325,6 +352,7 @@ def test_both_ways_of_tuning_start_from_the_same_loss_on_the_same_noise(layers, 
     assert losses["lora"] == pytest.approx(losses["full"], rel=1e-5)
 
 
+@every_family
 @pytest.mark.parametrize("how", ["full", "lora"])
 def test_checkpointing_changes_the_memory_and_not_the_result(layers, tune, how, monkeypatch):
     calls = []

@@ -4,12 +4,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny import WIDTH, stable_diffusion_scheduler
+from tiny import WIDTH, every_family, stable_diffusion_scheduler
 from torch import nn
 
 from layerdiffusion.method import initial_latents, sample
 from layerdiffusion.method.sampling import conditions, ddim_scheduler
-from layerdiffusion.models.family import Condition
+from layerdiffusion.models.family import Condition, ConditionXL
 
 pytestmark = pytest.mark.usefixtures("global_random_state_is_left_alone")
 
@@ -32,20 +32,25 @@ def test_alternating_by_timestep_would_never_choose_the_object_embedding():
 
 
 class Recorder(nn.Module):
-    """A network that predicts nothing and writes down what it is asked."""
+    """A network that predicts nothing and writes down what it is asked; SDXL's vectors must go with the embeddings."""
 
     def __init__(self):
         super().__init__()
         self.asked = []
 
-    def forward(self, latents, timestep, encoder_hidden_states):
+    def forward(self, latents, timestep, encoder_hidden_states, added_cond_kwargs=None):
+        if added_cond_kwargs:
+            assert torch.equal(added_cond_kwargs["text_embeds"][:, 0], encoder_hidden_states[:, 0, 0])
         self.asked.append((int(timestep), encoder_hidden_states[:, 0, 0].tolist()))
         return SimpleNamespace(sample=torch.zeros_like(latents))
 
 
-@pytest.fixture
-def embeddings():
-    return [Condition(torch.full((1, 5, WIDTH), value)) for value in (1.0, 2.0, 0.0)]  # ê_a, e_opt, ""
+@pytest.fixture(params=["1.x", "XL"])
+def embeddings(request):
+    both = [
+        (torch.full((1, 5, WIDTH), value), torch.full((1, 7), value)) for value in (1.0, 2.0, 0.0)
+    ]  # ê_a, e_opt, ""
+    return [Condition(words) if request.param == "1.x" else ConditionXL(words, pooled, 8) for words, pooled in both]
 
 
 @pytest.mark.parametrize(
@@ -126,6 +131,7 @@ def test_a_seed_starts_where_diffusers_starts_it_whatever_else_is_in_the_batch()
         assert torch.equal(batch[index : index + 1], randn_tensor((1, *shape), generator=generator))
 
 
+@every_family
 def test_a_picture_does_not_depend_on_the_others_in_its_batch(either_models):
     models = either_models
     prompts = [models.embed([words]) for words in ("a dog", "on ice", "")]
@@ -137,6 +143,7 @@ def test_a_picture_does_not_depend_on_the_others_in_its_batch(either_models):
     torch.testing.assert_close(run([1, 2, 3])[1:2], run([2]), atol=1e-4, rtol=0)
 
 
+@every_family
 def test_each_step_reports_the_clean_latents_it_predicts(either_models):
     models, steps = either_models, []
     latents = initial_latents([0], models.latent_shape)

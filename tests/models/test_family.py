@@ -157,11 +157,15 @@ def test_no_gradient_comes_from_outside_the_mask(tiny_xl_models, seeded):
 
 def test_alpha_mixes_every_part(tiny_xl_models):
     subject, place = (tiny_xl_models.embed([words]) for words in ("a dog jumps", "on ice"))
-    mixed = method.edit_embedding(subject, place, 0.7)
     for name in PARTS:
-        torch.testing.assert_close(mixed.tensors[name], 0.7 * subject.tensors[name] + 0.3 * place.tensors[name])
-        assert torch.equal(method.edit_embedding(subject, place, 1.0).tensors[name], subject.tensors[name])
-    assert mixed.vae_factor == 8
+        ends, far = (subject.tensors[name], place.tensors[name]), []
+        for alpha in (0.0, 0.3, 0.7, 1.0):
+            mixed = method.edit_embedding(subject, place, alpha)
+            torch.testing.assert_close(mixed.tensors[name], alpha * ends[0] + (1 - alpha) * ends[1])
+            assert mixed.vae_factor == 8
+            far.append((mixed.tensors[name] - ends[0]).norm())
+        assert far == sorted(far, reverse=True) and far[-1] == 0 < far[-2]
+        assert torch.equal(method.edit_embedding(subject, place, 0.0).tensors[name], ends[1])
 
 
 def test_at_1024_its_pictures_have_the_shapes_it_was_trained_on(tiny_xl_models):
