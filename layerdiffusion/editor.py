@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import cast
 
+import numpy as np
 from PIL import Image
 
 from layerdiffusion.edit import Edit
-from layerdiffusion.errors import EditError
+from layerdiffusion.errors import EditError, ModelError, SegmentError
 from layerdiffusion.images.detail import bring_detail
 from layerdiffusion.images.layers import Layers, background_window, lay_out, seen
 from layerdiffusion.images.masks import cut_out
@@ -29,7 +32,6 @@ from layerdiffusion.methods.subject import Subject, trained_subject
 from layerdiffusion.models.find import find_again
 from layerdiffusion.models.load import Models
 from layerdiffusion.models.memory import Need, predicted_need
-from layerdiffusion.models.segmenter import Segmenter
 from layerdiffusion.progress import OnProgress, Reporter
 from layerdiffusion.prompts import prompt_notes, subject_noun
 from layerdiffusion.recipe import Recipe
@@ -49,17 +51,22 @@ OF_A_SUBJECT = (
 )
 
 
+FOUND = 32  # masks of results' subjects that are cached
+
+
 class Editor:
     """Edits pictures with one set of models; safe to share between threads, which then take turns.
 
-    `cache_limit` bounds the finished stages that are kept, in bytes of main memory; see `Runtime`. The models are
-    never changed: stage 2 tunes a copy, which lives in this cache.
+    `cache_limit` bounds the finished stages that are kept, in bytes of main memory; see `Runtime`. `sam` is which
+    Segment Anything finds subjects in results, as in `Models.segmenter`. The models are never changed: stage 2 tunes a
+    copy, which lives in this cache.
     """
 
-    def __init__(self, models: Models, cache_limit: int | None = None) -> None:
-        self.models = models
+    def __init__(self, models: Models, cache_limit: int | None = None, sam: str | Path | None = None) -> None:
+        self.models, self.sam = models, sam
         self.runtime = Runtime(models, cache_limit)
         self._last_layers: tuple[Edit, tuple[int, int], Layers] | None = None
+        self._found: OrderedDict[str, np.ndarray] = OrderedDict()  # by result, the last `FOUND` of them
 
     def run(
         self,
@@ -100,10 +107,11 @@ class Editor:
                 report.reused(background.name)
             finished = self.runtime.run_stages(stages, report)
             seconds |= finished.seconds
+            images, unfound = self._own_pictures(cast("list[Image.Image]", finished[stages[-1]]), task)
         assert task.layers is not None
         trained = {stage.name: value for stage in stages if isinstance(value := finished[stage], Trained)}
         return Result(
-            images=_own_pictures(cast("list[Image.Image]", finished[stages[-1]]), task),
+            images=images,
             seeds=task.settings.seeds,
             timings=seconds | {"total": time.perf_counter() - began},
             losses={name: list(value.losses) for name, value in trained.items()},
@@ -117,6 +125,7 @@ class Editor:
                 *self.warnings(edit, method),
                 *_notes(trained.values()),
                 *([] if subject is None else [OF_A_SUBJECT]),
+                *unfound,
             ),
         )
 
@@ -198,12 +207,10 @@ class Editor:
             Recipe(seen(edit, task.size), settings, self.models.name), fitted.embeddings, tuned.weights
         )
 
-    def cut_out(self, result: Result, segmenter: Segmenter | None = None) -> list[Image.Image]:
+    def cut_out(self, result: Result) -> list[Image.Image]:
         """The subject of each of the result's pictures, found again by SAM and the words: RGBA. Raises `ModelError`."""
-        words = subject_noun(result.edit.object_prompt) or result.edit.object_prompt
         with self.runtime.turn():
-            near = result.layers.object_mask
-            masks = [find_again(self.models, image, words, near, segmenter) for image in result.images]
+            masks = [self._subject_of(image, result.edit, result.layers) for image in result.images]
         return [cut_out(image, mask) for image, mask in zip(result.images, masks, strict=True)]
 
     def clear_cache(self) -> None:
@@ -253,6 +260,33 @@ class Editor:
         task = replace(task, layers=lay_out(task.edit, task.size, picture))
         return task, STAGES_OF[method](task)
 
+    def _own_pictures(self, images: list[Image.Image], task: Task) -> tuple[list[Image.Image], list[str]]:
+        """Copies of the cached pictures, with their background's own pixels where the settings say so, and notes."""
+        source = background_window(task.edit, task.size) if task.settings.detail == "on" else None
+        if source is None or task.layers is None:
+            return [image.copy() for image in images], []
+        layers, notes = task.layers, list[str]()
+        found: list[np.ndarray | None] = [None] * len(images)
+        try:
+            self.models.clip()
+            found = [self._subject_of(image, task.edit, layers) for image in images]
+        except (ModelError, SegmentError) as error:
+            notes = [f"Detail comes back by comparison alone, since the subject can't be looked for: {error}"]
+        pairs = zip(images, found, strict=True)
+        return [bring_detail(image, source, layers.subjects, mask) for image, mask in pairs], notes
+
+    def _subject_of(self, image: Image.Image, edit: Edit, layers: Layers) -> np.ndarray:
+        """The mask of the subject in a result of the edit. Raises `ModelError`."""
+        words = subject_noun(edit.object_prompt) or edit.object_prompt
+        key = digest(words, image, layers.object_mask)
+        if key not in self._found:
+            segmenter = self.models.segmenter(self.sam)
+            self._found[key] = find_again(self.models, image, words, layers.object_mask, segmenter)
+        self._found.move_to_end(key)
+        while len(self._found) > FOUND:
+            self._found.popitem(last=False)
+        return self._found[key]
+
     def _lay_out(self, edit: Edit, size: tuple[int, int]) -> Layers:
         last = self._last_layers  # read once: another thread may put another edit's there meanwhile
         if last is None or last[0] is not edit or last[1] != size:
@@ -263,15 +297,6 @@ class Editor:
 def _identity(task: Task, last: Stage[object]) -> str:
     parts = [task.models.name, last.key, *(["detail"] if task.settings.detail == "on" else [])]
     return digest(*parts)[:12]
-
-
-def _own_pictures(images: list[Image.Image], task: Task) -> list[Image.Image]:
-    """Copies of the cached pictures, with their background's own pixels where the settings say so."""
-    source = background_window(task.edit, task.size) if task.settings.detail == "on" else None
-    if source is None or task.layers is None:
-        return [image.copy() for image in images]
-    subjects = task.layers.subjects
-    return [bring_detail(image, source, subjects) for image in images]
 
 
 def _notes(trained: Iterable[Trained]) -> list[str]:

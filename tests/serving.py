@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from tiny import save_tiny_model, tiny_tokenizer
+from tiny import save_tiny_clip, save_tiny_model
 
 from layerdiffusion.models.sam import SamConfig, build_sam, save_sam
 from layerdiffusion.ui.backend import Backend
@@ -51,25 +51,10 @@ class Served:
 
 def save_page_model(folder: Path, save: Callable[[Path], Path] = save_tiny_model, settings: str = SETTINGS) -> Path:
     """Write a random model as `save` does, and beside it a SAM, a CLIP and its own settings."""
-    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
-
-    save(folder)
-    tokenizer = tiny_tokenizer()
-    sizes = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    words = {"vocab_size": len(tokenizer), "max_position_embeddings": 24, "eos_token_id": len(tokenizer) - 1}
+    save_tiny_clip(save(folder))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         save_sam(build_sam(SAM), SAM, folder / "sam")
-        clip = CLIPModel(
-            CLIPConfig(
-                text_config={**sizes, **words},
-                vision_config={**sizes, "image_size": 32, "patch_size": 8},
-                projection_dim=8,
-            )
-        )
-    clip.save_pretrained(folder / "clip")
-    pictures = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
-    CLIPProcessor(pictures, tokenizer).save_pretrained(folder / "clip")
     (folder / "settings.json").write_text(settings, encoding="utf-8")
     return folder
 

@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,8 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import constants
 from PIL import Image
-from serving import save_page_model
+from tiny import save_tiny_clip
 
 from layerdiffusion.__main__ import main
 from layerdiffusion.edit import Edit, Placement
@@ -172,7 +174,8 @@ def test_flags_beside_a_recipe_change_what_they_name_and_nothing_else(cli, edit)
     assert (words.prompt, words.object_prompt, words.background_prompt) == ("a cat on ice", "a cat", "on ice")
 
 
-def test_every_setting_and_placement_has_a_flag_that_reaches_the_recipe(cli):
+def test_every_setting_and_placement_has_a_flag_that_reaches_the_recipe(cli, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     settings = Settings(
         alpha=0.35, object_weight=1.5, background_weight=0.5, embedding_steps=1, embedding_lr=0.002,
         finetune_steps=1, finetune_lr=0.0003, sampling_steps=2, guidance_scale=3.5, schedule="object", forget="decoder",
@@ -276,10 +279,10 @@ def test_a_full_edits_subject_is_kept_as_a_folder_and_taken_up_again(cli):
     assert np.abs(ours.astype(int) - again).max() <= 1  # sums of one rounding or another
 
 
-def test_layers_are_saved_beside_the_results_whose_subjects_are_cut_out(cli, tmp_path_factory, monkeypatch):
+def test_layers_are_saved_beside_the_results_whose_subjects_are_cut_out(cli, tiny_folder, tmp_path, monkeypatch):
     photo = ["--image", "dog.png", "--mask", "mask.png", "--reference", "beach.png", *WORDS, *QUICK]
     photo += ["--shape", "square", "--save-layers"]
-    model = save_page_model(tmp_path_factory.mktemp("with-clip"))
+    model = save_tiny_clip(Path(shutil.copytree(tiny_folder, tmp_path / "with-clip")))
     status, out, err = cli(*photo, "--out", "result", model=model)
     assert status == 0, err
     names = ["layer-background.png", "layer-composite.png", "layer-subject.png"]
@@ -444,8 +447,6 @@ def test_a_half_written_sam_ends_with_one_sentence(cli, tiny_folder, sam_folder,
 
 
 def test_a_hub_model_without_a_network_ends_with_one_sentence(cli, monkeypatch):
-    import huggingface_hub.constants as constants
-
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     refusal(cli(*GOOD, model="nobody/no-such-model"))
 

@@ -16,7 +16,8 @@ from tiny import QUICK, noise_picture
 from layerdiffusion import method
 from layerdiffusion.edit import Edit, Placement
 from layerdiffusion.editor import Editor
-from layerdiffusion.errors import EditError, MaskError, SavedElsewhere
+from layerdiffusion.errors import EditError, MaskError, ModelError, SavedElsewhere
+from layerdiffusion.images.detail import bring_detail
 from layerdiffusion.images.layers import lay_out
 from layerdiffusion.methods.layerdiffusion import embedding_view
 from layerdiffusion.models.load import load_models
@@ -144,14 +145,36 @@ def test_a_result_says_what_it_is_made_of(editor, edit):
     assert result.edit is edit
 
 
-def test_the_photos_detail_comes_back_without_another_step(fast_editor, edit):
+def test_the_photos_detail_comes_back_without_another_step(fast_editor, edit, monkeypatch):
+    asked = []
+
+    def find_again(models, image, words, near, segmenter):
+        asked.append((words, segmenter))
+        return ~near if np.array_equal(image, small.images[0]) else near
+
     photo = edit.object_image.resize((300, 300))
     large = Edit(photo, np.asarray(Image.fromarray(edit.object_mask).resize((300, 300))), prompt=edit.prompt)
     small = fast_editor.run(large, quick())
+    monkeypatch.setattr("layerdiffusion.editor.find_again", find_again)
+    monkeypatch.setattr(fast_editor.models, "segmenter", lambda name: f"SAM {name}", raising=False)
+    monkeypatch.setattr(fast_editor.models, "clip", lambda: None, raising=False)
     detailed = fast_editor.run(large, quick(detail="on"))
+    near, subjects = small.layers.object_mask, small.layers.subjects
+    for image, own, mask in zip(detailed.images, small.images, (~near, near), strict=True):
+        assert np.array_equal(image, bring_detail(own, photo, subjects, mask))
+    fast_editor.run(large, quick(detail="on"))
+    assert asked == [("a dog", "SAM None")] * 2 and not detailed.warnings
     assert set(detailed.stages.values()) == {"reuse"} and detailed.edit_id != small.edit_id
     assert all(image.size == (300, 300) for image in detailed.images)
     assert detailed.contact_sheet().size == small.contact_sheet().size
+
+    def no_clip():
+        raise ModelError("There is no CLIP.")
+
+    monkeypatch.setattr(fast_editor.models, "clip", no_clip)
+    without = fast_editor.run(large, quick(detail="on"))
+    assert np.array_equal(without.images[0], bring_detail(small.images[0], photo, subjects))
+    assert "can't be looked for: There is no CLIP." in without.warnings[0]
 
 
 def test_a_cut_prompt_is_in_the_results_warnings(fast_editor, edit):

@@ -130,6 +130,28 @@ def save_tiny_model(folder: Path, prediction_type: str = "epsilon", vae: str = "
     return folder
 
 
+def save_tiny_clip(folder: Path) -> Path:
+    """Add a random CLIP to a model's folder."""
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
+
+    tokenizer = tiny_tokenizer()
+    sizes = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    words = {
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": TOKENS,
+        "bos_token_id": len(tokenizer) - 2,
+        "eos_token_id": len(tokenizer) - 1,
+    }
+    pictures = {**sizes, "image_size": 32, "patch_size": 8}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        clip = CLIPModel(CLIPConfig(text_config={**sizes, **words}, vision_config=pictures, projection_dim=8))
+    clip.save_pretrained(folder / "clip")
+    processor = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    CLIPProcessor(processor, tokenizer).save_pretrained(folder / "clip")
+    return folder
+
+
 def save_tiny_xl(folder: Path, **index) -> Path:
     """Write a random SDXL as `StableDiffusionXLPipeline.save_pretrained` does; `index` changes its model_index.json."""
     from diffusers import StableDiffusionXLPipeline

@@ -120,10 +120,10 @@ def run(args: argparse.Namespace) -> int:
     several = preset(given["preset"].replace("-", " "), models.own).to_dict() if "preset" in given else {}
     several.pop("seeds", None)
     settings = Settings.from_dict({**(recipe.settings.to_dict() if recipe else {}), **several, **settings.to_dict()})
-    segmenter = _Segmenters(models, given.get("sam"), given.get("detector"))
     if recipe is None:
+        segmenter = _Segmenters(models, given.get("sam"), given.get("detector"))
         edit = _edit(given, photo, reference, Placement(**placement), segmenter)
-    editor = Editor(models)
+    editor = Editor(models, sam=given.get("sam"))
     before = [*filter(None, [models.notice]), *editor.warnings(edit)]
     if need := editor.need(settings):
         before.append(f"This edit {need}.")
@@ -143,7 +143,7 @@ def run(args: argparse.Namespace) -> int:
     if given.get("save_layers"):
         result.save_layers(folder)
         try:
-            result.save_layers(folder, editor.cut_out(result, segmenter.loaded()))
+            result.save_layers(folder, editor.cut_out(result))
         except ModelError as error:
             _say(args, f"The layers are saved, but no result's subject is cut out. {error}")
     _report(args, result, folder)
@@ -184,15 +184,15 @@ class _Segmenters:
         self._models, self._name, self._detector = models, name, detector
 
     def mask(self, image: Image.Image, points: list, labels: list, box: Any) -> np.ndarray:
-        return self.loaded().mask(points, labels, box, image=image)
+        return self._segmenter().mask(points, labels, box, image=image)
 
     def find(self, image: Image.Image, words: str) -> np.ndarray:
         from layerdiffusion.models.find import find, load_detector
 
         detector = None if self._detector is None else load_detector(self._detector, self._models.device)
-        return find(self._models, image, words, segmenter=self.loaded(), detector=detector)[0].mask
+        return find(self._models, image, words, segmenter=self._segmenter(), detector=detector)[0].mask
 
-    def loaded(self) -> Any:
+    def _segmenter(self) -> Any:
         return self._models.segmenter(self._name)
 
 

@@ -31,6 +31,8 @@ MARGINS = (1.3, 1.6)  # side of the square that CLIP sees, in longer sides of th
 VIEW = 224  # pixels a side of that square
 EXPECTED = 1.0  # what lying where it is expected counts for, beside a difference of the softmax's logarithm
 SHARPNESS = 10.0  # of the softmax over nouns
+AGREED = 0.2  # what the logarithm of SAM's answers that agree on a proposal counts for beside it: parts have few
+COMPARED = 128  # pixels a side, of masks that are compared all with all
 # What else a cut-out may be: CLIP is asked which of these and the words it is.
 NOUNS = (
     "person man woman child dog cat bird horse cow sheep elephant giraffe camel rabbit deer kangaroo dinosaur duck "
@@ -80,16 +82,45 @@ def find(
 
 
 def _ranked(models: Models, segmenter: Segmenter, image: Image.Image, words: str) -> list[Found]:
-    proposals = distinct(segmenter.proposals(image))
-    if not proposals:
-        return []
-    scores = similarity(models, image, [proposal.mask for proposal in proposals], words)
     found: list[Found] = []
-    for index in np.argsort(-scores)[:COUNT]:
-        proposal = proposals[index]
-        answer = segmenter.candidates([proposal.point], image=image)[proposal.pick]
-        found.append(Found(answer.mask, answer.iou, float(scores[index]), (proposal.point,), None))
+    proposals, scores = _scored(models, segmenter, image, words)
+    for index in np.argsort(-scores):
+        if len(found) == COUNT:
+            break
+        one = _refined(segmenter, image, proposals[index], float(scores[index]))
+        if all(_iou(one.mask, other.mask) < SAME for other in found):
+            found.append(one)
     return found
+
+
+def _scored(models: Models, segmenter: Segmenter, image: Image.Image, words: str) -> tuple[list[Proposal], np.ndarray]:
+    """The proposals that may be a subject, and how well each fits the words and is one thing to SAM."""
+    every = segmenter.proposals(image)
+    proposals = distinct(every)
+    if not proposals:
+        return [], np.zeros(0)
+    masks = [proposal.mask for proposal in proposals]
+    return proposals, similarity(models, image, masks, words) + AGREED * np.log(agreeing(proposals, every))
+
+
+def _refined(segmenter: Segmenter, image: Image.Image, proposal: Proposal, score: float) -> Found:
+    """What SAM answers to the proposal's click and box together."""
+    rows, columns = np.flatnonzero(proposal.mask.any(1)), np.flatnonzero(proposal.mask.any(0))
+    across, down = (length / own for length, own in zip(image.size, proposal.mask.shape[::-1], strict=True))
+    box = columns[0] * across, rows[0] * down, (columns[-1] + 1) * across, (rows[-1] + 1) * down
+    best = max(segmenter.candidates([proposal.point], box=box, image=image), key=lambda candidate: candidate.iou)
+    return Found(best.mask, best.iou, score, (proposal.point,), box)
+
+
+def agreeing(proposals: Sequence[Proposal], every: Sequence[Proposal]) -> np.ndarray:
+    """How many of SAM's answers, `every`, are nearly each of `proposals`, itself among them: (len(proposals),), ≥ 1."""
+    step = max(1, max(every[0].mask.shape) // COMPARED)
+    own, all_of_them = (
+        np.array([one.mask[::step, ::step].ravel() for one in some], np.float32) for some in (proposals, every)
+    )
+    both = own @ all_of_them.T
+    either = own.sum(1)[:, None] + all_of_them.sum(1) - both
+    return np.maximum((both >= SAME * either).sum(1), 1)
 
 
 def find_again(
@@ -101,14 +132,12 @@ def find_again(
     """
     segmenter = segmenter or models.segmenter()
     near = np.asarray(Image.fromarray(near).resize(image.size, Image.Resampling.NEAREST))
-    proposals = distinct(segmenter.proposals(image))
+    proposals, scores = _scored(models, segmenter, image, words)
     if not proposals:
         return near
-    masks = [proposal.mask for proposal in proposals]
-    there = np.asarray(Image.fromarray(near).resize(masks[0].shape[::-1], Image.Resampling.NEAREST))
-    scores = similarity(models, image, masks, words) + [EXPECTED * _iou(mask, there) for mask in masks]
-    best = proposals[int(np.argmax(scores))]
-    return segmenter.candidates([best.point], image=image)[best.pick].mask
+    there = np.asarray(Image.fromarray(near).resize(proposals[0].mask.shape[::-1], Image.Resampling.NEAREST))
+    scores = scores + [EXPECTED * _iou(proposal.mask, there) for proposal in proposals]
+    return _refined(segmenter, image, proposals[int(np.argmax(scores))], 0.0).mask
 
 
 def distinct(proposals: Sequence[Proposal]) -> list[Proposal]:

@@ -65,7 +65,7 @@ class Backend:
             options = self.options
             models = load_models(options.model, options.device, compile=options.compile, loras=options.lora)
             limit = self.options.cache_gb
-            editor = Editor(models, None if limit is None else int(limit * GIB))
+            editor = Editor(models, None if limit is None else int(limit * GIB), self.options.sam)
             if self._zero_gpu is None:
                 editor.measure()
             else:
@@ -74,6 +74,8 @@ class Backend:
                 models.own = replace(models.own, tune="lora")  # tuned networks are too large to be sent
                 models.defaults = replace(models.defaults, tune="lora")
                 models.helpers_device = torch.device("cpu")
+                if editor.sam is None and not (models.folder / "sam").is_dir():
+                    editor.sam = "vit_b"  # a few seconds a picture on a CPU, where ViT-H takes a minute
                 editor.runtime.elsewhere = self._zero_gpu
                 editor.runtime.assume(UNIT)
             self._miniature = models.folder == MINIATURE
@@ -110,10 +112,7 @@ class Backend:
 
     def segmenter(self) -> Any:
         """The `Segmenter`: the one asked for, else the model's own."""
-        models, name = self.editor.models, self.options.sam
-        if name is None and self._zero_gpu is not None and not (models.folder / "sam").is_dir():
-            name = "vit_b"  # a few seconds a picture on a CPU, where ViT-H takes a minute
-        return models.segmenter(name)
+        return self.editor.models.segmenter(self.editor.sam)
 
     def _models(self) -> "Models":
         assert self._editor is not None
@@ -203,7 +202,7 @@ class Backend:
 
     def cut_outs(self, result: Any) -> list[Image.Image]:
         """The subject of each of the result's pictures, cut out."""
-        return self.editor.cut_out(result, self.segmenter())
+        return self.editor.cut_out(result)
 
     def out_of_distribution(self, image: Image.Image) -> bool:
         """Whether the picture is further from the toybox than any of its scenes; False where that can't be seen."""

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from layerdiffusion.edit import Edit
-from layerdiffusion.images.detail import bring_detail, changed
+from layerdiffusion.images.detail import bring_detail, foreground
 from layerdiffusion.images.layers import background_window, lay_out
 
 SIDE, SMALL = 512, 128
@@ -58,9 +58,29 @@ def test_the_place_has_the_photos_pixels_and_the_subject_stays_the_results(edit,
 
 def test_the_edge_between_them_is_soft(edit, result):
     layers = lay_out(edit, (SMALL, SMALL))
-    share = changed(result, layers.background_image, layers.subjects)
+    share = foreground(result, layers.background_image, layers.subjects)
     assert share.min() == 0 and share.max() == 1
     assert np.abs(np.diff(share, axis=0)).max() < 0.5
+
+
+def test_where_the_subject_is_found_what_was_made_anew_beside_it_is_the_photos_again(edit, result):
+    made = np.asarray(result).copy()
+    tree = disc(338, 300, 30) & ~disc(250, 280, 64)  # touches the subject, of another colour
+    made[tree[::4, ::4]] = (20, 120, 30)
+    head = disc(250, 205, 30)  # what SAM leaves out of the subject
+    made[head[::4, ::4]] = (235, 28, 28)
+    made, body = Image.fromarray(made), disc(250, 280)[::4, ::4]
+    layers = lay_out(edit, made.size)
+    source, subjects = background_window(edit, made.size), layers.subjects
+    with_it, without = (bring_detail(made, source, subjects, found) for found in (body, None))
+    aside = tree & ~disc(250, 280, 90)
+    assert psnr(with_it, edit.object_image, aside) > 30 > 15 > psnr(without, edit.object_image, aside)
+    plain = np.asarray(made.resize((SIDE, SIDE), Image.Resampling.LANCZOS))
+    for subject in (disc(250, 280), head):
+        assert np.abs(np.asarray(with_it)[subject].astype(int) - plain[subject]).max() <= 1
+    nothing = np.zeros_like(body)
+    nothing[-20:, -20:] = True  # is unchanged, so it is no subject
+    assert np.array_equal(bring_detail(made, source, subjects, nothing), without)
 
 
 def test_of_a_reference_it_is_the_references_pixels(edit, result):

@@ -10,7 +10,7 @@ from sams import picture, random_sam
 
 from layerdiffusion.errors import ModelError, SegmentError
 from layerdiffusion.models import find as finding
-from layerdiffusion.models.find import distinct, find, find_again, load_detector
+from layerdiffusion.models.find import agreeing, distinct, find, find_again, load_detector
 from layerdiffusion.models.segmenter import Candidate, Proposal, Segmenter
 
 from segment_anything import SamPredictor  # isort: skip
@@ -65,6 +65,32 @@ def test_what_the_words_name_comes_first_and_three_are_offered(two_squares, name
     found = find(None, two_squares, f"the {name} square", segmenter=Squares())
     assert len(found) == 3 and np.array_equal(found[0].mask, square(*SQUARES[name]))
     assert sorted((one.score for one in found), reverse=True) == [one.score for one in found]
+
+
+def test_what_many_clicks_agree_on_comes_before_a_part_that_fits_the_words_as_well(two_squares):
+    whole, part = square(4, 4), square(4, 4, 12)
+
+    class Parts(Squares):
+        def __init__(self, wholes: int) -> None:
+            self.masks = [part, *[whole] * wholes]
+
+    for wholes, wanted in ((1, part), (30, whole)):  # SAM's surest first, and each as red as the other
+        assert np.array_equal(find(None, two_squares, "the red square", segmenter=Parts(wholes))[0].mask, wanted)
+    every = Parts(30).proposals(None)
+    assert agreeing([every[0], every[1]], every).tolist() == [1, 30]
+
+
+def test_sam_is_asked_again_with_the_proposals_box_in_the_pictures_own_pixels(two_squares):
+    asked = []
+
+    class Asked(Squares):
+        def candidates(self, points=(), labels=None, box=None, *, image=None):
+            asked.append(box)
+            small = super().candidates(points)
+            return [Candidate(np.kron(one.mask, np.ones((2, 2), bool)), one.iou) for one in small]
+
+    best = find(None, two_squares.resize((128, 128)), "the blue square", segmenter=Asked())[0]
+    assert best.box == asked[0] == (80, 60, 112, 92)
 
 
 def test_of_two_alike_a_results_subject_is_the_one_where_it_was_laid_down(two_squares):
