@@ -7,6 +7,7 @@ import one_thread  # noqa: F401 - before torch
 # isort: split
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +26,17 @@ LONGEST = ("browser", "test_true_size.py", "miniature", "evaluation", "test_snip
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """A worker a core for the whole suite; a part of it is often done before a second worker has started."""
     return available_cores() if config.args_source is pytest.Config.ArgsSource.TESTPATHS else 0
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file a worker, and all of the browser one worker's: its page and its Chromium start once, with a core each."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class OneBrowser(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "tests/browser" if nodeid.startswith("tests/browser/") else super()._split_scope(nodeid)
+
+    return OneBrowser(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -80,7 +92,7 @@ def global_random_state_is_left_alone() -> Iterator[None]:
     assert torch.equal(before, after), "the global random state was used"
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def edit() -> Edit:
     """A photo with its subject in the middle, before a reference whose own subject is in a corner."""
     subject, stranger = np.zeros((64, 80), bool), np.zeros((64, 80), bool)

@@ -20,6 +20,7 @@ from layerdiffusion.models.sam import SamConfig, build_sam, save_sam
 from layerdiffusion.ui.backend import Backend
 from layerdiffusion.ui.launch import build_page, launch_arguments
 from layerdiffusion.ui.options import Options
+from layerdiffusion.ui.session import Session
 from layerdiffusion.ui.spaces import on_zero_gpu
 
 SAM = SamConfig(
@@ -47,6 +48,12 @@ class Served:
     url: str
     backend: Backend
     blocks: Any
+
+    def session(self, size: tuple[int, int]) -> Session:
+        """The one whose photo has this size."""
+        tabs = self.blocks.app.state_holder.session_data.values()
+        states = [state for tab in tabs for state in tab.state_data.values() if isinstance(state, Session)]
+        return next(state for state in states if state.photo.image is not None and state.photo.image.size == size)
 
 
 def save_page_model(folder: Path, save: Callable[[Path], Path] = save_tiny_model, settings: str = SETTINGS) -> Path:

@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -484,10 +485,10 @@ def test_bad_input_is_json_too_when_a_machine_asks(cli):
 
 
 def test_help_comes_at_once_and_names_every_setting_with_its_range():
-    start = time.perf_counter()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, "-X", "importtime", "-m", "layerdiffusion", "edit", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    took = time.perf_counter() - start
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0
     text = " ".join(done.stdout.split())
     for name, entry in setting_table().items():
@@ -495,7 +496,7 @@ def test_help_comes_at_once_and_names_every_setting_with_its_range():
         if entry.limit and name != "seeds":
             assert str(entry.limit) in text
     assert not any(heavy in done.stderr for heavy in ("| torch\n", "| diffusers\n", "| transformers\n", "| gradio\n"))
-    assert took < 10
+    assert after.ru_utime - before.ru_utime < 5  # of the processor, however busy it is
 
 
 def test_without_a_command_the_commands_are_told():

@@ -87,6 +87,7 @@ def test_an_edit_at_true_size_stays_within_its_bounds(card: Card, models: Models
     assert card.meter.now <= held(models) + 1.01 * 2 * 859_520_964  # at most half-precision weights once more
 
 
+@pytest.mark.slow
 def test_lora_takes_a_third_of_the_memory(card: Card, models: Models, edit: Edit):
     log = tuned(card, models, edit, tune="lora")
     assert 0.8 * PEAKS["lora"] < log.peaks["finetune"] <= PEAKS["lora"]

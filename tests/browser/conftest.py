@@ -2,21 +2,28 @@
 
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from serving import Served, photo, save_page_model, served
 from tab import Tab
 
+from layerdiffusion.progress import Reporter
 from layerdiffusion.ui import examples
 from layerdiffusion.ui.make_examples import make, wishes
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 REQUIRED = os.environ.get("LAYERDIFFUSION_REQUIRE_BROWSER") == "1" or os.environ.get("CI") == "true"
 VIEWPORT = {"width": 1440, "height": 900}
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+# The last two pictures of the address bar's suggestions cost a second of the processor for each tab; the rest is of
+# Playwright's own list, in whose place this one stands.
+WITHOUT = "PaintHolding,MediaRouter,LensOverlay,OptimizationHints,HttpsUpgrades,DestroyProfileOnBrowserClose,AimEnabled"
+WITHOUT += ",WebUIOmniboxPopup,WebUIOmniboxAimPopup"
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", f"--disable-features={WITHOUT}"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -58,7 +65,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 @pytest.fixture(scope="session")
 def window(chromium: Any) -> Iterator[Any]:
-    """The window that tests open their tabs in: what it has loaded and compiled once, the next tab finds there."""
+    """The window that tests share, and its tab, one after the other: what it has compiled is there for the next."""
     window = chromium.new_context(viewport=VIEWPORT)
     yield window
     window.close()
@@ -71,23 +78,38 @@ def tabs(chromium: Any, window: Any, page: Served) -> Iterator[Callable[..., Tab
     A second tab, and one with options (`device_scale_factor`, …), has a window of its own: a browser opens six
     connections to a server and no more, and each tab holds two.
     """
-    opened: list[tuple[Any, Tab]] = []
+    opened: list[tuple[Any, Tab]] = []  # with the window of its own
 
     def new(**options: Any) -> Tab:
         own = chromium.new_context(**{"viewport": VIEWPORT, **options}) if options or opened else None
-        tab = Tab(own or window, page.url)
-        opened.append((own or tab.page, tab))
-        return tab
+        opened.append((own, Tab(own or window, page.url)))
+        return opened[-1][1]
 
     yield new
-    for closes, tab in opened:
-        closes.close()
+    for own, tab in opened:
+        if own:
+            own.close()
+        else:
+            tab.leave()
         assert not tab.complaints
 
 
 @pytest.fixture
 def tab(tabs: Callable[..., Tab]) -> Tab:
     return tabs()
+
+
+@pytest.fixture
+def pace(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Each step of an edit takes `pace.seconds` more, asleep: what is to be cancelled is not done before."""
+    pace, check = SimpleNamespace(seconds=0.0), Reporter.check
+
+    def rested(self: Reporter) -> None:
+        time.sleep(pace.seconds)
+        check(self)
+
+    monkeypatch.setattr(Reporter, "check", rested)
+    return pace
 
 
 @pytest.fixture

@@ -2,9 +2,12 @@
 
 import base64
 import mimetypes
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+
+LEFT = "about:blank"  # where a tab is that nobody uses
 
 
 class Tab:
@@ -12,9 +15,11 @@ class Tab:
 
     def __init__(self, context: Any, url: str) -> None:
         self.complaints: list[str] = []
-        self.page = context.new_page()
+        left = [page for page in context.pages if page.url == LEFT]
+        self.page = left[0] if left else context.new_page()
+        self._viewport = self.page.viewport_size
         self.page.on("console", self._heard)
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("pageerror", self._failed)
         self.page.set_default_timeout(60_000)
         self.url = url
         self.open()
@@ -22,6 +27,18 @@ class Tab:
     def _heard(self, message: Any) -> None:
         if message.type in ("error", "warning"):
             self.complaints.append(message.text)
+
+    def _failed(self, error: Any) -> None:
+        self.complaints.append(str(error))
+
+    def leave(self) -> None:
+        """Its session ends as that of a closed tab does; the tab is there for the next person."""
+        if self.page.is_closed():
+            return
+        self.page.remove_listener("console", self._heard)
+        self.page.remove_listener("pageerror", self._failed)
+        self.page.goto(LEFT)
+        self.page.set_viewport_size(self._viewport)
 
     def open(self) -> None:
         self.page.goto(self.url)
@@ -52,9 +69,21 @@ class Tab:
 
     def wait(self, board: str, condition: str) -> None:
         """Until `condition` holds of the board's data, as in `data.points == 1`."""
-        self.page.wait_for_function(
+        self.seen(
             f"() => {{ const data = document.querySelector('#{board} [data-version]').dataset; return {condition}; }}"
         )
+
+    def seen(self, condition: str, timeout: float = 60_000) -> None:
+        """Until it holds in the page; asked ten times a second, not for each picture of the screen."""
+        self.page.wait_for_function(condition, polling=100, timeout=timeout)
+
+    def until(self, holds: Callable[[], bool]) -> None:
+        """Until it holds in the server, which is in this process."""
+        for _ in range(1200):
+            if holds():
+                return
+            self.page.wait_for_timeout(50)
+        raise AssertionError("it never holds")
 
     def at(self, board: str, across: float, down: float) -> tuple[float, float]:
         """The screen's place of a share of the board's stage."""
@@ -75,9 +104,16 @@ class Tab:
 
     def say(self, words: str) -> None:
         self.page.fill("#prompt textarea", words)
-        self.page.wait_for_function(
-            "() => document.querySelector('#object-prompt textarea, #object-prompt input').value"
-        )
+        self.seen("() => document.querySelector('#object-prompt textarea, #object-prompt input').value")
+
+    def begin(self, picture: Path, words: str = "a dog jumping on ice") -> None:
+        """A photo with its subject brushed in, and the words."""
+        self.upload("photo-upload", picture)
+        self.page.wait_for_selector("#photo-board .ld-has-picture")
+        self.brush("photo-board", (0.35, 0.45), (0.65, 0.55))
+        self.wait("photo-board", "Number(data.area) > 0")
+        self.say(words)
+        self.ready()
 
     def field(self, name: str) -> Any:
         return self.page.locator(f"#{name} textarea, #{name} input[type=number], #{name} input[type=text]").first
@@ -88,15 +124,21 @@ class Tab:
 
     def ready(self, words: str = "") -> None:
         """Until the page says that Run can be pressed, in these words."""
-        self.page.wait_for_function(f"() => document.querySelector('#plan .ld-ready')?.innerText.includes({words!r})")
+        self.seen(f"() => document.querySelector('#plan .ld-ready')?.innerText.includes({words!r})")
 
     def missing(self, words: str) -> None:
         """Until the page says what is to be done first."""
-        self.page.wait_for_function(f"() => document.querySelector('#plan')?.innerText.includes({words!r})")
+        self.seen(f"() => document.querySelector('#plan')?.innerText.includes({words!r})")
 
     def done(self) -> None:
-        self.page.wait_for_function("() => document.querySelector('#progress')?.innerText.startsWith('Done')")
+        self.seen("() => document.querySelector('#progress')?.innerText.startsWith('Done')")
         self.page.wait_for_selector("#run:visible")
+
+    def packed(self) -> bytes:
+        """The zip file that can be taken home."""
+        with self.page.expect_download() as download:
+            self.page.click("#zip")
+        return Path(download.value.path()).read_bytes()
 
     def toast(self) -> str:
         return self.page.wait_for_selector(".toast-body").inner_text()

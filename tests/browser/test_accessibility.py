@@ -4,6 +4,9 @@ from axe_playwright_python.sync_playwright import Axe
 
 GRAVE = ("serious", "critical")
 OF_GRADIO = ["#backgrounds .empty"]  # its empty gallery: a label on an element without a role
+# Colours fade in; what turns for ever doesn't count.
+FADED = """() => document.getAnimations().every(
+  (one) => one.playState !== "running" || one.effect.getComputedTiming().endTime === Infinity)"""
 
 
 def findings(tab) -> list[str]:
@@ -21,7 +24,8 @@ def findings(tab) -> list[str]:
 def shade(tab, dark: bool) -> None:
     if tab.page.evaluate("() => document.body.classList.contains('dark')") != dark:
         tab.page.click("#shade")
-    tab.page.wait_for_timeout(400)  # colours fade in
+    tab.page.wait_for_timeout(50)
+    tab.page.wait_for_function(FADED)
 
 
 def fill(tab) -> None:

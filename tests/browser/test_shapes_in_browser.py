@@ -8,17 +8,8 @@ import numpy as np
 import pytest
 from serving import photo
 
-from layerdiffusion.ui.session import Session
-
 SHAPES = ((300, 300), (400, 300), (480, 270), (180, 320), (40, 300))
 ZOOMS = (1, 0.5, 2)
-
-
-def session_with(page, size) -> Session:
-    """The session whose photo has this size."""
-    tabs = page.blocks.app.state_holder.session_data.values()
-    states = [state for tab in tabs for state in tab.state_data.values() if isinstance(state, Session)]
-    return next(state for state in states if state.photo.image is not None and state.photo.image.size == size)
 
 
 def screen(tab, board, size, pixel) -> tuple[float, float]:
@@ -39,7 +30,7 @@ def pixel_under_cursor(tab, page, path, size, zooms=ZOOMS):
     tab.wait("photo-board", f"data.version > {version} && data.area == 0")
     tab.page.click("#photo-board [data-tool=brush]")
     tab.page.eval_on_selector("#photo-board .ld-brush input", "input => input.value = 1")
-    state, before = session_with(page, size), np.zeros(size[::-1], bool)
+    state, before = page.session(size), np.zeros(size[::-1], bool)
     for zoom, share in zip(zooms, (0.2, 0.5, 0.8), strict=False):
         view = {"width": round(1440 / zoom), "height": round(900 / zoom), "deviceScaleFactor": zoom}
         metrics.send("Emulation.setDeviceMetricsOverride", {**view, "mobile": False})
@@ -89,6 +80,7 @@ def test_a_wide_photo_is_marked_placed_and_run_and_a_tall_ones_window_is_moved(t
     tab.page.wait_for_function("() => document.querySelector('#place-board').innerText.includes('right 20 %')")
     tab.say("a dog jumping on ice")
     tab.ready("2 pictures")
+    tab.until(lambda: not state.placement.is_identity)
     assert abs(state.placement.dx - 16 / 80) < 0.005 and abs(state.placement.dy + 6 / 48) < 0.005
     tab.page.click("#run")
     tab.done()

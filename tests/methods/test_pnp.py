@@ -73,14 +73,21 @@ def test_with_injection_off_it_is_plain_ddim_sampling_from_the_inverted_photo(gi
     assert (on - plain).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
-def test_with_everything_injected_the_photo_comes_back(guidance_scale, record_property):
+@pytest.fixture(scope="module")
+def inverted_photo():
+    """The miniature, a photo's latents, the empty prompt, and the photo inverted."""
     from layerdiffusion.evaluation.datasets.toybench import pose_and_place
 
     models = load_models("miniature", "cpu", "float32")
     photo = pose_and_place(0).edit.object_image.resize((models.size, models.size))
     latents, empty = models.encode(photo), models.embed([""])
     source = invert(models.unet, models.scheduler, latents, empty, sampling_steps=20, inversion_steps=100)
+    return models, latents, empty, source
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
+def test_with_everything_injected_the_photo_comes_back(inverted_photo, guidance_scale, record_property):
+    models, latents, empty, source = inverted_photo
     arguments = models.scheduler, source, source[:1], empty, empty, empty
     back = plug_and_play(models.unet, *arguments, feature_share=1.0, attention_share=1.0, guidance_scale=guidance_scale)
     decibels = psnr(models.decode(back)[0], models.decode(latents)[0])
