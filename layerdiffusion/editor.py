@@ -4,54 +4,30 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
-import numpy as np
 from PIL import Image
 
 from layerdiffusion.edit import Edit
-from layerdiffusion.errors import EditError, ModelError, SegmentError
-from layerdiffusion.images.detail import bring_detail
-from layerdiffusion.images.layers import Layers, background_window, lay_out, seen
+from layerdiffusion.errors import EditError
+from layerdiffusion.images.layers import Layers, seen
 from layerdiffusion.images.masks import cut_out
-from layerdiffusion.methods import imagic, layerdiffusion, pnp, sdedit
-from layerdiffusion.methods.options import OPTIONS, OWN, Options, check_options
-from layerdiffusion.methods.stages import (
-    FittedEmbeddings,
-    Task,
-    Trained,
-    TunedWeights,
-    background_stage,
-    generate_background,
-)
-from layerdiffusion.methods.subject import Subject, trained_subject
-from layerdiffusion.models.find import find_again
+from layerdiffusion.methods.options import OWN, Options
+from layerdiffusion.methods.pictures import Finisher
+from layerdiffusion.methods.plan import Planner
+from layerdiffusion.methods.stages import FittedEmbeddings, Trained, TunedWeights, background_stage, generate_background
+from layerdiffusion.methods.subject import OF_A_SUBJECT, Subject, trained_subject
 from layerdiffusion.models.load import Models
 from layerdiffusion.models.memory import Need, predicted_need
 from layerdiffusion.progress import OnProgress, Reporter
-from layerdiffusion.prompts import prompt_notes, subject_noun
+from layerdiffusion.prompts import prompt_notes
 from layerdiffusion.recipe import Recipe
 from layerdiffusion.result import Result
-from layerdiffusion.runtime import RUN, Runtime, Stage, digest
+from layerdiffusion.runtime import RUN, Runtime, Stage
 from layerdiffusion.settings import Settings
-
-STAGES_OF: dict[str, Callable[[Task], list[Stage[object]]]] = {
-    OWN: layerdiffusion.stages,
-    "sdedit": sdedit.stages,
-    "imagic": imagic.stages,
-    "pnp": pnp.stages,
-}
-
-OF_A_SUBJECT = (
-    "These pictures are of a kept subject: their recipe alone trains another; open the subject to make them again."
-)
-
-
-FOUND = 32  # masks of results' subjects that are cached
 
 
 class Editor:
@@ -65,8 +41,7 @@ class Editor:
     def __init__(self, models: Models, cache_limit: int | None = None, sam: str | Path | None = None) -> None:
         self.models, self.sam = models, sam
         self.runtime = Runtime(models, cache_limit)
-        self._last_layers: tuple[Edit, tuple[int, int], Layers] | None = None
-        self._found: OrderedDict[str, np.ndarray] = OrderedDict()  # by result, the last `FOUND` of them
+        self._planner, self._finisher = Planner(models, self.runtime), Finisher(models, sam)
 
     def run(
         self,
@@ -84,30 +59,29 @@ class Editor:
         Fields that `settings` leaves open are the model's own defaults. `on_progress` gets a `Progress` for each step;
         once `cancel` is set the edit ends within a step. `method` is one of `methods.options.METHODS`, `options` its
         own (`options_for`; None: its defaults). With a kept `subject` nothing is trained but its `train_on` steps, in
-        place of stages 1 and 2. The baselines see the whole prompt and one picture. Raises an
-        `EditError`: `Cancelled`, `OutOfMemory`, or one that says what is wrong with the edit. Whatever is raised,
-        finished stages are kept.
+        place of stages 1 and 2. The baselines see the whole prompt and one picture. Raises an `EditError`: `Cancelled`,
+        `OutOfMemory`, or one that says what is wrong with the edit. Whatever is raised, finished stages are kept.
         """
         began = time.perf_counter()
-        prepared = self._prepare(edit, settings, method, options, subject)
+        plan = self._planner.plan(edit, settings, method, options, subject)
         with self.runtime.turn(cancel):
-            background, task, stages = prepared
-            if background is not None and task.layers is None and (picture := self.runtime.cached(background)):
-                task, stages = self._with_background(task, method, picture)  # made while this waited for its turn
-            planned = [*([] if background is None else [background]), *stages]
-            status = self.runtime.plan(planned)
-            report = self.runtime.reporter(planned, on_progress, cancel)
+            background = plan.background
+            if background is not None and plan.waits and (picture := self.runtime.cached(background)):
+                plan = plan.with_background(picture)  # made while this waited for its turn
+            status = self.runtime.plan(plan.whole)
+            report = self.runtime.reporter(plan.whole, on_progress, cancel)
             seconds: dict[str, float] = {}
-            if background is not None and task.layers is None:
+            if background is not None and plan.waits:
                 made = self.runtime.run_stages([background], report)
                 seconds |= made.seconds
-                task, stages = self._with_background(task, method, made[background])
-                status |= self.runtime.plan(stages)
+                plan = plan.with_background(made[background])
+                status |= self.runtime.plan(plan.stages)
             elif background is not None:
                 report.reused(background.name)
+            task, stages = plan.task, plan.stages
             finished = self.runtime.run_stages(stages, report)
             seconds |= finished.seconds
-            images, unfound = self._own_pictures(cast("list[Image.Image]", finished[stages[-1]]), task)
+            images, unfound = self._finisher.own_pictures(cast("list[Image.Image]", finished[stages[-1]]), task)
         assert task.layers is not None
         trained = {stage.name: value for stage in stages if isinstance(value := finished[stage], Trained)}
         return Result(
@@ -115,7 +89,7 @@ class Editor:
             seeds=task.settings.seeds,
             timings=seconds | {"total": time.perf_counter() - began},
             losses={name: list(value.losses) for name, value in trained.items()},
-            edit_id=_identity(task, stages[-1]),
+            edit_id=plan.identity,
             stages=status,
             edit=edit,
             settings=task.settings,
@@ -123,7 +97,7 @@ class Editor:
             layers=task.layers,
             warnings=(
                 *self.warnings(edit, method),
-                *_notes(trained.values()),
+                *(value.note for value in trained.values() if isinstance(value, TunedWeights) and value.note),
                 *([] if subject is None else [OF_A_SUBJECT]),
                 *unfound,
             ),
@@ -133,7 +107,7 @@ class Editor:
         self, edit: Edit, settings: Settings | None = None, method: str = OWN, subject: Subject | None = None
     ) -> dict[str, str]:
         """What `run` would do now with each stage: "run", "reuse" (from the cache) or "skip" (no steps)."""
-        return self.runtime.plan(self._planned(edit, settings, method, subject))
+        return self.runtime.plan(self._planner.plan(edit, settings, method, subject=subject).whole)
 
     def warnings(self, edit: Edit, method: str = OWN) -> list[str]:
         """What will be made of masks and prompts otherwise than they may be meant, a sentence each."""
@@ -150,11 +124,11 @@ class Editor:
         self, edit: Edit, settings: Settings | None = None, method: str = OWN, subject: Subject | None = None
     ) -> float | None:
         """The seconds that `run` would take now, by the speeds seen so far; None before any was."""
-        return self.runtime.estimate(self._planned(edit, settings, method, subject))
+        return self.runtime.estimate(self._planner.plan(edit, settings, method, subject=subject).whole)
 
     def left(self, edit: Edit, settings: Settings | None = None, method: str = OWN) -> list[Stage[object]]:
         """The stages that `run` would have to run now."""
-        return [stage for stage in self._planned(edit, settings, method) if self.runtime.status(stage) == RUN]
+        return [each for each in self._planner.plan(edit, settings, method).whole if self.runtime.status(each) == RUN]
 
     def measure(self) -> None:
         """Take a few steps of sampling, so that the first `estimate` has a speed to go by."""
@@ -190,16 +164,17 @@ class Editor:
 
     def layers(self, edit: Edit, settings: Settings | None = None) -> Layers | None:
         """The edit's pictures as the stages will look at them; None while its background is not generated yet."""
-        return self._prepare(edit, settings, OWN, None)[1].layers
+        return self._planner.plan(edit, settings).task.layers
 
     def subject(self, edit: Edit, settings: Settings | None = None, subject: Subject | None = None) -> Subject:
         """What the edit's training came to, to be kept: from the cache, or else trained now; see `run`."""
-        _, task, stages = self._prepare(edit, settings, OWN, None, subject)
+        plan = self._planner.plan(edit, settings, subject=subject)
+        task, training = plan.task, plan.stages[:2]
         if task.layers is None:
             raise EditError("The background is not generated yet; run the edit first.")
         with self.runtime.turn():
-            finished = self.runtime.run_stages(stages[:2], self.runtime.reporter(stages[:2], None, None))
-        fitted, tuned = (cast("Trained", finished[stage]) for stage in stages[:2])
+            finished = self.runtime.run_stages(training, self.runtime.reporter(training, None, None))
+        fitted, tuned = (cast("Trained", finished[stage]) for stage in training)
         assert isinstance(fitted, FittedEmbeddings) and isinstance(tuned, TunedWeights)
         before = 0 if subject is None else subject.recipe.settings.finetune_steps or 0
         settings = replace(task.settings, finetune_steps=before + task.settings.finetune_steps)
@@ -210,7 +185,7 @@ class Editor:
     def cut_out(self, result: Result) -> list[Image.Image]:
         """The subject of each of the result's pictures, found again by SAM and the words: RGBA. Raises `ModelError`."""
         with self.runtime.turn():
-            masks = [self._subject_of(image, result.edit, result.layers) for image in result.images]
+            masks = [self._finisher.subject_of(image, result.edit, result.layers) for image in result.images]
         return [cut_out(image, mask) for image, mask in zip(result.images, masks, strict=True)]
 
     def clear_cache(self) -> None:
@@ -222,83 +197,3 @@ class Editor:
     def cache_size(self) -> int:
         """Bytes held by the finished stages."""
         return self.runtime.cache_size
-
-    def _planned(
-        self, edit: Edit, settings: Settings | None, method: str, subject: Subject | None = None
-    ) -> list[Stage[object]]:
-        background, _, stages = self._prepare(edit, settings, method, None, subject)
-        return stages if background is None else [background, *stages]
-
-    def _prepare(
-        self,
-        edit: Edit,
-        settings: Settings | None,
-        method: str,
-        options: Options | None,
-        subject: Subject | None = None,
-    ) -> tuple[Stage[Image.Image] | None, Task, list[Stage[object]]]:
-        """The stage that generates the background, where one does, and the method's task and stages."""
-        check_options(method, options)
-        settings = (settings or Settings()).resolve(self.models.defaults)
-        self.models.check(settings)
-        if method in OPTIONS:
-            options = (options or OPTIONS[method]()).resolve(self.models.defaults)
-        if subject is not None:
-            subject.check(self.models)
-            settings = replace(settings, embedding_steps=0, finetune_steps=subject.train_on, tune=subject.tune)
-        task = Task(self.models, edit, settings, options, None, subject)
-        if edit.background != "generate":
-            task = replace(task, layers=self._lay_out(edit, task.size))
-            return None, task, STAGES_OF[method](task)
-        background = background_stage(self.models, edit.background_prompt, edit.background_seed, settings, task.size)
-        picture = self.runtime.cached(background)
-        if picture is None:
-            return background, task, STAGES_OF[method](task)
-        return background, *self._with_background(task, method, picture)
-
-    def _with_background(self, task: Task, method: str, picture: Image.Image) -> tuple[Task, list[Stage[object]]]:
-        task = replace(task, layers=lay_out(task.edit, task.size, picture))
-        return task, STAGES_OF[method](task)
-
-    def _own_pictures(self, images: list[Image.Image], task: Task) -> tuple[list[Image.Image], list[str]]:
-        """Copies of the cached pictures, with their background's own pixels where the settings say so, and notes."""
-        source = background_window(task.edit, task.size) if task.settings.detail == "on" else None
-        if source is None or task.layers is None:
-            return [image.copy() for image in images], []
-        layers, notes = task.layers, list[str]()
-        found: list[np.ndarray | None] = [None] * len(images)
-        try:
-            self.models.clip()
-            found = [self._subject_of(image, task.edit, layers) for image in images]
-        except (ModelError, SegmentError) as error:
-            notes = [f"Detail comes back by comparison alone, since the subject can't be looked for: {error}"]
-        pairs = zip(images, found, strict=True)
-        return [bring_detail(image, source, layers.subjects, mask) for image, mask in pairs], notes
-
-    def _subject_of(self, image: Image.Image, edit: Edit, layers: Layers) -> np.ndarray:
-        """The mask of the subject in a result of the edit. Raises `ModelError`."""
-        words = subject_noun(edit.object_prompt) or edit.object_prompt
-        key = digest(words, image, layers.object_mask)
-        if key not in self._found:
-            segmenter = self.models.segmenter(self.sam)
-            self._found[key] = find_again(self.models, image, words, layers.object_mask, segmenter)
-        self._found.move_to_end(key)
-        while len(self._found) > FOUND:
-            self._found.popitem(last=False)
-        return self._found[key]
-
-    def _lay_out(self, edit: Edit, size: tuple[int, int]) -> Layers:
-        last = self._last_layers  # read once: another thread may put another edit's there meanwhile
-        if last is None or last[0] is not edit or last[1] != size:
-            last = self._last_layers = edit, size, lay_out(edit, size)
-        return last[2]
-
-
-def _identity(task: Task, last: Stage[object]) -> str:
-    parts = [task.models.name, last.key, *(["detail"] if task.settings.detail == "on" else [])]
-    return digest(*parts)[:12]
-
-
-def _notes(trained: Iterable[Trained]) -> list[str]:
-    """What the training stages did otherwise than they were asked to."""
-    return [value.note for value in trained if isinstance(value, TunedWeights) and value.note]

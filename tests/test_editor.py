@@ -163,7 +163,7 @@ def test_the_photos_detail_comes_back_without_another_step(fast_editor, edit, mo
     photo = edit.object_image.resize((300, 300))
     large = Edit(photo, np.asarray(Image.fromarray(edit.object_mask).resize((300, 300))), prompt=edit.prompt)
     small = fast_editor.run(large, quick())
-    monkeypatch.setattr("layerdiffusion.editor.find_again", find_again)
+    monkeypatch.setattr("layerdiffusion.methods.pictures.find_again", find_again)
     monkeypatch.setattr(fast_editor.models, "segmenter", lambda name: f"SAM {name}", raising=False)
     monkeypatch.setattr(fast_editor.models, "clip", lambda: None, raising=False)
     detailed = fast_editor.run(large, quick(detail="on"))

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 EMBEDDINGS = "embeddings.safetensors"
 PARTS = ("object", "background")  # ê_a and ê_b
 UNET = Path("unet") / "diffusion_pytorch_model.safetensors"
+OF_A_SUBJECT = (
+    "These pictures are of a kept subject: their recipe alone trains another; open the subject to make them again."
+)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,60 @@
+"""What becomes of a method's pictures: their subjects found again, and their background's own pixels."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from pathlib import Path
+
+from PIL import Image
+
+from layerdiffusion.edit import Edit
+from layerdiffusion.errors import ModelError, SegmentError
+from layerdiffusion.images.detail import bring_detail
+from layerdiffusion.images.layers import Layers, background_window
+from layerdiffusion.images.masks import Mask
+from layerdiffusion.methods.stages import Task
+from layerdiffusion.models.find import find_again
+from layerdiffusion.models.load import Models
+from layerdiffusion.prompts import subject_noun
+from layerdiffusion.runtime import digest
+
+FOUND = 32  # masks of results' subjects that are cached
+
+
+class Finisher:
+    """Finds subjects in results, with the Segment Anything that `sam` names as in `Models.segmenter`."""
+
+    def __init__(self, models: Models, sam: str | Path | None = None) -> None:
+        self._models, self._sam = models, sam
+        self._found: OrderedDict[str, Mask] = OrderedDict()  # by result, the last `FOUND` of them
+        self._lock = threading.Lock()
+
+    def own_pictures(self, images: list[Image.Image], task: Task) -> tuple[list[Image.Image], list[str]]:
+        """Copies of the cached pictures, with their background's own pixels where the settings say so, and notes."""
+        source = background_window(task.edit, task.size) if task.settings.detail == "on" else None
+        if source is None or task.layers is None:
+            return [image.copy() for image in images], []
+        layers, notes = task.layers, list[str]()
+        found: list[Mask | None] = [None] * len(images)
+        try:
+            self._models.clip()
+            found = [self.subject_of(image, task.edit, layers) for image in images]
+        except (ModelError, SegmentError) as error:
+            notes = [f"Detail comes back by comparison alone, since the subject can't be looked for: {error}"]
+        pairs = zip(images, found, strict=True)
+        return [bring_detail(image, source, layers.subjects, mask) for image, mask in pairs], notes
+
+    def subject_of(self, image: Image.Image, edit: Edit, layers: Layers) -> Mask:
+        """The mask, bool (H, W), of the subject in a result of the edit. Raises `ModelError`."""
+        words = subject_noun(edit.object_prompt) or edit.object_prompt
+        key = digest(words, image, layers.object_mask)
+        with self._lock:
+            mask = self._found.pop(key, None)
+        if mask is None:
+            mask = find_again(self._models, image, words, layers.object_mask, self._models.segmenter(self._sam))
+        with self._lock:
+            self._found[key] = mask
+            while len(self._found) > FOUND:
+                self._found.popitem(last=False)
+        return mask
