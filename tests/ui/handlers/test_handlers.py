@@ -1,15 +1,23 @@
 """Small rules of the handlers that need no page: seeds counted on, rows filled up, words that keep their parts."""
 
+import tempfile
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import gradio as gr
+import numpy as np
 import pytest
 from serving import photo
+from tiny import QUICK
 
+from layerdiffusion.editor import Editor
 from layerdiffusion.errors import EditError
 from layerdiffusion.settings import MAX_SEEDS, Settings
+from layerdiffusion.ui.bundle import open_bundle
 from layerdiffusion.ui.handlers.backgrounds import gallery_of, pick, picked_html
 from layerdiffusion.ui.handlers.compare import missing
+from layerdiffusion.ui.handlers.results import keeper
 from layerdiffusion.ui.handlers.run import further
 from layerdiffusion.ui.handlers.words import split
 from layerdiffusion.ui.session import Session
@@ -59,3 +67,20 @@ def test_a_generated_background_is_picked_among_those_shown():
     for index in (2, -1, None, "<script>"):
         with pytest.raises(EditError, match="pick one of those shown"):
             pick(session, SimpleNamespace(index=index))
+
+
+def test_a_fully_tuned_subject_is_handed_over_and_taken_up_again_without_training(tiny_models, edit, tmp_path):
+    editor, settings, session = Editor(tiny_models), replace(QUICK, tune="full"), Session()
+    keep = keeper(SimpleNamespace(editor=editor))
+    with pytest.raises(EditError, match="run an edit first"):
+        keep(session)
+    session.results, session.shown = [editor.run(edit, settings)], shown(0, 1)
+    session.folder = tempfile.TemporaryDirectory(dir=tmp_path)
+    opened, other = open_bundle(Path(keep(session)).read_bytes()), Session()
+    other.photo.show(opened.recipe.edit.object_image)
+    other.subject = opened.subject
+    subject = other.subject_of(opened.recipe.edit, replace(settings, finetune_steps=0))
+    again = Editor(tiny_models).run(opened.recipe.edit, settings, subject=subject)
+    assert again.stages["finetune"] == "skip"
+    for one, before in zip(again.images, session.results[0].images, strict=True):
+        assert np.abs(np.asarray(one).astype(int) - np.asarray(before)).max() <= 1
