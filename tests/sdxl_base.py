@@ -1,6 +1,7 @@
 """SDXL's architecture at its true size, and the models of it on whatever device there is."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from sd14 import TEXT_ENCODER, placed, true_tokenizer
@@ -64,15 +65,25 @@ SCHEDULER = {
 PARAMETERS = 2_567_463_684, 83_653_863, 123_060_480, 694_659_840
 
 
-def stable_diffusion_xl(profile: Profile) -> Models:
-    """The models as the loader places them, of fake tensors; to be called while there is a `fake_card`."""
-    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+def networks() -> tuple[Any, ...]:
+    """The network, the autoencoder and the two encoders, without contents."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     with torch.device("meta"):
-        unet, vae = UNet2DConditionModel.from_config(UNET), AutoencoderKL.from_config(VAE)
         first = CLIPTextModel(CLIPTextConfig(**TEXT_ENCODER))
         second = CLIPTextModelWithProjection(CLIPTextConfig(**TEXT_ENCODER_2))
-    family = StableDiffusionXL(placed(first), true_tokenizer(), placed(second), true_tokenizer(), True, 8)
-    scheduler = DDIMScheduler.from_config(SCHEDULER)
-    return assemble("sdxl", Parts(placed(unet), placed(vae), family, scheduler), Path("/nowhere"), profile)
+        return UNet2DConditionModel.from_config(UNET), AutoencoderKL.from_config(VAE), first, second
+
+
+def family_of(first: Any, second: Any) -> StableDiffusionXL:
+    return StableDiffusionXL(first, true_tokenizer(), second, true_tokenizer(), zeros_for_none=True, vae_factor=8)
+
+
+def stable_diffusion_xl(profile: Profile) -> Models:
+    """The models as the loader places them, of fake tensors; to be called while there is a `fake_card`."""
+    from diffusers import DDIMScheduler
+
+    unet, vae, *encoders = map(placed, networks())
+    parts = Parts(unet, vae, family_of(*encoders), DDIMScheduler.from_config(SCHEDULER))
+    return assemble("sdxl", parts, Path("/nowhere"), profile)

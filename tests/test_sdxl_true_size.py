@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from fake_cuda import Card, fake_card
+from fake_cuda import GIB, Card, fake_card
 from sdxl_base import PARAMETERS, stable_diffusion_xl
 from stage_log import Log, one_thread
 from tiny import noise_picture
@@ -15,6 +15,7 @@ from layerdiffusion.edit import Edit
 from layerdiffusion.editor import Editor
 from layerdiffusion.methods.options import options_for
 from layerdiffusion.models.load import Models
+from layerdiffusion.models.memory import CLIP, CONTEXT
 from layerdiffusion.models.profile import device_profile
 from layerdiffusion.settings import Settings
 
@@ -59,6 +60,8 @@ def test_an_edit_by_lora_fits_a_card_of_16_gb(card: Card, models: Models, edit: 
     assert [image.size for image in result.images] == [(1024, 1024)] * 2
     for stage, most in PEAKS.items():
         assert 0.8 * most < log.peaks[stage] <= most, stage
+    need, most = Editor(models).need(SETTINGS), max(log.peaks.values())
+    assert most <= (need.bytes - CONTEXT - CLIP - models.profile.segmenter_bytes) / GIB <= 1.15 * most
 
 
 @pytest.mark.parametrize("method", FEW)

@@ -25,7 +25,7 @@ from layerdiffusion.images.geometry import points_in_opened
 from layerdiffusion.images.io import open_image
 from layerdiffusion.images.masks import read_mask
 from layerdiffusion.recipe import Recipe, load_recipe
-from layerdiffusion.settings import PRESETS, Settings, preset, setting_table
+from layerdiffusion.settings import PRESETS, Settings, setting_table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -117,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
 
     name = given.get("model") or (recipe and recipe.model) or "auto"
     models = load_models(name, args.device, loras=given.get("lora", ()))
-    several = preset(given["preset"].replace("-", " "), models.own).to_dict() if "preset" in given else {}
+    several = models.preset(given["preset"].replace("-", " ")).to_dict() if "preset" in given else {}
     several.pop("seeds", None)
     settings = Settings.from_dict({**(recipe.settings.to_dict() if recipe else {}), **several, **settings.to_dict()})
     if recipe is None:

@@ -196,7 +196,8 @@ def tuned_weights(  # type: ignore[explicit-any]  # the dials are those of `fine
 
     # For LoRA, checkpointing saves little and takes a third more arithmetic: only where nothing else is left, or where
     # stage 1 can't do without it either.
-    if tune == "lora" and profile.checkpointing and profile.checkpoint_embeddings:
+    draws = dials.get("draws_a_step", 1)
+    if tune == "lora" and (profile.checkpointing or draws > 1) and models.checkpoints(draws):
         ways = [("lora", True, "")]
     elif tune == "lora":
         ways = [("lora", False, ""), ("lora", True, CHECKPOINTED)]

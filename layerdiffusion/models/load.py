@@ -28,7 +28,7 @@ from layerdiffusion.models.clip import load_clip
 from layerdiffusion.models.compiled import Compiler
 from layerdiffusion.models.family import Condition, Network, StableDiffusion, StableDiffusionXL
 from layerdiffusion.models.lora import add_loras, split_name
-from layerdiffusion.models.memory import check_need, fitting_settings
+from layerdiffusion.models.memory import check_need, fitting_preset, fitting_settings
 from layerdiffusion.models.parts import (
     Parts,
     native_size,
@@ -55,7 +55,6 @@ FULL_TUNING_BYTES, FULL_TUNING_REST = 4 * 4 + 2, 4 * 10**9
 # A card with less computes SDXL's activations again: in stage 1, which takes 24 to 29 GiB at its peak with all of them,
 # and in stage 2; predicted from live storage, not measured.
 XL_STAGE_1, XL_STAGE_2 = 40 * 10**9, 24 * 10**9
-XL_DRAW = 27 * 10**8  # bytes of what stage 1 then holds for each draw of a step, both embeddings together
 XL_PICTURE, XL_REST = 25 * 10**8, 8 * 10**9  # bytes that sampling takes for each of SDXL's pictures, and beside them
 
 
@@ -149,15 +148,13 @@ class Models:
                 f"tune is “full”: for {parameters / 1e9:.1f} billion weights that takes about {needed / 1e9:.0f} GB, "
                 f"and this card has {total / 1e9:.0f} GB; choose “lora”."
             )
-        needed = XL_REST + settings.draws * XL_DRAW
-        if settings.draws > 1 and settings.embedding_steps and total < needed:
-            raise SettingsError(
-                f"draws is {settings.draws}: for SDXL that takes about {needed / 1e9:.0f} GB, and this card has "
-                f"{total / 1e9:.0f} GB; choose {max(1, int((total - XL_REST) / XL_DRAW))}."
-            )
+
+    def preset(self, name: str) -> Settings:
+        """The settings of one of `PRESETS`, every field set: of "quick", what the device has memory for."""
+        return fitting_preset(self, name)
 
     def checkpoints(self, draws: int) -> bool:
-        """Whether stage 1 computes its activations again, at so many draws a step."""
+        """Whether stage 1, and LoRA in stage 2 beside it, compute activations again at so many draws a step."""
         return self.profile.checkpoint_embeddings or (draws > 1 and isinstance(self.family, StableDiffusionXL))
 
     @property

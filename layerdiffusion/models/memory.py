@@ -25,6 +25,9 @@ STEPPING, STATE, UPDATING = 6, {False: 8, True: 2}, 2
 # that stage 1 needs, those that stage 2 needs, with checkpointing, as LoRA, those of a picture in stage 3, what the
 # gradients that are float32 at once take, and the autoencoder's.
 FITTED, TRAINED, CHECKPOINTED, ADAPTED, FORWARD, WIDENED, DECODED = 0.72, 0.9, 0.23, 0.8, 0.07, 0.6, 0.8
+# The same, counted on SDXL's at 128 × 128 latents: a draw of stage 1 and one of LoRA in stage 2, each with activations
+# recomputed and not; and its autoencoder's, which is float32.
+XL_FITTED, XL_TRAINED, XL_DECODED = {True: 0.63, False: 2.5}, {True: 0.55, False: 1.4}, 1.22
 
 
 OUT_OF_MEMORY = (  # as torch, cuBLAS, cuDNN and the allocators of CPUs say it
@@ -65,10 +68,10 @@ def predicted_need(models: Models, settings: Settings) -> Need | None:
     device's memory, as on a CPU.
     """
     profile = models.profile
-    if profile.memory is None or isinstance(models.family, StableDiffusionXL):
-        return None  # SDXL is another network, and `Models` has its own figures for it
+    if profile.memory is None:
+        return None
     resident = sum(parameter.nbytes for network in models.networks for parameter in network.parameters())
-    saving = profile.low_memory or settings.tune == "lora"
+    saving = profile.low_memory or settings.tune != models.own.tune == "full"
     peak = resident + _working(models, settings, profile) + CONTEXT + CLIP + profile.segmenter_bytes
     return Need(int(peak), profile.memory, saving)
 
@@ -90,16 +93,29 @@ def check_need(models: Models, settings: Settings) -> None:
 
 def fitting_settings(models: Models) -> Settings:
     """What an edit takes by itself: the model's own settings; where memory is short the first that fit of these, with
-    8-bit Adam, and of the quick ones, with fewer draws a step in as many more steps.
+    8-bit Adam, and of the quick ones.
     """
     own, profile = models.own, models.profile
     if not profile.low_memory:
         return own
-    quick = preset("quick", own)
-    ways = [own] if profile.eight_bit_adam else []
+    return _first_fitting(models, ([own] if profile.eight_bit_adam else []) + _quick_ways(own))
+
+
+def fitting_preset(models: Models, name: str) -> Settings:
+    """The settings of a preset for these models, as `preset` has them; "quick" with as many draws a step as fit."""
+    return _first_fitting(models, _quick_ways(models.own)) if name == "quick" else preset(name, models.own)
+
+
+def _quick_ways(own: Settings) -> list[Settings]:
+    """The quick settings, and the same with fewer draws a step in as many more steps."""
+    quick, ways = preset("quick", own), []
     for share in (1, 2, 4):
         steps = {name: share * getattr(quick, name) for name in ("embedding_steps", "finetune_steps")}
         ways.append(replace(quick, draws=quick.draws // share, **steps))
+    return ways
+
+
+def _first_fitting(models: Models, ways: list[Settings]) -> Settings:
     needs = [(way, predicted_need(models, way)) for way in ways]
     return next((way for way, need in needs if need is None or need.bytes <= need.free), ways[-1])
 
@@ -110,15 +126,21 @@ def _working(models: Models, settings: Settings, profile: Profile) -> float:
     _, height, width = models.latent_shape
     scale = GIB * height * width / 64**2 * models.unet.config.block_out_channels[0] / 320
     lora = settings.tune == "lora"
+    fitted, decoded = 2 * FITTED, DECODED
+    trained = ADAPTED if lora else CHECKPOINTED if profile.checkpointing else TRAINED
+    if isinstance(models.family, StableDiffusionXL):
+        fitted, decoded = XL_FITTED[models.checkpoints(settings.draws)], XL_DECODED
+        trained = XL_TRAINED[profile.checkpointing or settings.draws > 1]
     pictures = 2 if settings.layers == "separate" else 1
     # Beside the weights of stage 3, where there is room, those in the precision of training.
     copied = 0 if profile.low_memory or profile.weights == profile.training_precision else 2 * parameters
-    held = pictures * settings.draws * scale * (ADAPTED if lora else CHECKPOINTED if profile.checkpointing else TRAINED)
+    held = pictures * settings.draws * scale * trained
     tuning = held + copied
     if not lora:
         standing = (STEPPING + STATE[profile.eight_bit_adam]) * parameters
         tuning = standing + max(held, UPDATING * parameters + WIDENED * GIB * parameters / 860e6)
     batch = min(len(settings.seeds), profile.batch)
     tuned = profile.weights.itemsize * parameters * (0.1 if lora else 1)
-    sampling = tuned + max(2 * batch * FORWARD * scale, DECODED * scale)
-    return max(copied + 2 * settings.draws * FITTED * scale, tuning if settings.finetune_steps else 0.0, sampling)
+    sampling = tuned + max(2 * batch * FORWARD * scale, decoded * scale)
+    fitting = copied + settings.draws * fitted * scale if settings.embedding_steps else 0.0
+    return max(fitting, tuning if settings.finetune_steps else 0.0, sampling)

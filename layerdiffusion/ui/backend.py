@@ -143,7 +143,11 @@ class Backend:
 
     def opening(self) -> Settings:
         """The settings that the dials open with: the model's own; the quick ones where GPU time is rationed."""
-        return self.defaults() if self._zero_gpu is None else preset("quick", self.own_settings())
+        return self.defaults() if self._zero_gpu is None else self.preset("quick")
+
+    def preset(self, name: str) -> Settings:
+        """The settings of a preset for the model, or, before it is loaded, for what it will be as far as is known."""
+        return self.editor.models.preset(name) if self.ready else preset(name, self.own_settings())
 
     def bookings(self, edit: Edit, settings: Settings) -> list[int]:
         """The seconds of each GPU call that the edit would book now; none where no GPU is lent."""

@@ -185,13 +185,6 @@ def test_full_tuning_is_refused_in_gigabytes_where_it_cannot_fit(tiny_xl_models,
         assert _for_xl(profile, 1.0).checkpointing == checkpointing
         assert _for_xl(profile, 1.0).checkpoint_embeddings == (gigabytes < 40)
         models.check(models.defaults)
-        quick = dataclasses.replace(models.defaults, draws=4)
-        assert models.checkpoints(4)
-        if gigabytes < 18:
-            with pytest.raises(SettingsError, match="draws is 4: for SDXL .* about 19 GB.* has 16 GB; choose 2"):
-                models.check(quick)
-        else:
-            models.check(quick)
         if gigabytes < 48:
             with pytest.raises(SettingsError, match=f"takes about 50 GB, and this card has {gigabytes:.0f} GB"):
                 models.check(full)

@@ -13,7 +13,7 @@ from refusals import sentence
 from safetensors.torch import load_file, save_file
 
 from layerdiffusion.errors import ModelError
-from layerdiffusion.models.hub import HUB_CLIP, HUB_DEFAULT, HUB_XL, download
+from layerdiffusion.models.hub import HUB_CLIP, HUB_DEFAULT, HUB_XL, download, download_model
 from layerdiffusion.models.load import load_models
 from layerdiffusion.models.sam import HUB_NAMES
 
@@ -119,6 +119,43 @@ def test_of_each_parts_weights_one_kind_is_fetched(hub, folder, variants):
     half = {path.name.endswith(".fp16.safetensors") for path in cache.rglob("*.safetensors")}
     assert half == {variants == "half"}
     assert len(list(cache.rglob("*.safetensors"))) == 3
+
+
+# What stabilityai/stable-diffusion-xl-base-1.0 holds: each folder's files beside its config.json.
+XL_LISTING = {
+    "text_encoder": "flax_model.msgpack model.fp16.safetensors model.onnx model.safetensors openvino_model.bin",
+    "text_encoder_2": "flax_model.msgpack model.fp16.safetensors model.onnx model.onnx_data model.safetensors",
+    "unet": "diffusion_flax_model.msgpack diffusion_pytorch_model.fp16.safetensors diffusion_pytorch_model.safetensors "
+    "model.onnx model.onnx_data openvino_model.bin openvino_model.xml",
+    "vae": "diffusion_flax_model.msgpack diffusion_pytorch_model.fp16.safetensors diffusion_pytorch_model.safetensors",
+    "vae_1_0": "diffusion_pytorch_model.fp16.safetensors diffusion_pytorch_model.safetensors",
+    "vae_decoder": "model.onnx openvino_model.bin openvino_model.xml",
+    "vae_encoder": "model.onnx openvino_model.bin openvino_model.xml",
+    "tokenizer": "merges.txt special_tokens_map.json tokenizer_config.json vocab.json",
+    "tokenizer_2": "merges.txt special_tokens_map.json tokenizer_config.json vocab.json",
+    "scheduler": "scheduler_config.json",
+    ".": "01.png README.md model_index.json sd_xl_base_1.0.safetensors sd_xl_base_1.0_0.9vae.safetensors "
+    "sd_xl_offset_example-lora_1.0.safetensors",
+}
+
+
+def test_of_sdxls_own_repository_the_four_half_weights_are_fetched_and_nothing_twice(hub, tmp_path, monkeypatch):
+    for part, names in XL_LISTING.items():
+        (tmp_path / "hub" / part).mkdir(parents=True, exist_ok=True)
+        for name in (*names.split(), *(["config.json"] if "safetensors" in names and part != "." else ())):
+            (tmp_path / "hub" / part / name).touch()
+    cache, copied, copy = hub(tmp_path / "hub"), [], shutil.copy
+    monkeypatch.setattr(shutil, "copy", lambda *paths: copied.append(paths[1]) or copy(*paths))
+    assert download_model(HUB_XL) == cache
+    fetched = {str(path.relative_to(cache)) for path in cache.rglob("*") if path.is_file()}
+    weights = {name for name in fetched if not name.endswith((".json", ".txt"))}
+    assert weights == {
+        *(f"{part}/model.fp16.safetensors" for part in ("text_encoder", "text_encoder_2")),
+        *(f"{part}/diffusion_pytorch_model.fp16.safetensors" for part in ("unet", "vae")),
+    }
+    assert {"model_index.json", "scheduler/scheduler_config.json", "tokenizer_2/merges.txt"} <= fetched
+    assert not any(name.startswith(("vae_", "./")) for name in fetched)
+    assert len([path for path in copied if path.suffix == ".safetensors"]) == 4
 
 
 def test_sdxl_is_fetched_in_half_precision_and_nothing_twice(hub, tiny_xl_folder, tmp_path):

@@ -6,13 +6,16 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import sdxl_base
 import torch
 from refusals import sentence
 from sd14 import TEXT_ENCODER, UNET, VAE
 
+from layerdiffusion.errors import EditError
+from layerdiffusion.models.load import _for_xl
 from layerdiffusion.models.memory import TooLarge, check_need, fitting_settings, predicted_need
-from layerdiffusion.models.profile import GIB, Profile
-from layerdiffusion.settings import PAPER
+from layerdiffusion.models.profile import GIB, Profile, device_profile
+from layerdiffusion.settings import PAPER, preset
 
 A10G, T4, SMALL = 21.5, 14.1, 7.6  # GiB free on cards of 22, 14.6 and 8 GiB
 
@@ -88,3 +91,48 @@ def test_two_pictures_in_training_take_more_than_one(on):
 def test_a_cpus_memory_is_nobodys_guess(tiny_models):
     assert predicted_need(tiny_models, tiny_models.defaults) is None
     check_need(tiny_models, tiny_models.defaults)
+
+
+@pytest.fixture(scope="module")
+def xl_models(tiny_xl_models):
+    """SDXL's true architecture as it is on a CUDA device, without contents."""
+    unet, vae, *encoders = sdxl_base.networks()
+    family = sdxl_base.family_of(*(encoder.to(torch.float16) for encoder in encoders))
+    return replace(tiny_xl_models, unet=unet.to(torch.float16), master=unet, vae=vae, family=family, size=1024)
+
+
+@pytest.fixture
+def xl_on(xl_models, monkeypatch):
+    """The same on a card of so many GiB, half a GiB of which is taken."""
+
+    def xl_on(gib: float, **changes):
+        total = int(gib * GIB)
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device=None: (total - GIB // 2, total))
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+        return replace(xl_models, profile=_for_xl(device_profile("cuda", "float16"), 1.0), **changes)
+
+    return xl_on
+
+
+@pytest.mark.parametrize(("gib", "draws"), [(16, 2), (24, 4), (80, 4)])
+def test_sdxls_quick_preset_has_the_draws_that_fit_the_card_in_as_many_more_steps(xl_on, gib, draws):
+    models = xl_on(gib)
+    quick, as_it_is = models.preset("quick"), preset("quick", models.own)
+    assert quick.draws == draws and quick.tune == "lora"
+    assert quick.finetune_steps * draws == as_it_is.finetune_steps * as_it_is.draws
+    models.check(quick)
+    models.check(models.defaults)
+    need = predicted_need(models, models.defaults)
+    assert need.fits and str(need) == f"needs about {need.bytes / GIB:.0f} of {gib} GB" + "; low-memory way chosen" * (
+        gib < 20
+    )
+
+
+def test_more_draws_than_sdxl_has_room_for_are_refused_with_what_fits(xl_on):
+    models = xl_on(16)
+    with pytest.raises(TooLarge, match="needs about 18 of 16 GB on the device; set draws to 1") as error:
+        models.check(replace(models.defaults, draws=4))
+    sentence(error)
+    with pytest.raises(EditError, match="GB"):
+        models.check(replace(models.defaults, tune="full"))

@@ -8,7 +8,7 @@ import gradio as gr
 
 from layerdiffusion.errors import EditError
 from layerdiffusion.prompts import named_look, split_prompt
-from layerdiffusion.settings import Settings, preset
+from layerdiffusion.settings import Settings
 from layerdiffusion.ui.backend import Backend
 from layerdiffusion.ui.errors import friendly
 from layerdiffusion.ui.handlers.events import QUIET
@@ -50,7 +50,7 @@ def split(session: Session, prompt: str) -> tuple[Any, Any]:
 
 
 def preset_values(name: str, backend: Backend) -> list[Any]:
-    return dial_values(preset(name, backend.own_settings()))
+    return dial_values(backend.preset(name))
 
 
 def advice(object_prompt: str, settings: Settings, defaults: Settings) -> tuple[Settings, str] | None:
