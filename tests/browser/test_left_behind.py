@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from gradio.route_utils import delete_files_created_by_app
 from PIL import Image
@@ -41,6 +42,7 @@ def files(folder: Path) -> int:
     return sum(path.is_file() for path in folder.rglob("*"))
 
 
+@pytest.mark.slow
 def test_edits_leave_nothing_behind(window, tmp_path, monkeypatch):
     temporary, copies = tmp_path / "temporary", tmp_path / "gradio"
     temporary.mkdir()

@@ -1,5 +1,6 @@
 """The page as a Space with ZeroGPU starts it, with workers that fork and pickle: two visitors and their bookings."""
 
+import pytest
 from serving import photo, save_page_model, served
 from tab import Tab
 from zero_gpu import Spaces
@@ -10,6 +11,7 @@ def names(spaces: Spaces) -> list[list[str]]:
     return [[stage.name for stage in call.stages] for call in spaces.calls]
 
 
+@pytest.mark.slow
 def test_two_visitors_edit_on_lent_gpus(chromium, tmp_path, monkeypatch):
     spaces = Spaces().install(monkeypatch)
     for number in range(2):

@@ -75,6 +75,7 @@ def sees(tab, words):
     )
 
 
+@pytest.mark.slow
 def test_everybody_sees_their_place_in_the_queue(tabs, pace):
     """Three people, one device: the second is next, the third is after that, and moves up."""
     people = [tabs() for _ in range(3)]
