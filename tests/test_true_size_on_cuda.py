@@ -71,6 +71,7 @@ def held(models: Models) -> int:
     return sum(parameter.nbytes for network in models.networks for parameter in network.parameters())
 
 
+@pytest.mark.slow
 def test_an_edit_at_true_size_stays_within_its_bounds(card: Card, models: Models, edit: Edit):
     assert held(models) == 2 * 859_520_964 + 4 * (83_653_863 + 123_060_480)
     assert {each.device.type for each in models.master.parameters()} == {"cpu"}

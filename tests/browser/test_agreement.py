@@ -93,6 +93,7 @@ def with_tabs(tabs: OpenTabs):
     return lambda options: launch_arguments(options, tabs)
 
 
+@pytest.mark.slow
 def test_a_closed_tab_is_forgotten_and_an_open_one_is_not(chromium, short_page, pictures):
     contexts = [chromium.new_context() for _ in range(2)]
     closed, resting = (Tab(context, short_page.url) for context in contexts)

@@ -35,7 +35,10 @@ def saved(page, tmp_path_factory):
     return result, files
 
 
-@pytest.mark.parametrize(("kind", "seeds"), [("zip", (3, 7)), ("recipe", ()), ("result", (7,))])
+@pytest.mark.parametrize(
+    ("kind", "seeds"),
+    [("zip", (3, 7)), *(pytest.param(*case, marks=pytest.mark.slow) for case in (("recipe", ()), ("result", (7,))))],
+)
 def test_a_dropped_file_brings_everything_back(tab, saved, kind, seeds):
     result, files = saved
     page, edit = tab.page, result.seen

@@ -3,6 +3,8 @@
 import io
 import zipfile
 
+import pytest
+
 from layerdiffusion.ui.bundle import open_bundle
 
 
@@ -77,6 +79,7 @@ def test_other_methods_stand_beside_ours_on_the_same_seeds(tabs, pictures, tmp_p
     assert other.page.locator("#row-sdedit .thumbnail-item").count() == 4
 
 
+@pytest.mark.slow
 def test_a_comparison_is_cancelled_and_goes_on(tab, page, pace, pictures):
     tab.begin(pictures["photo"])
     tab.dial("sampling-steps", 20)

@@ -19,6 +19,7 @@ def page(tmp_path):
         yield page
 
 
+@pytest.mark.slow
 def test_a_whole_edit_on_sdxl(page, tab: Tab, pictures):
     """Its badge and its own defaults; upload, click, words, run; four pictures, and what they say of it."""
     window = tab.page

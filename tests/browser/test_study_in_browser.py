@@ -37,6 +37,7 @@ def fits(page) -> bool:
     return all(fitting)
 
 
+@pytest.mark.slow
 def test_a_study_from_the_first_picture_to_the_results(window, study_page):
     url, study = study_page
     complaints = []

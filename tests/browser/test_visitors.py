@@ -38,6 +38,7 @@ def test_cancel_and_closing_the_tab_free_the_device(tab, page, pace, pictures):
     pytest.fail("the edit of a closed tab still runs")
 
 
+@pytest.mark.slow
 def test_two_people_get_their_own_pixels(tabs, pace, pictures):
     first, second = tabs(), tabs()
     first.begin(pictures["photo"], "a dog jumping on ice")

@@ -34,6 +34,7 @@ def cli(capfd):
     return run
 
 
+@pytest.mark.slow
 def test_edits_of_every_kind_by_four_methods_come_to_a_table_and_a_report(cli, tmp_path, measured_folder):
     out = tmp_path / "bench"
     flags = ["toybench", "--edits", 6, "--seeds", 0, "--model", measured_folder, "--out", out, "--device", "cpu"]

@@ -9,6 +9,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+import pytest
 from gradio_client import Client, handle_file
 from PIL import Image
 from serving import free_port, photo
@@ -34,6 +35,7 @@ sys.addaudithook(watch)
 """
 
 
+@pytest.mark.slow
 def test_the_app_starts_under_a_spaces_environment(page_model, tmp_path):
     """As a user without name or home, on a file system that is read-only but for the folder of TMPDIR and HF_HOME."""
     writable, code = tmp_path / "writable", tmp_path / "code"
