@@ -1,7 +1,5 @@
 """SDXL through the page, in Chromium."""
 
-from pathlib import Path
-
 import pytest
 from serving import SETTINGS, save_page_model, served
 from tab import Tab
@@ -41,9 +39,7 @@ def test_a_whole_edit_on_sdxl(page, tab: Tab, pictures):
     window.click("#advanced > button")
     lora = setting_table()["tune"].choices["lora"]
     assert window.input_value("#dial-tune input") == lora and float(tab.field("dial-guidance-scale").input_value()) == 5
-    with window.expect_download() as download:
-        window.click("#zip")
-    opened = open_bundle(Path(download.value.path()).read_bytes())
+    opened = open_bundle(tab.packed())
     settings = opened.recipe.settings
     assert (settings.tune, settings.guidance_scale, settings.seeds) == ("lora", 5.0, (0, 1, 2, 3))
     assert opened.recipe.model == str(page.backend.editor.models.name)
