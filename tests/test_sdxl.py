@@ -58,6 +58,18 @@ def test_the_command_line_edits_with_a_lora_on_top_and_its_recipe_replays(tiny_x
     assert capfd.readouterr().err.splitlines()[-1].startswith("layerdiffusion: ")
 
 
+@pytest.mark.slow
+def test_the_benchmark_times_each_of_its_stages(tiny_xl_folder, tmp_path, capfd):
+    folder = Path(shutil.copytree(tiny_xl_folder, tmp_path / "some-xl"))
+    (folder / "settings.json").write_text(json.dumps(FEW))
+    assert main(["benchmark", "--model", str(folder), "--device", "cpu", "--steps", "1", "--json"]) == 0
+    figures = json.loads(capfd.readouterr().out)
+    assert figures["model"] == str(folder)
+    stages = {"stage 1, for each embedding", "stage 2", "stage 3, for each of 4 pictures"}
+    assert figures["milliseconds_a_step"].keys() == stages
+    assert all(ours > 0 and plain > 0 for ours, plain in figures["milliseconds_a_step"].values())
+
+
 def test_the_page_names_it_and_edits_over_http(tiny_xl_folder, files, tmp_path):
     folder = Path(shutil.copytree(tiny_xl_folder, tmp_path / "some-xl"))
     with served(folder, lora=(str(files["style.safetensors"]),)) as page:
