@@ -118,6 +118,10 @@ class Tab:
     def field(self, name: str) -> Any:
         return self.page.locator(f"#{name} textarea, #{name} input[type=number], #{name} input[type=text]").first
 
+    def shows(self, name: str, value: str) -> None:
+        """Until the field has this value."""
+        self.seen(f"() => document.querySelector('#{name} textarea, #{name} input')?.value === {value!r}")
+
     def dial(self, name: str, value: object) -> None:
         self.field(f"dial-{name}").fill(str(value))
         self.field(f"dial-{name}").press("Tab")

@@ -47,8 +47,8 @@ def test_a_dropped_file_brings_everything_back(tab, saved, kind, seeds):
     page.wait_for_selector("#reference-board .ld-has-picture")
     tab.wait("reference-board", f"data.area == {edit.background_mask.sum()}")
     page.wait_for_selector("#place-board .ld-has-picture")
-    assert tab.field("object-prompt").input_value() == "a dog that jumps high"
-    assert tab.field("dial-alpha").input_value() == "0.55"
+    tab.shows("object-prompt", "a dog that jumps high")
+    tab.shows("dial-alpha", "0.55")
     tab.ready()
     shown = page.locator("#gallery .thumbnail-item")
     assert shown.count() == len(seeds) and all(f"seed {seed} ·" in page.inner_text("#gallery") for seed in seeds)
