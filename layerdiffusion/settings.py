@@ -6,6 +6,7 @@ setting is one more field here and the function that uses it.
 
 from __future__ import annotations
 
+import json
 import math
 import numbers
 from collections.abc import Callable, Iterable, Mapping
@@ -317,12 +318,24 @@ def _seeds(value: object) -> tuple[int, ...]:
 PRESETS = ("paper", "quick", "small subject")
 
 
-def preset(name: str, own: Settings) -> Settings:
+def model_settings(text: str) -> tuple[Settings, Settings | None]:
+    """What a model's `settings.json` says: its own settings, and under "quick" those of its quick preset, or None.
+
+    Raises a `ValueError` for what is no such file, a `SettingsError` among them.
+    """
+    given = json.loads(text)
+    quick = given.pop("quick", None) if isinstance(given, dict) else None
+    return Settings.from_dict(given), None if quick is None else Settings.from_dict(quick)
+
+
+def preset(name: str, own: Settings, quick: Settings | None = None) -> Settings:
     """The settings of one of `PRESETS` for a model whose own are `own`, every field set; seeds stay as they are.
 
     "quick" trains LoRA on four draws a step, in a fifth of stage 2's steps and a twelfth of stage 1's, and samples in
-    half the steps; a step of four draws costs much less than four steps.
+    half the steps; a step of four draws costs much less than four steps. A model can have another way, `quick`.
     """
+    if name == "quick" and quick is not None:
+        return quick.resolve(own)
     if name == "quick":
         fewer = {"embedding_steps": 12, "finetune_steps": 5, "sampling_steps": 2}
         steps = {field: -(-getattr(own, field) // part) for field, part in fewer.items()}

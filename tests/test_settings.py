@@ -106,5 +106,8 @@ def test_a_preset_is_made_of_the_models_own_settings():
     assert (quick.embedding_steps, quick.finetune_steps, quick.sampling_steps) == (5, 31, 25)
     assert (quick.seeds, quick.alpha) == ((7,), 0.4)
     assert preset("quick", dataclasses.replace(own, embedding_steps=0)).embedding_steps == 0
+    of_its_own = Settings(finetune_steps=70, tune="full")
+    assert preset("quick", own, of_its_own) == dataclasses.replace(own, finetune_steps=70, tune="full")
+    assert preset("paper", own, of_its_own) == own
     with pytest.raises(SettingsError, match="preset is 'fast'"):
         preset("fast", own)

@@ -8,7 +8,6 @@ one.
 from __future__ import annotations
 
 import copy
-import json
 import re
 import threading
 from collections.abc import Callable, Sequence
@@ -42,7 +41,7 @@ from layerdiffusion.models.parts import (
 )
 from layerdiffusion.models.profile import Profile, cuda_problem, device_profile
 from layerdiffusion.models.refused import check_name
-from layerdiffusion.settings import PAPER, Settings
+from layerdiffusion.settings import PAPER, Settings, model_settings
 from layerdiffusion.threads import threads_for
 
 MINIATURE = Path(__file__).resolve().parents[2] / "assets" / "miniature"
@@ -78,6 +77,7 @@ class Models:
     own: Settings  # the model's recommended ones, every field set
     defaults: Settings  # what an edit takes by itself: the same, or quicker ones where memory is short
     size: int
+    quick: Settings | None = None  # what its own quick preset sets, where it has one
     compiler: Compiler | None = None  # of the networks that sample, where it is asked for
     notice: str | None = None  # one line for the user: why this is not the model they might expect
     helpers_device: torch.device | None = None  # where SAM and CLIP go; None: to the same device
@@ -280,7 +280,7 @@ def assemble(
         profile = _for_xl(profile, size / native)
         if size < 0.75 * native:
             notice = f"SDXL was trained on pictures of {native} pixels; at {size} they come out cropped or simplified."
-    own = _own_settings(folder, parts.family)
+    own, quick = _own_settings(folder, parts.family)
     models = Models(
         name=name,
         folder=folder,
@@ -290,6 +290,7 @@ def assemble(
         scheduler=parts.scheduler,
         profile=profile,
         own=own,
+        quick=quick,
         defaults=own,
         size=size,
         notice=notice,
@@ -336,12 +337,13 @@ def _moved(tensor: Tensor, profile: Profile) -> Tensor:
     return torch.nn.Parameter(moved, requires_grad=False) if isinstance(tensor, torch.nn.Parameter) else moved
 
 
-def _own_settings(folder: Path, family: StableDiffusion) -> Settings:
-    """The settings in the model's folder over its family's and the paper's."""
-    path, own = folder / "settings.json", Settings()
+def _own_settings(folder: Path, family: StableDiffusion) -> tuple[Settings, Settings | None]:
+    """The settings in the model's folder over its family's and the paper's, and its own quick ones."""
+    path = folder / "settings.json"
+    own, quick = Settings(), None
     if path.is_file():
         try:
-            own = Settings.from_dict(json.loads(path.read_text(encoding="utf-8")))
+            own, quick = model_settings(path.read_text(encoding="utf-8"))
         except ValueError as error:  # EditError and JSONDecodeError are both
             raise ModelError(f"The model's {path} can't be used: {reason(error)}.") from error
-    return own.resolve(family.defaults.resolve(PAPER))
+    return own.resolve(family.defaults.resolve(PAPER)), quick

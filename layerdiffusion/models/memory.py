@@ -98,20 +98,21 @@ def fitting_settings(models: Models) -> Settings:
     own, profile = models.own, models.profile
     if not profile.low_memory:
         return own
-    return _first_fitting(models, ([own] if profile.eight_bit_adam else []) + _quick_ways(own))
+    return _first_fitting(models, ([own] if profile.eight_bit_adam else []) + _quick_ways(models))
 
 
 def fitting_preset(models: Models, name: str) -> Settings:
     """The settings of a preset for these models, as `preset` has them; "quick" with as many draws a step as fit."""
-    return _first_fitting(models, _quick_ways(models.own)) if name == "quick" else preset(name, models.own)
+    return _first_fitting(models, _quick_ways(models)) if name == "quick" else preset(name, models.own)
 
 
-def _quick_ways(own: Settings) -> list[Settings]:
+def _quick_ways(models: Models) -> list[Settings]:
     """The quick settings, and the same with fewer draws a step in as many more steps."""
-    quick, ways = preset("quick", own), []
+    own = models.own
+    quick, ways = preset("quick", own, models.quick), []
     for share in (1, 2, 4):
         steps = {name: share * getattr(quick, name) for name in ("embedding_steps", "finetune_steps")}
-        ways.append(replace(quick, draws=quick.draws // share, **steps))
+        ways.append(replace(quick, draws=max(1, quick.draws // share), **steps))
     return ways
 
 

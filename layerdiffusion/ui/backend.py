@@ -1,7 +1,6 @@
 """The one thing all tabs share: the loaded models and their editor, loaded in the background while the page opens."""
 
 import contextlib
-import json
 import logging
 import os
 import threading
@@ -15,7 +14,7 @@ from PIL import Image
 from layerdiffusion.edit import Edit
 from layerdiffusion.errors import EditError, ModelError, SettingsError
 from layerdiffusion.evaluation.fit import Fit, fits
-from layerdiffusion.settings import PAPER, Settings, preset
+from layerdiffusion.settings import PAPER, Settings, model_settings, preset
 from layerdiffusion.ui.examples import ASSETS
 from layerdiffusion.ui.follow import follow
 from layerdiffusion.ui.options import Options
@@ -72,7 +71,7 @@ class Backend:
                 import peft  # noqa: F401 - once and here, not in every worker
 
                 models.own = replace(models.own, tune="lora")  # tuned networks are too large to be sent
-                models.defaults = replace(models.defaults, tune="lora")
+                models.defaults, models.quick = replace(models.defaults, tune="lora"), None
                 models.helpers_device = torch.device("cpu")
                 if editor.sam is None and not (models.folder / "sam").is_dir():
                     editor.sam = "vit_b"  # a few seconds a picture on a CPU, where ViT-H takes a minute
@@ -135,11 +134,13 @@ class Backend:
         """The model's own settings; before it is loaded, the embedded one's as its folder has them."""
         if self.ready:
             return self.editor.models.own
-        if self.options.model in ("auto", "miniature"):
-            path = ASSETS / "miniature" / "settings.json"
-            if path.is_file():
-                return Settings.from_dict(json.loads(path.read_text(encoding="utf-8"))).resolve(PAPER)
-        return PAPER
+        return self._embedded()[0].resolve(PAPER)
+
+    def _embedded(self) -> tuple[Settings, Settings | None]:
+        """What the embedded model's folder says, where that is the model as far as is known before it is loaded."""
+        path = ASSETS / "miniature" / "settings.json"
+        there = self.options.model in ("auto", "miniature") and path.is_file()
+        return model_settings(path.read_text(encoding="utf-8")) if there else (Settings(), None)
 
     def opening(self) -> Settings:
         """The settings that the dials open with: the model's own; the quick ones where GPU time is rationed."""
@@ -147,7 +148,7 @@ class Backend:
 
     def preset(self, name: str) -> Settings:
         """The settings of a preset for the model, or, before it is loaded, for what it will be as far as is known."""
-        return self.editor.models.preset(name) if self.ready else preset(name, self.own_settings())
+        return self.editor.models.preset(name) if self.ready else preset(name, self.own_settings(), self._embedded()[1])
 
     def bookings(self, edit: Edit, settings: Settings) -> list[int]:
         """The seconds of each GPU call that the edit would book now; none where no GPU is lent."""

@@ -42,7 +42,13 @@ def on(networks):
         )
         profile = replace(profile, batch=2 if low else 16)
         return SimpleNamespace(
-            networks=networks, family=None, unet=networks[0], latent_shape=(4, 64, 64), profile=profile, own=PAPER
+            networks=networks,
+            family=None,
+            unet=networks[0],
+            latent_shape=(4, 64, 64),
+            profile=profile,
+            own=PAPER,
+            quick=None,
         )
 
     return on
