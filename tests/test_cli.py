@@ -508,6 +508,7 @@ def test_without_a_command_the_commands_are_told():
     assert done.returncode == 0 and "edit a photo" in done.stdout
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_an_edit_within_a_step_and_leaves_no_traceback(files, tiny_folder):
     command = [sys.executable, "-m", "layerdiffusion", "edit", *GOOD, "--model", str(tiny_folder), "--device", "cpu",
                "--embedding-steps", "2000", "--finetune-steps", "2000", "--out", "result"]  # fmt: skip

@@ -42,6 +42,7 @@ def compare_with(tab, *methods):
     tab.page.click("#baselines-run")
 
 
+@pytest.mark.slow
 def test_other_methods_stand_beside_ours_on_the_same_seeds(tabs, pictures, tmp_path):
     tab = tabs()
     page = tab.page

@@ -144,6 +144,7 @@ def test_no_folder_no_bench(tmp_path, segmenter):
         tedbench(tmp_path / "nowhere", lambda: segmenter, tmp_path / "masks")
 
 
+@pytest.mark.slow
 def test_the_command_edits_measures_and_goes_on_where_it_was(folder, tmp_path, measured_folder):
     from layerdiffusion.__main__ import main
 

@@ -65,6 +65,7 @@ def test_each_of_the_pair_walks_as_it_would_alone_on_the_same_noise(scene, seede
         torch.testing.assert_close(tensor, alone.tensors[name], atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_both_are_fitted_better_to_what_the_mask_shows(scene, seeded):
     unet, scheduler, latents, mask, embeddings = scene
     fitted = optimize_embeddings(unet, scheduler, latents, mask, embeddings, steps=90, lr=3e-2, generator=seeded(1))

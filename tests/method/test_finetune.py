@@ -305,6 +305,7 @@ def test_attention_and_convolutions_share_out_what_holds_no_norm_and_no_time(eit
     assert not without_part(names, "attention").keys() & {n for n in names if ".attn1." in n or ".attn2." in n}
 
 
+@pytest.mark.slow
 def test_tuning_lowers_the_loss(layers, tune):
     losses = []
     tune(layers, steps=90, lr=3e-3, on_step=lambda step: losses.append(step.loss))

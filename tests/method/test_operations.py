@@ -79,6 +79,7 @@ def stages(unet, seeded, dtype, half):
     return {name: step(run) for name, run in runs.items()}
 
 
+@pytest.mark.slow
 def test_half_precision_weights_save_operations_and_the_steps_grow_no_larger(unet, seeded):
     plain, half = (stages(unet, seeded, torch.bfloat16, half) for half in (False, True))
     for name, most in MOST.items():

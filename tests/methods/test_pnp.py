@@ -85,6 +85,7 @@ def inverted_photo():
     return models, latents, empty, source
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
 def test_with_everything_injected_the_photo_comes_back(inverted_photo, guidance_scale, record_property):
     models, latents, empty, source = inverted_photo

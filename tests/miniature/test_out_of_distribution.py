@@ -16,6 +16,7 @@ def miniature():
     return load_models("miniature", "cpu", "float32")
 
 
+@pytest.mark.slow
 def test_strange_pictures_are_told_from_the_toyboxs_own(miniature):
     usual = ood_threshold(miniature)
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (160, 160, 3), dtype=np.uint8))

@@ -69,6 +69,7 @@ def test_an_empty_mask_fits_nothing():
     assert best_overlap(np.zeros((8, 8), bool), silhouette("cat", "lying")) == 0
 
 
+@pytest.mark.slow
 def test_drawn_subjects_are_whole_and_broken_ones_are_not(measure):
     found = measure([scene.image for scene in DRAWN], [scene.attributes for scene in DRAWN])
     assert np.mean([shape.whole for shape in found]) >= 0.95

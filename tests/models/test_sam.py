@@ -216,12 +216,14 @@ def test_without_a_network_the_hubs_sam_is_refused_in_one_sentence(tmp_path, mon
         load_sam("vit_b")
 
 
+@pytest.mark.slow
 def test_importing_the_segmenter_first_survives_a_torchvision_that_does_not_fit_its_torch():
     code = "from layerdiffusion.models.segmenter import Segmenter; import torchvision, transformers; print('alive')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "alive", done.stderr
 
 
+@pytest.mark.slow
 def test_operators_are_defined_only_where_those_of_torchvision_do_not_load(tmp_path):
     """Defining one that torchvision's own library registers later ends the process; each answer needs its own."""
     import _ctypes  # a library that loads into any process
