@@ -60,7 +60,7 @@ class Editor:
         once `cancel` is set the edit ends within a step. `method` is one of `methods.options.METHODS`, `options` its
         own (`options_for`; None: its defaults). With a kept `subject` nothing is trained but its `train_on` steps, in
         place of stages 1 and 2. The baselines see the whole prompt and one picture. Raises an `EditError`: `Cancelled`,
-        `OutOfMemory`, or one that says what is wrong with the edit. Whatever is raised, finished stages are kept.
+        `OutOfMemory`, or one that names what is wrong with the edit. Whatever is raised, finished stages are kept.
         """
         began = time.perf_counter()
         plan = self._planner.plan(edit, settings, method, options, subject)

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from sd14 import TEXT_ENCODER, placed, true_tokenizer
+from sd14 import UNET as UNET_OF_SD14
 from sd14 import VAE as VAE_OF_SD14
 
 from layerdiffusion.models.family import StableDiffusionXL
@@ -14,24 +15,13 @@ from layerdiffusion.models.profile import Profile
 
 # The configs that stabilityai/stable-diffusion-xl-base-1.0 is published with, less what is the same in every release.
 UNET = {
-    "_class_name": "UNet2DConditionModel",
-    "act_fn": "silu",
+    **UNET_OF_SD14,
     "addition_embed_type": "text_time",
     "addition_time_embed_dim": 256,
     "attention_head_dim": [5, 10, 20],
     "block_out_channels": [320, 640, 1280],
-    "center_input_sample": False,
     "cross_attention_dim": 2048,
     "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
-    "downsample_padding": 1,
-    "flip_sin_to_cos": True,
-    "freq_shift": 0,
-    "in_channels": 4,
-    "layers_per_block": 2,
-    "mid_block_scale_factor": 1,
-    "norm_eps": 1e-05,
-    "norm_num_groups": 32,
-    "out_channels": 4,
     "projection_class_embeddings_input_dim": 2816,
     "sample_size": 128,
     "transformer_layers_per_block": [1, 2, 10],

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 import pytest
 from fake_cuda import GIB, Card, fake_card
 from sdxl_base import PARAMETERS, stable_diffusion_xl
 from stage_log import Log, one_thread
-from tiny import noise_picture
+from tiny import edit_of_noise
 
 from layerdiffusion.edit import Edit
 from layerdiffusion.editor import Editor
@@ -44,10 +43,7 @@ def models(card: Card) -> Models:
 
 @pytest.fixture(scope="module")
 def edit() -> Edit:
-    mask = np.zeros((1024, 1024), bool)
-    mask[256:768, 256:768] = True
-    photo, reference = noise_picture(0, 1024, 1024), noise_picture(1, 1024, 1024)
-    return Edit(photo, mask, reference, ~mask, object_prompt="a dog jumps", background_prompt="on ice")
+    return edit_of_noise(1024)
 
 
 def test_an_edit_by_lora_fits_a_card_of_16_gb(card: Card, models: Models, edit: Edit):

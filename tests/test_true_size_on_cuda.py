@@ -8,13 +8,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from types import ModuleType
 
-import numpy as np
 import pytest
 import torch
 from fake_cuda import GIB, Card, fake_card
 from sd14 import stable_diffusion
 from stage_log import Log, one_thread
-from tiny import noise_picture
+from tiny import edit_of_noise
 
 from layerdiffusion.edit import Edit
 from layerdiffusion.editor import Editor
@@ -47,10 +46,7 @@ def models(card: Card) -> Models:
 
 @pytest.fixture(scope="module")
 def edit() -> Edit:
-    mask = np.zeros((512, 512), bool)
-    mask[128:384, 128:384] = True
-    photo, reference = noise_picture(0, 512, 512), noise_picture(1, 512, 512)
-    return Edit(photo, mask, reference, ~mask, object_prompt="a dog jumps", background_prompt="on ice")
+    return edit_of_noise(512)
 
 
 def tuned(card: Card, models: Models, edit: Edit, **changes) -> Log:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from layerdiffusion.edit import Edit
 from layerdiffusion.models._torchvision import ensure_torchvision
 from layerdiffusion.settings import Settings
 
@@ -198,3 +199,11 @@ def save_tiny_xl(folder: Path, **index) -> Path:
 
 def noise_picture(seed: int, width: int = 80, height: int = 64) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def edit_of_noise(side: int) -> Edit:
+    """Two square pictures of noise, the subject in the middle of one and around it in the other."""
+    mask = np.zeros((side, side), bool)
+    mask[side // 4 : -side // 4, side // 4 : -side // 4] = True
+    photo, reference = (noise_picture(seed, side, side) for seed in range(2))
+    return Edit(photo, mask, reference, ~mask, object_prompt="a dog jumps", background_prompt="on ice")

@@ -110,9 +110,9 @@ def _quick_ways(models: Models) -> list[Settings]:
     """The quick settings, and the same with fewer draws a step in as many more steps."""
     own = models.own
     quick, ways = preset("quick", own, models.quick), []
-    for share in (1, 2, 4):
+    for share in (share for share in (1, 2, 4) if share <= quick.draws):
         steps = {name: share * getattr(quick, name) for name in ("embedding_steps", "finetune_steps")}
-        ways.append(replace(quick, draws=max(1, quick.draws // share), **steps))
+        ways.append(replace(quick, draws=quick.draws // share, **steps))
     return ways
 
 
