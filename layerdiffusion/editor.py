@@ -185,7 +185,7 @@ class Editor:
     def cut_out(self, result: Result) -> list[Image.Image]:
         """The subject of each of the result's pictures, found again by SAM and the words: RGBA. Raises `ModelError`."""
         with self.runtime.turn():
-            masks = [self._finisher.subject_of(image, result.edit, result.layers) for image in result.images]
+            masks = self._finisher.subjects_of(result.images, result.edit, result.layers)
         return [cut_out(image, mask) for image, mask in zip(result.images, masks, strict=True)]
 
     def clear_cache(self) -> None:

@@ -29,7 +29,7 @@ class Call(NamedTuple):
     """One booking."""
 
     seconds: int
-    stages: list[Any]  # as the worker gets them
+    given: list[Any]  # stages, or SAM's pictures, as the worker gets them
 
 
 class Worker:
@@ -76,7 +76,7 @@ class Spaces:
     def __init__(self) -> None:
         self.calls: list[Call] = []
         self.forks = 0
-        self.worker: Worker | None = None
+        self.workers: dict[Any, Worker | None] = {}  # by task, those that wait for a call
         self.left: float = float("inf")  # seconds of the visitor's quota
 
     def GPU(self, duration: Callable[..., int]) -> Callable[[Callable[..., Any]], Callable[..., Iterator[Any]]]:  # noqa: N802
@@ -89,21 +89,23 @@ class Spaces:
                     words = f"You have exceeded your GPU quota ({seconds}s requested vs. {self.left}s left)."
                     raise gr.Error(words, title="ZeroGPU quota exceeded", print_exception=False)
                 self.calls.append(Call(seconds, pickle.loads(arguments[1])))
-                worker, self.worker = self.worker, None
+                worker, self.workers[task] = self.workers.get(task), None
                 if worker is None or not worker.process.is_alive():
                     worker, self.forks = Worker(task), self.forks + 1
-                yield from self._follow(worker, None, pickled)
+                yield from self._follow(task, worker, None, pickled)
 
             return call
 
         return decorate
 
-    def _follow(self, worker: Worker, probe: Callable[..., Any] | None, arguments: bytes) -> Iterator[Any]:
+    def _follow(
+        self, task: Callable[..., Any], worker: Worker, probe: Callable[..., Any] | None, arguments: bytes
+    ) -> Iterator[Any]:
         worker.calls.put((probe, arguments))
         while (answer := worker.answers.get()) is not None:
             kind, value = answer
             if kind == ENDED:
-                self.worker = worker
+                self.workers[task] = worker
                 return
             if kind == "error":
                 worker.process.kill()
@@ -114,14 +116,15 @@ class Spaces:
                 worker.stop.set()
                 while (answer := worker.answers.get()) is not None and answer[0] != ENDED:
                     pass
-                self.worker = worker if answer else None
+                self.workers[task] = worker if answer else None
                 raise
         raise gr.Error("GPU task aborted", title="ZeroGPU worker error", print_exception=False)
 
     def ask(self, probe: Callable[[], Iterator[Any]]) -> list[Any]:
-        """What a generator at the top of a module yields in the worker."""
-        assert self.worker is not None
-        return list(self._follow(self.worker, probe, pickle.dumps(())))
+        """What a generator at the top of a module yields in the worker, where there is only one."""
+        ((task, worker),) = self.workers.items()
+        assert worker is not None
+        return list(self._follow(task, worker, probe, pickle.dumps(())))
 
     def kill(self) -> None:
         """End whatever worker runs, as the hub does when the time is over."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -39,22 +40,28 @@ class Finisher:
         found: list[Mask | None] = [None] * len(images)
         try:
             self._models.clip()
-            found = [self.subject_of(image, task.edit, layers) for image in images]
+            found = [*self.subjects_of(images, task.edit, layers)]
         except (ModelError, SegmentError) as error:
             notes = [f"Detail comes back by comparison alone, since the subject can't be looked for: {error}"]
         pairs = zip(images, found, strict=True)
         return [bring_detail(image, source, layers.subjects, mask) for image, mask in pairs], notes
 
-    def subject_of(self, image: Image.Image, edit: Edit, layers: Layers) -> Mask:
-        """The mask, bool (H, W), of the subject in a result of the edit. Raises `ModelError`."""
+    def subjects_of(self, images: Sequence[Image.Image], edit: Edit, layers: Layers) -> list[Mask]:
+        """The mask, bool (H, W), of the subject in each of the edit's results. Raises `ModelError`."""
         words = subject_noun(edit.object_prompt) or edit.object_prompt
-        key = digest(words, image, layers.object_mask)
+        keys = [digest(words, image, layers.object_mask) for image in images]
         with self._lock:
-            mask = self._found.pop(key, None)
-        if mask is None:
-            mask = find_again(self._models, image, words, layers.object_mask, self._models.segmenter(self._sam))
+            found = {key: self._found[key] for key in keys if key in self._found}
+        missing = {key: image for key, image in zip(keys, images, strict=True) if key not in found}
+        if missing:
+            segmenter = self._models.segmenter(self._sam)
+            segmenter.prepare(missing.values())  # together, as a GPU is lent by the call
+            for key, image in missing.items():
+                found[key] = find_again(self._models, image, words, layers.object_mask, segmenter)
         with self._lock:
-            self._found[key] = mask
+            for key in keys:
+                self._found[key] = found[key]
+                self._found.move_to_end(key)
             while len(self._found) > FOUND:
                 self._found.popitem(last=False)
-        return mask
+        return [found[key] for key in keys]

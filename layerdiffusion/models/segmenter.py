@@ -7,7 +7,7 @@ import hashlib
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -39,6 +39,7 @@ class Proposal(NamedTuple):
 
 PROPOSAL_SIDE = 256
 Embedded = tuple[torch.Tensor, tuple[int, int], tuple[int, int]]  # features, the picture's size, and as encoded
+Elsewhere = Callable[[list[np.ndarray]], list[Embedded] | None]  # pictures' embeddings, if it can
 
 
 class Segmenter:
@@ -47,6 +48,7 @@ class Segmenter:
     The slow image encoder runs once for each picture; the last `cache_size` embeddings (at true size 4 MB each) are
     cached by content, in main memory. With more than one person at work, hand `image` to each call of `mask`, so that
     nobody clicks on another's picture. Unless it is `resident`, the encoder is on the device only while it runs.
+    `elsewhere`, where it is set, runs the image encoder in this one's place.
     """
 
     def __init__(self, sam: Sam, cache_size: int = 32, resident: bool = True) -> None:
@@ -57,6 +59,7 @@ class Segmenter:
         self._embeddings: OrderedDict[str, Embedded] = OrderedDict()
         self._cache_size = cache_size
         self._set: Embedded | None = None
+        self.elsewhere: Elsewhere | None = None
         self._lock, self._encoding = threading.Lock(), threading.Lock()
 
     @property
@@ -69,7 +72,7 @@ class Segmenter:
 
     def set_image(self, image: Image.Image | np.ndarray) -> None:
         """Make `image`, RGB, the picture that later clicks are on."""
-        self._set = self._embed(image)
+        (self._set,) = self.prepare([image])
 
     def mask(
         self,
@@ -102,7 +105,7 @@ class Segmenter:
         (0); `box` is (x0, y0, x1, y1). Raises `SegmentError` for clicks off the picture, or when nothing says
         where to look.
         """
-        embedded = self._set if image is None else self._embed(image)
+        embedded = self._set if image is None else self.prepare([image])[0]
         if embedded is None:
             raise SegmentError("No picture is set to click on; choose one first (set_image).")
         features, original_size, input_size = embedded
@@ -124,7 +127,7 @@ class Segmenter:
         As `SamAutomaticMaskGenerator` asks for them (Kirillov et al. 2023, §5), in batches.
         """
         predictor = SamPredictor(self._predictor.model)  # its own, so that nobody's clicks wait
-        features, predictor.original_size, predictor.input_size = self._embed(image)
+        features, predictor.original_size, predictor.input_size = self.prepare([image])[0]
         predictor.features = features.to(predictor.device)
         predictor.is_image_set = True
         height, width = size = predictor.original_size
@@ -144,22 +147,36 @@ class Segmenter:
                         found.append(Proposal((int(x), int(y)), pick, mask, iou))
         return found
 
-    def _embed(self, image: Image.Image | np.ndarray) -> Embedded:
-        pixels = _checked_picture(image)
-        key = _key(pixels)
+    def prepare(self, images: Iterable[Image.Image | np.ndarray]) -> list[Embedded]:
+        """The embeddings of the pictures, RGB; those that are not cached are made together, and are from now on."""
+        pictures = [_checked_picture(image) for image in images]
+        keys = [_key(pixels) for pixels in pictures]
         with self._lock:
-            found = self._embeddings.get(key)
-        if found is None:
-            with self._encoding:  # other people's clicks go on meanwhile
-                found = self._encode(pixels)
+            found = {key: self._embeddings[key] for key in keys if key in self._embeddings}
+        missing = {key: pixels for key, pixels in zip(keys, pictures, strict=True) if key not in found}
+        if missing:
+            found |= zip(missing, self._embed(list(missing.values())), strict=True)
         with self._lock:
-            self._embeddings[key] = found
-            self._embeddings.move_to_end(key)
+            for key in keys:
+                self._embeddings[key] = found[key]
+                self._embeddings.move_to_end(key)
             while len(self._embeddings) > self._cache_size:
                 self._embeddings.popitem(last=False)
-        return found
+        return [found[key] for key in keys]
 
-    def _encode(self, pixels: np.ndarray) -> Embedded:
+    def _embed(self, pictures: list[np.ndarray]) -> list[Embedded]:
+        made = self.elsewhere(pictures) if self.elsewhere is not None else None
+        if made is None:
+            with self._encoding:  # other people's clicks go on meanwhile
+                made = [self.encode(pixels) for pixels in pictures]
+        return made
+
+    def to(self, device: str | torch.device) -> None:
+        """Move the whole of it."""
+        self._predictor.model.to(device)
+
+    def encode(self, pixels: np.ndarray) -> Embedded:
+        """The embedding of a picture, uint8 (H, W, 3), in main memory; made anew, here, and not cached."""
         predictor = SamPredictor(self._predictor.model)
         encoder = predictor.model.image_encoder
         try:
