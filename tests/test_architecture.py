@@ -85,7 +85,7 @@ IMPORTED_LATE = _pairs(
 LONG_FILES: set[str] = set()
 LONG_FUNCTIONS: set[str] = set()
 DIALECT: set[tuple[str, str]] = set()
-LINES_TODAY = 21_660
+LINES_TODAY = 21_760
 
 
 class Import(NamedTuple):

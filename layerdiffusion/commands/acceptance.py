@@ -194,23 +194,25 @@ def beside_imagic(bench: Bench) -> dict[str, Any]:
 
 
 def graph_and_compiled(bench: Bench) -> dict[str, Any]:
-    """A step of stage 1 eager and as a CUDA graph, and one of stage 3 eager and compiled, in milliseconds."""
+    """A step of stage 1 eager and as a CUDA graph, and of stages 2 and 3 eager and compiled, in milliseconds."""
     bench.needs_cuda()
 
     def milliseconds(models: Models, stage: str) -> float:
-        settings = replace(bench.few, embedding_steps=100, finetune_steps=0, sampling_steps=50)
-        steps = {"embeddings": 100, "sampling": 50}[stage]
-        edit = edit_for(models)
-        Editor(models).run(edit, replace(settings, embedding_steps=3, sampling_steps=3))  # what is set up once
+        settings = replace(bench.few, embedding_steps=100, finetune_steps=30, sampling_steps=50)
+        steps = {"embeddings": 100, "finetune": 30, "sampling": 50}[stage]
+        edit, few = edit_for(models), replace(settings, embedding_steps=3, finetune_steps=3, sampling_steps=3)
+        Editor(models).run(edit, few)  # what is set up once
         if models.compiler is not None:
             models.compiler.wait()
         return 1000 * Editor(models).run(edit, settings).timings[stage] / steps
 
     models = bench.models()
-    found = {"stage 1 graph": milliseconds(models, "embeddings"), "stage 3 eager": milliseconds(models, "sampling")}
+    found = {"stage 1 graph": milliseconds(models, "embeddings")}
     with mock.patch.object(graph, "cuda_graph", side_effect=RuntimeError("not wanted")):
         found["stage 1 eager"] = milliseconds(models, "embeddings")
-    return {**found, "stage 3 compiled": milliseconds(bench.models(compile=True), "sampling")}
+    for way, its in (("eager", models), ("compiled", bench.models(compile=True))):
+        found |= {f"stage 2 {way}": milliseconds(its, "finetune"), f"stage 3 {way}": milliseconds(its, "sampling")}
+    return found
 
 
 def rounding(bench: Bench) -> dict[str, Any]:

@@ -126,6 +126,7 @@ def finetune(
     optimizer: OptimizerFactory | None = None,
     checkpointing: bool = False,
     start: Weights | None = None,
+    compiled: Callable[[nn.Module], nn.Module] | None = None,
     on_step: OnStep | None = None,
 ) -> Weights:
     """§3.2.2: the weights that `steps` of Adam on Eq. 5 lead to, conditioned on `edit_embedding`, or training it too.
@@ -138,6 +139,7 @@ def finetune(
     rounded to `precision` after each step; those returned are float32 all the same. Both terms share t and ε;
     `noise_offset`, 0 in the paper, is that of `draw_noise_and_timestep`; a step goes by the mean of
     `draws_a_step` draws, 1 in the paper. It goes on from `start`, an earlier result. Without steps it is empty.
+    `compiled` makes the network that computes of the one that is tuned.
     """
     if not steps or not (object_weight or background_weight):
         return {}
@@ -158,13 +160,14 @@ def finetune(
     shape, pictures = (1, *layers.latents.shape[1:]), len(layers.latents)
     layers = TrainingLayers(*(part.repeat(draws_a_step, 1, 1, 1) for part in vars(layers).values()))
     drawn = draws(shape, scheduler, generator, device, steps=steps, each=draws_a_step, noise_offset=noise_offset)
+    network = tuned if compiled is None else compiled(tuned)
     with train_mode(tuned):
         for noise, timesteps in drawn:
             noise, timesteps = noise.repeat_interleave(pictures, 0), timesteps.repeat_interleave(pictures)
             noisy = scheduler.add_noise(layers.latents, noise, timesteps)
             target = prediction_target(scheduler, layers.latents, noise, timesteps)
             embedding = condition().expand(len(layers.latents))
-            prediction = predict(tuned, noisy, timesteps, embedding, precision)
+            prediction = predict(network, noisy, timesteps, embedding, precision)
             optimizer_step(total_loss(prediction, target, layers, object_weight, background_weight) / draws_a_step)
     return weights
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import torch
+from diffusers import DPMSolverMultistepScheduler
 from torch import Tensor, nn
 
 from layerdiffusion.method.objective import OnStep, Step, frozen, predict
-from layerdiffusion.method.types import NoiseScheduler
+from layerdiffusion.method.types import NoiseScheduler, Solver
 from layerdiffusion.models.family import Condition
 
 PredictNoise = Callable[[int, Tensor, Tensor], Tensor]  # (index, latents, timestep) → model output, guided
@@ -18,7 +20,7 @@ def conditions(steps: int, schedule: str = "alternate") -> list[str]:
     """Eq. 7: what each of `steps` sampling steps is conditioned on, "object" (ê_a) or "edit" (e_opt).
 
     By step index counted down from N to 1: even → ê_a, odd → e_opt. Never by timestep: with SD's
-    `steps_offset=1` all fifty are odd. `schedule` "object" is always ê_a, "edit" always e_opt (ablation (i)).
+    `samplerfset=1` all fifty are odd. `schedule` "object" is always ê_a, "edit" always e_opt (ablation (i)).
     """
     if schedule == "alternate":
         return ["object" if index % 2 == 0 else "edit" for index in range(steps, 0, -1)]
@@ -63,22 +65,49 @@ def ddim_scheduler(scheduler: NoiseScheduler, steps: int) -> NoiseScheduler:
     """A fresh DDIM of `steps` steps with the noise schedule of the model's own scheduler."""
     ddim = type(scheduler).from_config(scheduler.config)
     ddim.set_timesteps(steps)
-    # With SD's steps_offset of 1, a thousand steps would begin one past the schedule's end.
+    # With SD's samplerfset of 1, a thousand steps would begin one past the schedule's end.
     ddim.timesteps = ddim.timesteps.clamp(max=scheduler.config.num_train_timesteps - 1)
     return ddim
 
 
+class DPMSolver:
+    """diffusers' DPM-Solver++, multistep and of second order, with the model's own noise schedule.
+
+    Lu et al. 2022, https://arxiv.org/abs/2211.01095, Algorithm 2. A step goes by the clean latents that the last two
+    predict; under Eq. 7 these follow different words.
+    """
+
+    def __init__(self, scheduler: NoiseScheduler, steps: int) -> None:
+        self._solver = DPMSolverMultistepScheduler.from_config(scheduler.config)
+        self._solver.set_timesteps(min(steps, scheduler.config.num_train_timesteps - 1))
+        self.timesteps: Tensor = self._solver.timesteps
+        self.init_noise_sigma: float = self._solver.init_noise_sigma
+
+    def step(self, model_output: Tensor, timestep: Tensor, sample: Tensor, *, eta: float) -> DPMStep:
+        """One step, deterministic whatever `eta` is."""
+        previous = self._solver.step(model_output, timestep, sample).prev_sample
+        return DPMStep(previous, self._solver.model_outputs[-1])
+
+
+@dataclass
+class DPMStep:
+    """As `SchedulerStep` has it."""
+
+    prev_sample: Tensor
+    pred_original_sample: Tensor
+
+
 @torch.no_grad()
 def denoise(
-    scheduler: NoiseScheduler,
+    scheduler: Solver,
     latents: Tensor,
     timesteps: Tensor,
     predict_noise: PredictNoise,
     on_step: OnStep | None = None,
 ) -> Tensor:
-    """DDIM, η = 0: the latents (B, C, h, w), float32, that `latents` come to along `timesteps` (N,), noisiest first.
+    """The latents (B, C, h, w), float32, that `latents` come to along `timesteps` (N,), noisiest first; DDIM's η is 0.
 
-    `scheduler` is a `ddim_scheduler` of which these are the timesteps, or the last of them. `predict_noise` is asked
+    `scheduler` is a `ddim_scheduler` or a `DPMSolver`, of which these are the last timesteps. `predict_noise` is asked
     once a step for the model's output under guidance, with the step's index from 0. Each step reports the x0 it
     predicts. This is the one sampling loop: every method differs only in what it starts from and what it predicts.
     """
@@ -102,22 +131,24 @@ def sample(
     steps: int,
     guidance_scale: float,
     schedule: str = "alternate",
+    solver: str = "ddim",
     precision: torch.dtype = torch.float32,
     on_step: OnStep | None = None,
 ) -> Tensor:
-    """§3.2.3, Eqs. 6–7: clean latents (B, C, h, w) from pure noise `latents`, by DDIM, η = 0.
+    """§3.2.3, Eqs. 6–7: clean latents (B, C, h, w) from pure noise `latents`, by DDIM, η = 0, or by "dpm++".
 
     `unet` is the tuned network, `scheduler` the model's `DDIMScheduler`; of each embedding there is one.
     """
-    ddim = ddim_scheduler(scheduler, steps)
+    sampler: Solver = DPMSolver(scheduler, steps) if solver == "dpm++" else ddim_scheduler(scheduler, steps)
     embeddings = {"object": object_embedding.float(), "edit": edit_embedding.float()}
-    condition = conditions(steps, schedule)
+    condition = conditions(len(sampler.timesteps), schedule)
     negative = negative_prompt_embeds.float()
-    timesteps = ddim.timesteps.to(latents.device)  # together: an upload waits for all that is queued
+    timesteps = sampler.timesteps.to(latents.device)  # together: an upload waits for all that is queued
 
     def predict_noise(index: int, latents: Tensor, timestep: Tensor) -> Tensor:
         embedding = embeddings[condition[index]]
         return guided_noise_pred(unet, latents, timesteps[index], embedding, negative, guidance_scale, precision)
 
     with frozen(unet):
-        return denoise(ddim, latents.float() * ddim.init_noise_sigma, ddim.timesteps, predict_noise, on_step)
+        noise = latents.float() * sampler.init_noise_sigma
+        return denoise(sampler, noise, sampler.timesteps, predict_noise, on_step)

@@ -19,27 +19,33 @@ class SchedulerConfig(Protocol):
 
 
 class SchedulerStep(Protocol):
-    """What one DDIM step gives: both (B, C, h, w)."""
+    """What one step gives: both (B, C, h, w)."""
 
     prev_sample: Tensor  # x_{t−1}
     pred_original_sample: Tensor  # the x0 predicted at this step
 
 
-class NoiseScheduler(Protocol):
+class Solver(Protocol):
+    """A sampler's steps along a noise schedule."""
+
+    timesteps: Tensor  # of the sampling steps, noisiest first, once set
+    init_noise_sigma: float
+
+    def step(self, model_output: Tensor, timestep: Tensor, sample: Tensor, *, eta: float) -> SchedulerStep: ...
+
+
+class NoiseScheduler(Solver, Protocol):
     """diffusers' `DDIMScheduler`: the model's noise schedule, and DDIM's steps along it."""
 
     config: SchedulerConfig
     alphas_cumprod: Tensor  # ᾱ of every training timestep, (T,)
     final_alpha_cumprod: Tensor  # ᾱ of the step after the last
-    timesteps: Tensor  # of the sampling steps, noisiest first, once set
-    init_noise_sigma: float
 
     @classmethod
     def from_config(cls: type[_Self], config: SchedulerConfig) -> _Self: ...
     def set_timesteps(self, num_inference_steps: int) -> None: ...
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor: ...
     def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor: ...
-    def step(self, model_output: Tensor, timestep: Tensor, sample: Tensor, *, eta: float) -> SchedulerStep: ...
 
 
 class Checkpointed(Protocol):

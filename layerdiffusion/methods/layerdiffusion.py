@@ -293,6 +293,7 @@ def sample_pictures(
             steps=settings.sampling_steps,
             guidance_scale=settings.guidance_scale,
             schedule=settings.schedule,
+            solver=settings.solver,
             precision=models.profile.precision,
             on_step=on_step,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -126,6 +127,7 @@ def background_stage(
         "size": size,
         "steps": settings.sampling_steps,
         "guidance_scale": settings.guidance_scale,
+        "solver": settings.solver,
     }
     return Stage("background", inputs, settings.sampling_steps, 2, generate_background)
 
@@ -138,8 +140,9 @@ def generate_background(
     size: tuple[int, int],
     steps: int,
     guidance_scale: float,
+    solver: str = "ddim",
 ) -> Image.Image:
-    """A picture of `size` (W, H): DDIM from the seed's noise with the untouched model and the whole prompt."""
+    """A picture of `size` (W, H), sampled from the seed's noise with the untouched model and the whole prompt."""
     embedding, negative = models.embed([prompt]), models.embed([None])
     report.begin("background")
     latents = sample(
@@ -152,6 +155,7 @@ def generate_background(
         steps=steps,
         guidance_scale=guidance_scale,
         schedule="edit",
+        solver=solver,
         precision=models.profile.precision,
         on_step=report.step,
     )
@@ -188,6 +192,7 @@ def tuned_weights(  # type: ignore[explicit-any]  # the dials are those of `fine
             # LoRA's Adam is small as it is, and 8 bits would have to look at every step's scale.
             optimizer=(replace(profile, eight_bit_adam=False) if lora else profile).optimizer(),
             checkpointing=checkpointing,
+            compiled=partial(models.compiler.attach, training=True) if models.compiler and not checkpointing else None,
             on_step=report.step,
             **dials,
         )

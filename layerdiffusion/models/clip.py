@@ -41,7 +41,7 @@ def clip_name(models: Models) -> str:
 
 
 def load_clip(folder: Path, device: torch.device) -> tuple[Network, Any]:
-    """The `CLIPModel` (float32, frozen) and `CLIPProcessor` in `folder` if it exists, else ViT-B/32 from the hub.
+    """The `CLIPModel` (frozen; on CUDA float16) and `CLIPProcessor` in `folder` if it exists, else ViT-B/32's.
 
     Weights come from safetensors, or from a .bin of which nothing but tensors is unpickled. Raises `ModelError`.
     """
@@ -58,7 +58,8 @@ def load_clip(folder: Path, device: torch.device) -> tuple[Network, Any]:
         raise ModelError(
             f"The CLIP model in {source} can't be opened ({reason(error)}); download or save it again."
         ) from error
-    return model.to(device).requires_grad_(False).eval(), processor
+    model = model.to(device, torch.float16 if device.type == "cuda" else torch.float32)
+    return model.requires_grad_(False).eval(), processor
 
 
 def squared(image: Image.Image) -> Image.Image:
@@ -76,5 +77,5 @@ def embed(models: Models, images: Sequence[Image.Image], texts: Sequence[str]) -
     """CLIP's embeddings, of length 1: (len(images), D) and (len(texts), D). Raises `ModelError`."""
     clip, processor = models.clip()
     inputs = processor(text=list(texts), images=list(images), return_tensors="pt", padding=True, truncation=True)
-    out = clip(**inputs.to(clip.device))
-    return out.image_embeds, out.text_embeds
+    out = clip(**inputs.to(clip.device, clip.dtype))  # the pixels alone have a type of number to convert
+    return out.image_embeds.float(), out.text_embeds.float()

@@ -78,7 +78,7 @@ class Models:
     defaults: Settings  # what an edit takes by itself: the same, or quicker ones where memory is short
     size: int
     quick: Settings | None = None  # what its own quick preset sets, where it has one
-    compiler: Compiler | None = None  # of the networks that sample, where it is asked for
+    compiler: Compiler | None = None  # of the networks that train and sample, where it is asked for
     notice: str | None = None  # one line for the user: why this is not the model they might expect
     helpers_device: torch.device | None = None  # where SAM and CLIP go; None: to the same device
     _lazy: dict[str, Any] = field(default_factory=dict, repr=False)
@@ -179,7 +179,7 @@ class Models:
         return self._once(f"segmenter {name}", load)
 
     def clip(self) -> tuple[Network, Any]:
-        """The `CLIPModel` (float32) and `CLIPProcessor` of the score, loaded at the first call.
+        """The `CLIPModel` (on CUDA float16) and `CLIPProcessor` of the score, loaded at the first call.
 
         From the model's `clip` folder, else ViT-B/32 from the hub. Raises `ModelError`.
         """

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from layerdiffusion.models.load import Models
 
 CONTEXT = GIB  # what CUDA and the allocator take beside live tensors
-CLIP = 600 * 2**20  # ViT-B/32 in float32
+CLIP = 300 * 2**20  # ViT-B/32 in float16
 SLACK = 1.1  # a prediction is not exact: what is over by less is tried, and runs again with less where it fails
 # Bytes a parameter of the network in full stage 2. While a step computes: the float32 weights (4), their rounded copy
 # (2) and Adam's state (8, or 2 with 8 bits); when Adam begins, the rounded gradients (2) too.

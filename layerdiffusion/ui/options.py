@@ -53,7 +53,7 @@ def parse_options(argv: Sequence[str] | None = None) -> Options:
     parser.add_argument("--keep-minutes", type=_count, help="how long a visitor's files outlast their tab (60)")
     parser.add_argument("--root-path", help="the path that a proxy serves the page under, as in /layerdiffusion")
     parser.add_argument("--cache-gb", type=_size, help="memory for finished stages, in GiB")
-    parser.add_argument("--compile", action="store_true", default=None, help="compile the network while edits run")
+    parser.add_argument("--compile", action="store_true", default=None, help="compile the networks while edits run")
     parser.add_argument("--offline", action="store_true", default=None, help="never ask the network for anything")
     parser.add_argument("--study", type=_study, metavar="DIR", help="a user study of this evaluation, at /study")
     loras: list[str] = []

@@ -8,7 +8,7 @@ from tiny import WIDTH, every_family, stable_diffusion_scheduler
 from torch import nn
 
 from layerdiffusion.method import initial_latents, sample
-from layerdiffusion.method.sampling import conditions, ddim_scheduler
+from layerdiffusion.method.sampling import DPMSolver, conditions, ddim_scheduler
 from layerdiffusion.models.family import Condition, ConditionXL
 
 pytestmark = pytest.mark.usefixtures("global_random_state_is_left_alone")
@@ -78,17 +78,21 @@ def test_without_guidance_the_empty_prompt_is_not_asked(embeddings):
     assert [values for _, values in recorder.asked] == [[1], [2]]
 
 
+@pytest.mark.parametrize("solver", ["ddim", "dpm++"])
 @pytest.mark.parametrize("guidance_scale", [1.0, 7.5])
-def test_one_condition_and_no_training_is_diffusers_own_pipeline(either_models, guidance_scale):
-    from diffusers import StableDiffusionPipeline
+def test_one_condition_and_no_training_is_diffusers_own_pipeline(either_models, guidance_scale, solver):
+    from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 
     models = either_models
+    scheduler = models.scheduler
+    if solver == "dpm++":
+        scheduler = DPMSolverMultistepScheduler.from_config(scheduler.config)
     pipeline = StableDiffusionPipeline(
         vae=models.vae,
         text_encoder=models.family.text_encoder,
         tokenizer=models.family.tokenizer,
         unet=models.unet,
-        scheduler=models.scheduler,
+        scheduler=scheduler,
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -115,6 +119,7 @@ def test_one_condition_and_no_training_is_diffusers_own_pipeline(either_models, 
         steps=20,
         guidance_scale=guidance_scale,
         schedule="edit",
+        solver=solver,
     )
 
     assert ours.std() > 0.1
@@ -144,11 +149,21 @@ def test_a_picture_does_not_depend_on_the_others_in_its_batch(either_models):
 
 
 @every_family
-def test_each_step_reports_the_clean_latents_it_predicts(either_models):
+@pytest.mark.parametrize("solver", ["ddim", "dpm++"])
+def test_each_step_reports_the_clean_latents_it_predicts(either_models, solver):
     models, steps = either_models, []
     latents = initial_latents([0], models.latent_shape)
     prompts = [models.embed([words]) for words in ("a dog", "on ice", "")]
-    end = sample(models.unet, models.scheduler, latents, *prompts, steps=8, guidance_scale=2.0, on_step=steps.append)
+    end = sample(
+        models.unet,
+        models.scheduler,
+        latents,
+        *prompts,
+        steps=8,
+        guidance_scale=2.0,
+        solver=solver,
+        on_step=steps.append,
+    )
     assert [step.index for step in steps] == list(range(1, 9))
     assert steps[-1].x0.shape == latents.shape
     # At t = 1 hardly any noise is left to tell the prediction from the result.
@@ -158,6 +173,17 @@ def test_each_step_reports_the_clean_latents_it_predicts(either_models):
 def test_a_thousand_steps_stay_within_the_schedule():
     timesteps = ddim_scheduler(stable_diffusion_scheduler(), 1000).timesteps
     assert timesteps.max() == 999
+    assert len(set(DPMSolver(stable_diffusion_scheduler(), 1000).timesteps.tolist())) == 999
+
+
+def test_with_dpm_solver_the_conditions_alternate_too(embeddings):
+    recorder = Recorder()
+    latents = initial_latents([0], (4, 8, 8))
+    scheduler = stable_diffusion_scheduler()
+    sample(recorder, scheduler, latents, *embeddings, steps=4, guidance_scale=1.0, solver="dpm++")
+    assert [values for _, values in recorder.asked] == [[1], [2], [1], [2]]
+    timesteps = [timestep for timestep, _ in recorder.asked]
+    assert timesteps == sorted(timesteps, reverse=True) and len(timesteps) == 4
 
 
 def test_the_models_own_scheduler_is_not_stepped(either_models, embeddings):

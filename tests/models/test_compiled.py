@@ -49,6 +49,13 @@ def inputs(batch: int = 2) -> dict[str, torch.Tensor]:
     return {"timestep": torch.tensor(3), "encoder_hidden_states": torch.ones(batch, 2)}
 
 
+def trained(network: nn.Module, batch: int = 2) -> list[torch.Tensor]:
+    """What it comes to, and the gradients of its parameters."""
+    parameters = list(network.parameters())
+    sample = network(torch.ones(batch, 4), **inputs(batch)).sample
+    return [sample.detach(), *torch.autograd.grad(sample.square().sum(), parameters)]
+
+
 @torch.no_grad()
 def called(network: nn.Module, batch: int = 2) -> torch.Tensor:
     return network(torch.ones(batch, 4), **inputs(batch)).sample
@@ -97,6 +104,46 @@ def test_what_cannot_be_compiled_or_is_not_the_same_goes_on_as_it_is(backend, ca
     assert ("something else" if isinstance(backend, Backend) else "no compiler is installed") in line
 
 
+def test_a_network_is_trained_compiled_once_a_copy_of_it_has_been(monkeypatch):
+    compiler, first, later = Compiler("aot_eager"), Network(0.5), Network(-2.0)
+    attached = compiler.attach(first, training=True)
+    assert torch.equal(trained(attached)[0], trained(first)[0])
+    compiler.wait()
+    assert all(parameter.grad is None for parameter in first.parameters()), "that was a copy's"
+    torch._dynamo.utils.counters.clear()
+    for network in (first, later):
+        for ours, plain in zip(trained(compiler.attach(network, training=True)), trained(network), strict=True):
+            torch.testing.assert_close(ours, plain)
+    assert not torch._dynamo.utils.counters["stats"], "nothing is compiled while an edit waits"
+    called(compiler.attach(first))  # to sample with is another matter
+    compiler.wait()
+    assert len(compiler._ready) == 2 and not compiler.failed
+
+
+def test_under_autocast_it_runs_as_it_is():
+    compiler = Compiler("aot_eager")
+    with torch.autocast("cpu", torch.bfloat16):
+        called(compiler.attach(Network(1.0)))
+    assert not compiler._asked
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tune", ["full", "lora"])
+def test_stage_2_is_compiled_too(tiny_models, edit, tune):
+    models = replace(tiny_models, compiler=Compiler("aot_eager"))
+    settings = [replace(QUICK, tune=tune, finetune_steps=3, training_seed=seed) for seed in (1, 2)]
+    Editor(models).run(edit, settings[0])
+    models.compiler.wait()
+    assert not models.compiler.failed and len(models.compiler._ready) == 2
+    torch._dynamo.utils.counters.clear()
+    ours, plain = (Editor(each).run(edit, settings[1]) for each in (models, tiny_models))
+    assert not torch._dynamo.utils.counters["stats"], "nothing is compiled while an edit waits"
+    assert len(models.compiler._ready) == 2
+    np.testing.assert_allclose(ours.losses["finetune"], plain.losses["finetune"], rtol=1e-3)
+    for one, other in zip(ours.images, plain.images, strict=True):
+        assert np.abs(np.asarray(one, int) - np.asarray(other, int)).max() <= 2
+
+
 @pytest.mark.slow
 def test_edits_sample_with_the_compiled_network_once_it_is_there(tiny_models, edit):
     backend = Backend()
@@ -109,4 +156,4 @@ def test_edits_sample_with_the_compiled_network_once_it_is_there(tiny_models, ed
             assert np.abs(np.asarray(ours, int) - np.asarray(plain, int)).max() <= 1
         assert not compiled_too or backend.calls - before >= QUICK.sampling_steps
         models.compiler.wait()
-    assert not models.compiler.failed and backend.compiled == 1
+    assert not models.compiler.failed and backend.compiled == 2, "stage 2 and stage 3, once each"

@@ -73,6 +73,10 @@ def test_each_card_gets_the_best_way_that_fits_it_with_everything_else(on, gib, 
     check_need(models, settings)
 
 
+def test_lora_fits_eight_gigabytes_where_nothing_is_saved_on_too(on):
+    assert predicted_need(on(A10G), replace(PAPER, tune="lora")).bytes <= 8 * GIB
+
+
 def test_it_is_put_into_words(on):
     assert str(predicted_need(on(A10G), PAPER)).endswith("of 22 GB")
     assert str(predicted_need(on(SMALL, low=True), replace(PAPER, tune="lora"))).endswith("GB; low-memory way chosen")
