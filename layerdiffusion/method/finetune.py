@@ -7,7 +7,6 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +15,7 @@ from layerdiffusion.method.embeddings import JointEmbeddings
 from layerdiffusion.method.objective import (
     OnStep,
     OptimizerStep,
+    checkpointed,
     draws,
     masked_loss,
     off_subject,
@@ -23,7 +23,7 @@ from layerdiffusion.method.objective import (
     prediction_target,
     train_mode,
 )
-from layerdiffusion.method.types import Checkpointed, NoiseScheduler, OptimizerFactory
+from layerdiffusion.method.types import NoiseScheduler, OptimizerFactory
 from layerdiffusion.models.family import Condition
 
 LORA_RANK = 16
@@ -132,14 +132,13 @@ def finetune(
     """§3.2.2: the weights that `steps` of Adam on Eq. 5 lead to, conditioned on `edit_embedding`, or training it too.
 
     `unet` itself is left as it is: a copy is tuned, on the latents' device. With `tune="full"` its weights are
-    float32 whatever `unet` is, and so is what it returns, every parameter by name: steps of 2e-6 are below
-    the rounding of a bfloat16 or float16 weight. With `tune="lora"` low-rank adapters beside the attention
-    projections are tuned, at `LORA_LR_FACTOR` times `lr`, and only they are returned. `with_weights` puts
-    either back into a network. With `rounded`, the network computes without autocast, by weights that are
-    rounded to `precision` after each step; those returned are float32 all the same. Both terms share t and ε;
-    `noise_offset`, 0 in the paper, is that of `draw_noise_and_timestep`; a step goes by the mean of
-    `draws_a_step` draws, 1 in the paper. It goes on from `start`, an earlier result. Without steps it is empty.
-    `compiled` makes the network that computes of the one that is tuned.
+    float32 whatever `unet` is, and so is what it returns, every parameter by name: steps of 2e-6 are below the
+    rounding of a bfloat16 or float16 weight. With `tune="lora"` low-rank adapters beside the attention projections
+    are tuned, at `LORA_LR_FACTOR` times `lr`, and only they are returned. `with_weights` puts either back into a
+    network. With `rounded`, the network computes without autocast, by weights that are rounded to `precision` after
+    each step; those returned are float32 all the same. Both terms share t and ε; `noise_offset`, 0 in the paper, is
+    that of `draw_noise_and_timestep`; a step goes by the mean of `draws_a_step` draws, 1 in the paper, computed by
+    what `compiled` makes of the copy. It goes on from `start`, an earlier result. Without steps it is empty.
     """
     if not steps or not (object_weight or background_weight):
         return {}
@@ -147,8 +146,6 @@ def finetune(
     # The adapters' starting values have their own generator: both ways of tuning then see the same noise.
     starts = torch.Generator().manual_seed(generator.initial_seed())
     tuned = _with_new_adapters(unet, device, starts) if lora else _float32_copy(unet, device)
-    if checkpointing:
-        cast(Checkpointed, tuned).enable_gradient_checkpointing()
     named = {name: parameter for name, parameter in tuned.named_parameters() if parameter.requires_grad}
     weights: Weights = {name: parameter.detach() for name, parameter in named.items()}
     _copy_into(weights, start or {})
@@ -161,7 +158,7 @@ def finetune(
     layers = TrainingLayers(*(part.repeat(draws_a_step, 1, 1, 1) for part in vars(layers).values()))
     drawn = draws(shape, scheduler, generator, device, steps=steps, each=draws_a_step, noise_offset=noise_offset)
     network = tuned if compiled is None else compiled(tuned)
-    with train_mode(tuned):
+    with checkpointed(tuned, checkpointing), train_mode(tuned):
         for noise, timesteps in drawn:
             noise, timesteps = noise.repeat_interleave(pictures, 0), timesteps.repeat_interleave(pictures)
             noisy = scheduler.add_noise(layers.latents, noise, timesteps)

@@ -85,7 +85,7 @@ def test_a_wide_photo_is_marked_placed_and_run_and_a_tall_ones_window_is_moved(t
     tab.page.click("#run")
     tab.done()
     tab.page.wait_for_selector("#gallery .thumbnail-item >> nth=1")
-    tab.seen("() => [...document.querySelectorAll('#gallery img')].every(one => one.complete)")  # they come by themselves
+    tab.seen("() => [...document.querySelectorAll('#gallery img')].every(one => one.complete)")
     sizes = tab.page.eval_on_selector_all(
         "#gallery img", "all => all.map(one => [one.naturalWidth, one.naturalHeight])"
     )

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny import every_family
 
-from layerdiffusion.method import composite_layers, finetune, overlay_layers, separate_layers, with_weights
+from layerdiffusion.method import composite_layers, finetune, objective, overlay_layers, separate_layers, with_weights
 from layerdiffusion.method.embeddings import JointEmbeddings
 from layerdiffusion.method.finetune import (
     LORA_LR_FACTOR,
@@ -357,8 +357,8 @@ def test_both_ways_of_tuning_start_from_the_same_loss_on_the_same_noise(layers, 
 @pytest.mark.parametrize("how", ["full", "lora"])
 def test_checkpointing_changes_the_memory_and_not_the_result(layers, tune, how, monkeypatch):
     calls = []
-    original = torch.utils.checkpoint.checkpoint
-    monkeypatch.setattr(torch.utils.checkpoint, "checkpoint", lambda *a, **k: calls.append(1) or original(*a, **k))
+    original = objective.checkpoint
+    monkeypatch.setattr(objective, "checkpoint", lambda *a, **k: calls.append(1) or original(*a, **k))
     plain = tune(layers, tune=how, steps=2, lr=1e-4)
     assert not calls
     saving = tune(layers, tune=how, steps=2, lr=1e-4, checkpointing=True)
