@@ -2,7 +2,7 @@
 
 `same_pixels.npz` holds the pictures, and for which torch and kind of CPU. There they must be the same to the bit; on
 another one, whose sums are rounded in another order, to within two levels of 255. A change that means to alter pixels
-makes the file again: `python tests/test_same_pixels.py`.
+makes the file again: `PYTHONPATH=. python tests/test_same_pixels.py`.
 """
 
 from __future__ import annotations

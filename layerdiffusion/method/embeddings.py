@@ -76,7 +76,8 @@ def optimize_embeddings(
     def gradients(noise: Tensor, timestep: Tensor) -> tuple[Tensor, ...]:
         losses = embedding_loss(unet, scheduler, latents, mask, embeddings, noise, timestep, precision)
         found = torch.autograd.grad(optimizer_step.scaled(losses.sum()), parameters)
-        return losses.detach().mean(), *found
+        # SDXL's pooled vector's is a slice, which an optimizer of one kernel can't read, or reads as if it were none.
+        return losses.detach().mean(), *(gradient.contiguous() for gradient in found)
 
     drawn = draws(
         latents.shape, scheduler, generator, latents.device, steps=steps, each=draws_a_step, noise_offset=noise_offset

@@ -139,10 +139,11 @@ def autocast(device: torch.device, precision: torch.dtype) -> contextlib.Abstrac
 class OptimizerStep:
     """Adam on float32 `parameters`, and the report of each of `steps` steps to `on_step`.
 
-    `optimizer` is called as `optimizer(parameters, lr=lr)`: `torch.optim.Adam` or one with its interface; None: Adam,
-    on a GPU as one kernel. A float16 backward is scaled up, so that small gradients survive it. Where the network
-    computes with rounded copies of `parameters`, these are `half`: they get the gradients, and new values after
-    each step. `beside`, where it is set, has tensors of its own, which the same loss trains at their own rate.
+    `optimizer` is called as `optimizer(parameters, lr=lr)`: `torch.optim.Adam` or one with its interface; None:
+    Adam, on CUDA or a CPU as one kernel. A float16 backward is scaled up, so that small gradients survive it. Where
+    the network computes with rounded copies of `parameters`, these are `half`: they get the gradients, and new
+    values after each step. `beside`, where it is set, has tensors of its own, which the same loss trains at their
+    own rate.
 
     A GPU works behind the program that asks it, and to read a loss is to wait for all that is queued. There the losses
     are fetched `MOST_WAITING` at a time, or after `LONGEST_WAIT` seconds, and reported then; on a CPU each at once.
@@ -162,7 +163,9 @@ class OptimizerStep:
         self.beside: torch.optim.Optimizer | None = None
         self.parameters = list(parameters)
         device = self.parameters[0].device
-        self.optimizer = (optimizer or partial(torch.optim.Adam, fused=device.type == "cuda"))(self.parameters, lr=lr)
+        # As one kernel: on a CPU the miniature's 14 million weights take 16 ms a step so, and 94 ms as many.
+        adam = partial(torch.optim.Adam, fused=device.type in ("cuda", "cpu"))
+        self.optimizer = (optimizer or adam)(self.parameters, lr=lr)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
         self.most_waiting = 1 if device.type == "cpu" else MOST_WAITING
         self.overflows = 0  # steps left out in a row

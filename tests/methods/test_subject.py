@@ -88,7 +88,8 @@ def test_a_full_edit_is_kept_as_a_folder_with_a_unet(editor, edit, tmp_path):
     unet = UNet2DConditionModel.from_pretrained(folder / "unet")
     assert not torch.equal(unet.conv_in.weight, editor.models.unet.conv_in.weight)
     again = Editor(editor.models).run(edit, settings, subject=load_subject(folder))
-    assert np.array_equal(again.images[1], editor.run(edit, settings).images[1])
+    one, other = (np.asarray(result.images[1], int) for result in (again, editor.run(edit, settings)))
+    assert np.abs(one - other).max() <= 1  # a 1 × 1 kernel may lie otherwise in memory, and is summed otherwise then
 
 
 def test_what_is_no_kept_subject_is_refused_in_a_sentence(editor, tiny_v_models, edit, kept, tmp_path):
