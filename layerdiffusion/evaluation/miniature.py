@@ -19,10 +19,12 @@ import numpy as np
 
 from layerdiffusion.errors import ModelError
 from layerdiffusion.miniature.captions import join, phrase
+from layerdiffusion.miniature.data import psnr, scenes, to_tensor
 from layerdiffusion.miniature.figures import FIGURES, Figure, record
 from layerdiffusion.miniature.pictures import ATTRIBUTES, generated, painter, wishes
 from layerdiffusion.miniature.sheets import label_grid
 from layerdiffusion.miniature.world import HELD_OUT_SEEDS, Scene, draw
+from layerdiffusion.models._torchvision import ensure_torchvision
 from layerdiffusion.models.load import MINIATURE, load_models
 
 if TYPE_CHECKING:
@@ -92,8 +94,6 @@ def table_row(figure: Figure) -> str:
 
 
 def _scenes(part: str, count: int, **options):
-    from layerdiffusion.miniature.data import scenes
-
     return scenes(count, HELD_OUT_SEEDS + SEEDS[part], processes=1, **{"unseen": None, **options})
 
 
@@ -105,14 +105,10 @@ def measure_vae(folder: Path, divisor: int = 1, pictures: Path | None = None) ->
     """PSNR of what the autoencoder gives back, over the picture and over the subject."""
     import torch
 
-    from layerdiffusion.miniature.data import psnr, to_tensor
-
     bars = {"PSNR over the picture": 31.0, "PSNR over the subject": 29.0}
     if not (folder / "vae" / "config.json").exists():
         yield from _missing("vae", bars, unit="dB")
         return
-    from layerdiffusion.models._torchvision import ensure_torchvision
-
     ensure_torchvision()
     from diffusers import AutoencoderTiny
 
@@ -202,8 +198,6 @@ def measure_clip(folder: Path, divisor: int = 1, pictures: Path | None = None) -
     found: dict[str, float] = {}
     if (folder / "clip" / "config.json").exists():
         import torch
-
-        from layerdiffusion.models._torchvision import ensure_torchvision
 
         ensure_torchvision()
         from transformers import CLIPModel, CLIPProcessor
