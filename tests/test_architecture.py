@@ -77,7 +77,7 @@ IMPORTED_LATE: set[tuple[str, str]] = set()
 LONG_FILES: set[str] = set()
 LONG_FUNCTIONS: set[str] = set()
 DIALECT: set[tuple[str, str]] = set()
-LINES_TODAY = 21_760
+LINES_TODAY = 21_780
 
 
 class Import(NamedTuple):

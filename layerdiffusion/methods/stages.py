@@ -105,7 +105,7 @@ def pictures(
         batch = batches[index]
         noise = initial_latents(batch, (channels, height, width)).to(models.device)
         try:
-            latents = latents_of(noise, report.part(index, len(batches), models.decode))
+            latents = latents_of(noise, report.part(index, len(batches), models.preview))
             images += models.decode(finite(latents))
             index += 1
         except (MemoryError, RuntimeError) as error:

@@ -39,6 +39,7 @@ from layerdiffusion.models.parts import (
     vae_factor,
     window_size,
 )
+from layerdiffusion.models.preview import fit_colours, linear_preview
 from layerdiffusion.models.profile import Profile, cuda_problem, device_profile
 from layerdiffusion.models.refused import check_name
 from layerdiffusion.settings import PAPER, Settings, model_settings
@@ -134,6 +135,13 @@ class Models:
             array = (pixels.permute(1, 2, 0).cpu().numpy() * 255).round().astype(np.uint8)
             pictures.append(Image.fromarray(array))
         return pictures
+
+    def preview(self, latents: Tensor) -> list[Image.Image]:
+        """About what `decode` gives, in its size: where the autoencoder is a large one, soft and without it."""
+        if type(self.vae).__name__ == "AutoencoderTiny":
+            return self.decode(latents)
+        colours = self._once("preview", lambda: fit_colours(self))
+        return linear_preview(latents, colours, vae_factor(self.vae))
 
     def check(self, settings: Settings) -> None:
         """Refuse what can't fit the device whatever is given up for it, with an `EditError` in gigabytes."""
