@@ -102,8 +102,8 @@ def test_a_preset_is_made_of_the_models_own_settings():
     assert preset("paper", own) == own
     assert preset("small subject", own) == dataclasses.replace(own, object_weight=3.0)
     quick = preset("quick", own)
-    assert (quick.tune, quick.draws) == ("lora", 4)
-    assert (quick.embedding_steps, quick.finetune_steps, quick.sampling_steps) == (5, 31, 25)
+    assert (quick.tune, quick.draws, quick.solver) == ("lora", 4, "dpm++")
+    assert (quick.embedding_steps, quick.finetune_steps, quick.sampling_steps) == (5, 31, 20)
     assert (quick.seeds, quick.alpha) == ((7,), 0.4)
     assert preset("quick", dataclasses.replace(own, embedding_steps=0)).embedding_steps == 0
     of_its_own = Settings(finetune_steps=70, tune="full")
