@@ -20,7 +20,7 @@ def conditions(steps: int, schedule: str = "alternate") -> list[str]:
     """Eq. 7: what each of `steps` sampling steps is conditioned on, "object" (ê_a) or "edit" (e_opt).
 
     By step index counted down from N to 1: even → ê_a, odd → e_opt. Never by timestep: with SD's
-    `samplerfset=1` all fifty are odd. `schedule` "object" is always ê_a, "edit" always e_opt (ablation (i)).
+    `steps_offset=1` all fifty are odd. `schedule` "object" is always ê_a, "edit" always e_opt (ablation (i)).
     """
     if schedule == "alternate":
         return ["object" if index % 2 == 0 else "edit" for index in range(steps, 0, -1)]
@@ -65,7 +65,7 @@ def ddim_scheduler(scheduler: NoiseScheduler, steps: int) -> NoiseScheduler:
     """A fresh DDIM of `steps` steps with the noise schedule of the model's own scheduler."""
     ddim = type(scheduler).from_config(scheduler.config)
     ddim.set_timesteps(steps)
-    # With SD's samplerfset of 1, a thousand steps would begin one past the schedule's end.
+    # With SD's steps_offset of 1, a thousand steps would begin one past the schedule's end.
     ddim.timesteps = ddim.timesteps.clamp(max=scheduler.config.num_train_timesteps - 1)
     return ddim
 

@@ -53,6 +53,7 @@ class Backend:
         self._usual: float | None = None  # the most out of distribution that a scene of the toybox is
         self._error: str | None = None
         self._lock = threading.Lock()
+        self.booking_of_a_click = 0  # seconds that the first click on a picture books of a GPU
         self._zero_gpu = ZeroGPU(self._models) if on_zero_gpu() else None
 
     def start(self) -> None:
@@ -101,6 +102,7 @@ class Backend:
                 segmenter = self.segmenter()
                 if self._zero_gpu is not None and encoding_seconds(segmenter) > LONGEST_ENCODING:
                     segmenter.elsewhere = PictureEncoder(segmenter, self._editor.models.device)
+                    self.booking_of_a_click = LEAST
             except EditError as error:
                 log.error("%s", error)
 
@@ -168,10 +170,6 @@ class Backend:
             return []
         editor = self.editor
         return [booked(stages, editor.runtime.seconds_per_pass) for stages in split(editor.left(edit, settings))]
-
-    def booking_of_a_click(self) -> int:
-        """The seconds of the GPU call that the first click on a picture books; 0 where a click books nothing."""
-        return LEAST if self.ready and self.segmenter().elsewhere is not None else 0
 
     def check(self, settings: Settings) -> None:
         """Raise a `SettingsError` for settings that this page can't run."""

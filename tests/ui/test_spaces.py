@@ -134,7 +134,7 @@ def what_the_worker_holds() -> Iterator[tuple[int, list[bytes]]]:
 
 
 def test_a_picture_is_encoded_in_one_booking_and_clicks_book_nothing(slow, spaces, page_model):
-    assert slow.booking_of_a_click() == LEAST and not spaces.calls
+    assert slow.booking_of_a_click == LEAST and not spaces.calls
     here = Segmenter(load_sam(page_model / "sam"))
     first, second, third = (np.array(photo(64, 48, seed)) for seed in range(3))
 
@@ -174,7 +174,7 @@ def test_the_subjects_of_an_edits_results_share_a_booking(slow, spaces):
 
 def test_where_the_cpu_is_quick_no_picture_books_anything(backend, spaces):
     backend.candidates(np.array(photo(48, 48, 9)), [(20, 20)], None, None)
-    assert backend.booking_of_a_click() == 0 and not spaces.calls
+    assert backend.booking_of_a_click == 0 and not spaces.calls
 
 
 def test_bookings_follow_the_speed_that_was_seen(backend, spaces):

@@ -133,7 +133,7 @@ def plan(session: Session, words: Any, background: str, swap: bool, dials: Any, 
         cost = quota_sentence(backend.bookings(edit, settings))
         notes = [*backend.editor.warnings(edit), *([] if subject is None else [trained_note(subject.train_on)])]
     except EditError as error:
-        cost = "" if session.photo.marked else click_sentence(backend.booking_of_a_click())
+        cost = "" if session.photo.marked else click_sentence(backend.booking_of_a_click)
         return next_html(f"{error} {cost}".strip())
     return ready_html(statuses, seconds, len(settings.seeds), cost, need) + notes_html(notes)
 
