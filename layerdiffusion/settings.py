@@ -121,11 +121,11 @@ class Settings:
         help="Eq. 2: higher follows what the subject should do, lower leans on the background.",
     )  # fmt: skip
     object_weight: float = setting(
-        2.0, FINETUNE, limit=Limit(0.0, 10.0, 0.5), label="λ1 · keep subject",
+        2.0, FINETUNE, limit=Limit(0.0, 10.0, 0.1), label="λ1 · keep subject",
         help="Higher keeps more of the subject's looks; 3 suits a small subject.",
     )  # fmt: skip
     background_weight: float = setting(
-        1.0, FINETUNE, limit=Limit(0.0, 10.0, 0.5), label="λ2 · keep place", help="Higher keeps more of the place.",
+        1.0, FINETUNE, limit=Limit(0.0, 10.0, 0.1), label="λ2 · keep place", help="Higher keeps more of the place.",
     )  # fmt: skip
     embedding_steps: int = setting(
         500, EMBEDDINGS, limit=Limit(0, 2000, 10, whole=True), label="Stage 1 · steps",
