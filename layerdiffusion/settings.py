@@ -158,7 +158,7 @@ class Settings:
     )  # fmt: skip
     solver: str = setting(
         "ddim", SAMPLING, advanced=True, label="Stage 3 · solver",
-        choices={"ddim": "DDIM (the paper)", "dpm++": "DPM-Solver++"},
+        choices={"ddim": "DDIM (the paper)", "dpmpp": "DPM-Solver++"},
         help="How a step of stage 3 is taken: DPM-Solver++ comes as far in about half the steps.",
     )  # fmt: skip
     forget: str = setting(
@@ -345,7 +345,7 @@ def preset(name: str, own: Settings, quick: Settings | None = None) -> Settings:
     if name == "quick":
         fewer = {"embedding_steps": 12, "finetune_steps": 5, "sampling_steps": 2.5}
         steps = {field: math.ceil(getattr(own, field) / part) for field, part in fewer.items()}
-        return replace(own, tune="lora", draws=4, solver="dpm++", **steps)
+        return replace(own, tune="lora", draws=4, solver="dpmpp", **steps)
     if name == "small subject":
         return replace(own, object_weight=3.0)
     check_choice("preset", name, PRESETS)

@@ -65,6 +65,7 @@ def test_the_papers_defaults_are_the_papers_to_the_digit():
             sampling_steps=50,
             guidance_scale=7.5,
             schedule="alternate",
+            solver="ddim",
             forget="none",
             embedding_training="before",
             embedding_mask="background",

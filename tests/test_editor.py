@@ -157,21 +157,22 @@ def test_the_photos_detail_comes_back_without_another_step(fast_editor, edit, mo
     asked = []
 
     def find_again(models, image, words, near, segmenter):
-        asked.append((words, segmenter))
+        asked.append((words, segmenter.name))
         return ~near if np.array_equal(image, small.images[0]) else near
 
     photo = edit.object_image.resize((300, 300))
     large = Edit(photo, np.asarray(Image.fromarray(edit.object_mask).resize((300, 300))), prompt=edit.prompt)
     small = fast_editor.run(large, quick())
     monkeypatch.setattr("layerdiffusion.methods.pictures.find_again", find_again)
-    monkeypatch.setattr(fast_editor.models, "segmenter", lambda name: f"SAM {name}", raising=False)
+    segmenter = SimpleNamespace(name="SAM", prepare=lambda images: asked.append(len(images)))
+    monkeypatch.setattr(fast_editor.models, "segmenter", lambda name: segmenter, raising=False)
     monkeypatch.setattr(fast_editor.models, "clip", lambda: None, raising=False)
     detailed = fast_editor.run(large, quick(detail="on"))
     near, subjects = small.layers.object_mask, small.layers.subjects
     for image, own, mask in zip(detailed.images, small.images, (~near, near), strict=True):
         assert np.array_equal(image, bring_detail(own, photo, subjects, mask))
     fast_editor.run(large, quick(detail="on"))
-    assert asked == [("a dog", "SAM None")] * 2 and not detailed.warnings
+    assert asked == [2, ("a dog", "SAM"), ("a dog", "SAM")] and not detailed.warnings
     assert set(detailed.stages.values()) == {"reuse"} and detailed.edit_id != small.edit_id
     assert all(image.size == (300, 300) for image in detailed.images)
     assert detailed.contact_sheet().size == small.contact_sheet().size

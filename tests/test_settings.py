@@ -68,7 +68,7 @@ ELSEWHERE = ("layers", "tune", "shape", "detail", "embedding_training")
 @pytest.mark.parametrize("name", [name for name in setting_table() if name not in ELSEWHERE])
 def test_a_setting_invalidates_the_first_stage_that_reads_it_and_what_comes_after(tiny_v_models, edit, name):
     """All but those whose other words take longer to run than a test should, and those that no stage reads."""
-    others = {"seeds": (5,), "schedule": "edit", "solver": "dpm++", "forget": "decoder", "embedding_mask": "everything"}
+    others = {"seeds": (5,), "schedule": "edit", "solver": "dpmpp", "forget": "decoder", "embedding_mask": "everything"}
     value = getattr(QUICK.resolve(tiny_v_models.defaults), name)
     changed = dataclasses.replace(QUICK, **{name: others.get(name, value + 1 if isinstance(value, int) else 0.05)})
     editor = Editor(tiny_v_models)
@@ -102,7 +102,7 @@ def test_a_preset_is_made_of_the_models_own_settings():
     assert preset("paper", own) == own
     assert preset("small subject", own) == dataclasses.replace(own, object_weight=3.0)
     quick = preset("quick", own)
-    assert (quick.tune, quick.draws, quick.solver) == ("lora", 4, "dpm++")
+    assert (quick.tune, quick.draws, quick.solver) == ("lora", 4, "dpmpp")
     assert (quick.embedding_steps, quick.finetune_steps, quick.sampling_steps) == (5, 31, 20)
     assert (quick.seeds, quick.alpha) == ((7,), 0.4)
     assert preset("quick", dataclasses.replace(own, embedding_steps=0)).embedding_steps == 0

@@ -135,11 +135,11 @@ def sample(
     precision: torch.dtype = torch.float32,
     on_step: OnStep | None = None,
 ) -> Tensor:
-    """§3.2.3, Eqs. 6–7: clean latents (B, C, h, w) from pure noise `latents`, by DDIM, η = 0, or by "dpm++".
+    """§3.2.3, Eqs. 6–7: clean latents (B, C, h, w) from pure noise `latents`, by DDIM, η = 0, or by "dpmpp".
 
     `unet` is the tuned network, `scheduler` the model's `DDIMScheduler`; of each embedding there is one.
     """
-    sampler: Solver = DPMSolver(scheduler, steps) if solver == "dpm++" else ddim_scheduler(scheduler, steps)
+    sampler: Solver = DPMSolver(scheduler, steps) if solver == "dpmpp" else ddim_scheduler(scheduler, steps)
     embeddings = {"object": object_embedding.float(), "edit": edit_embedding.float()}
     condition = conditions(len(sampler.timesteps), schedule)
     negative = negative_prompt_embeds.float()

@@ -78,14 +78,14 @@ def test_without_guidance_the_empty_prompt_is_not_asked(embeddings):
     assert [values for _, values in recorder.asked] == [[1], [2]]
 
 
-@pytest.mark.parametrize("solver", ["ddim", "dpm++"])
+@pytest.mark.parametrize("solver", ["ddim", "dpmpp"])
 @pytest.mark.parametrize("guidance_scale", [1.0, 7.5])
 def test_one_condition_and_no_training_is_diffusers_own_pipeline(either_models, guidance_scale, solver):
     from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 
     models = either_models
     scheduler = models.scheduler
-    if solver == "dpm++":
+    if solver == "dpmpp":
         scheduler = DPMSolverMultistepScheduler.from_config(scheduler.config)
     pipeline = StableDiffusionPipeline(
         vae=models.vae,
@@ -149,7 +149,7 @@ def test_a_picture_does_not_depend_on_the_others_in_its_batch(either_models):
 
 
 @every_family
-@pytest.mark.parametrize("solver", ["ddim", "dpm++"])
+@pytest.mark.parametrize("solver", ["ddim", "dpmpp"])
 def test_each_step_reports_the_clean_latents_it_predicts(either_models, solver):
     models, steps = either_models, []
     latents = initial_latents([0], models.latent_shape)
@@ -180,7 +180,7 @@ def test_with_dpm_solver_the_conditions_alternate_too(embeddings):
     recorder = Recorder()
     latents = initial_latents([0], (4, 8, 8))
     scheduler = stable_diffusion_scheduler()
-    sample(recorder, scheduler, latents, *embeddings, steps=4, guidance_scale=1.0, solver="dpm++")
+    sample(recorder, scheduler, latents, *embeddings, steps=4, guidance_scale=1.0, solver="dpmpp")
     assert [values for _, values in recorder.asked] == [[1], [2], [1], [2]]
     timesteps = [timestep for timestep, _ in recorder.asked]
     assert timesteps == sorted(timesteps, reverse=True) and len(timesteps) == 4

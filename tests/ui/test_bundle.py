@@ -45,7 +45,8 @@ def test_a_picture_carries_no_more_of_the_photo_than_was_used(result, tiny_model
     carried = open_bundle(save_pictures(result, tmp_path)[0].read_bytes()).recipe
     assert result.edit.object_image.size == (80, 64) and carried.edit.object_image.size == (64, 64)
     again = Editor(tiny_models).run(carried.edit, carried.settings)
-    assert np.array_equal(again.images[0], result.images[0])
+    one, other = (np.asarray(images[0], int) for images in (again.images, result.images))
+    assert np.abs(one - other).max() <= 1  # it was sampled beside another one there, and is alone here
 
 
 def test_a_zip_brings_everything_back(result, tmp_path):
