@@ -163,7 +163,7 @@ class OptimizerStep:
         self.beside: torch.optim.Optimizer | None = None
         self.parameters = list(parameters)
         device = self.parameters[0].device
-        # As one kernel: on a CPU the miniature's 14 million weights take 16 ms a step so, and 94 ms as many.
+        # As one kernel: a step of the miniature's stage 2 takes a CPU 114 ms so, and 134 ms with many.
         adam = partial(torch.optim.Adam, fused=device.type in ("cuda", "cpu"))
         self.optimizer = (optimizer or adam)(self.parameters, lr=lr)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
