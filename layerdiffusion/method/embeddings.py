@@ -76,7 +76,7 @@ def optimize_embeddings(
     def gradients(noise: Tensor, timestep: Tensor) -> tuple[Tensor, ...]:
         losses = embedding_loss(unet, scheduler, latents, mask, embeddings, noise, timestep, precision)
         found = torch.autograd.grad(optimizer_step.scaled(losses.sum()), parameters)
-        # SDXL's pooled vector's is a slice, which an optimizer of one kernel can't read, or reads as if it were none.
+        # SDXL's pooled vector has a slice for one, which Adam as one kernel reads wrong.
         return losses.detach().mean(), *(gradient.contiguous() for gradient in found)
 
     drawn = draws(

@@ -84,14 +84,14 @@ class DPMSolver:
         self.init_noise_sigma: float = self._solver.init_noise_sigma
 
     def step(self, model_output: Tensor, timestep: Tensor, sample: Tensor, *, eta: float) -> DPMStep:
-        """One step, deterministic whatever `eta` is."""
+        """One step from `sample` (B, C, h, w) at the next of `timesteps`; deterministic whatever `eta` is."""
         previous = self._solver.step(model_output, timestep, sample).prev_sample
         return DPMStep(previous, self._solver.model_outputs[-1])
 
 
 @dataclass
 class DPMStep:
-    """As `SchedulerStep` has it."""
+    """A `SchedulerStep`: both (B, C, h, w)."""
 
     prev_sample: Tensor
     pred_original_sample: Tensor

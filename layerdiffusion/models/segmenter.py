@@ -39,7 +39,7 @@ class Proposal(NamedTuple):
 
 PROPOSAL_SIDE = 256
 Embedded = tuple[torch.Tensor, tuple[int, int], tuple[int, int]]  # features, the picture's size, and as encoded
-Elsewhere = Callable[[list[np.ndarray]], list[Embedded] | None]  # pictures' embeddings, if it can
+Elsewhere = Callable[[list[np.ndarray]], list[Embedded] | None]  # of pictures, uint8 (H, W, 3)
 
 
 class Segmenter:
@@ -148,7 +148,7 @@ class Segmenter:
         return found
 
     def prepare(self, images: Iterable[Image.Image | np.ndarray]) -> list[Embedded]:
-        """The embeddings of the pictures, RGB; those that are not cached are made together, and are from now on."""
+        """The embeddings of pictures, RGB or uint8 (H, W, 3); those not cached are made together, and cached."""
         pictures = [_checked_picture(image) for image in images]
         keys = [_key(pixels) for pixels in pictures]
         with self._lock:

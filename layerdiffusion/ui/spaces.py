@@ -138,7 +138,7 @@ class PictureEncoder:
         self._call = spaces.GPU(duration=lambda seconds, *_: seconds)(self._work)
 
     def __call__(self, pictures: list[np.ndarray]) -> list[Embedded] | None:
-        """The pictures' embeddings, from one GPU call; None where none is to be had."""
+        """The embeddings of pictures, uint8 (H, W, 3), from one GPU call; None where none is to be had."""
         try:
             with closing(self._call(LEAST, pickle.dumps(pictures))) as answers:
                 return pickle.loads(next(answers))
