@@ -36,7 +36,6 @@ SEEDS = {"vae": 0, "judge": 10_000, "clip": 20_000, "sam": 30_000, "sam two": 40
          "crowd": 70_000, "judge broken": 90_000, "outline": 80_000, "find": 47_000}  # fmt: skip
 DIFFUSION_BARS = dict(zip((*ATTRIBUTES, "all five"), (0.90, 0.97, 0.90, 0.90, 0.85, 0.92), strict=True))
 KID = "KID, in floors of drawn scenes"
-KID_LEAST = 1e-4  # a floor estimated from few pictures can come out at nothing
 EYE_BARS = {"subject whole: IoU ≥ 0.80 with its outline": 0.85, "exactly one subject": 0.97, KID: 3.0}
 
 
@@ -247,7 +246,7 @@ def measure_diffusion(folder: Path, divisor: int = 1, pictures: Path | None = No
         bar = 0.90 if name == "all five" else shares["seen"][name] - 0.10
         yield Figure("diffusion", f"{name}, unseen combinations", shares["unseen"][name], bar)
     distance, floor = _kids(folder, crowd)
-    floors = None if distance is None or floor is None else distance / max(floor, KID_LEAST)
+    floors = None if distance is None or floor is None else distance / floor
     values = (shares["seen"]["whole"], shares["seen"]["one"], floors)
     for (name, bar), value in zip(EYE_BARS.items(), values, strict=True):
         yield Figure("diffusion", name, value, bar, "" if name == KID else "%", name == KID)

@@ -90,19 +90,19 @@ def load(folder: Path) -> Features:
     return network.eval().requires_grad_(False)
 
 
-@torch.no_grad()
-def kid(network: Features, images: np.ndarray, others: np.ndarray) -> float:
-    """The kernel Inception distance of two sets of pictures, uint8 (N, 128, 128, 3): about 0 for two draws of a world.
+def kid(x: Tensor, y: Tensor) -> float:
+    """The kernel Inception distance of features (N, d) and (M, d): about 0, above or below, for two draws of a world.
 
     The unbiased estimate of the squared maximum mean discrepancy with the kernel (x · y / d + 1)³, over all pictures
     at once: nothing in it is drawn at random.
     """
-    x, y = (_features(network, pictures) for pictures in (images, others))
     within = [(_kernel(z, z).sum() - _kernel(z, z).diagonal().sum()) / (len(z) * (len(z) - 1)) for z in (x, y)]
     return float(sum(within) - 2 * _kernel(x, y).mean())
 
 
-def _features(network: Features, images: np.ndarray) -> Tensor:
+@torch.no_grad()
+def features(network: Features, images: np.ndarray) -> Tensor:
+    """The pictures' features, float64 (N, d); pictures are uint8 (N, 128, 128, 3)."""
     parts = torch.from_numpy(images).permute(0, 3, 1, 2).split(64)
     return torch.cat([network(part) for part in parts]).double()
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from layerdiffusion.miniature.data import Scenes, to_tensor
-from layerdiffusion.miniature.fidelity import Features, kid
+from layerdiffusion.miniature.fidelity import Features, features, kid
 from layerdiffusion.miniature.judge import Judge, load_judge
 from layerdiffusion.miniature.shape import ShapeMeasure
 from layerdiffusion.miniature.world import ANIMALS
@@ -19,6 +19,7 @@ from layerdiffusion.models._torchvision import ensure_torchvision
 from layerdiffusion.models.sam import load_sam
 
 LEAST_CELLS = 3  # a smaller speck of the judge's mask is no second subject
+SPLITS = 16  # ways to halve the drawn scenes
 CELL = 8  # pixels a cell of the judge's mask
 
 
@@ -51,12 +52,15 @@ def agreement(whole: Sequence[bool], judged: Sequence[bool]) -> float:
 
 
 def kid_over_floor(network: Features, images: np.ndarray, drawn: np.ndarray) -> tuple[float, float]:
-    """KID of pictures against one half of the drawn scenes, and that of the other half against it: the floor.
+    """KID of pictures against one half of the drawn scenes, and the floor: what it comes to between halves of them.
 
-    Pictures are uint8 (N, 128, 128, 3). The floor of two small sets can come out at 0 or below.
+    Pictures are uint8 (N, 128, 128, 3). Between halves of one world KID is as often below 0 as above, so that the floor
+    is how far from 0 it lies, the mean over `SPLITS` ways to halve the scenes.
     """
-    half = len(drawn) // 2
-    return kid(network, images, drawn[:half]), kid(network, drawn[half:], drawn[:half])
+    x, y, half = features(network, images), features(network, drawn), len(drawn) // 2
+    orders = (np.random.default_rng(split).permutation(len(drawn)) for split in range(SPLITS))
+    floor = np.mean([abs(kid(y[order[:half]], y[order[half:]])) for order in orders])
+    return kid(x, y[:half]), float(floor)
 
 
 def outline_figures(folder: Path, drawn: Scenes, broken: Scenes, two: Scenes) -> Iterator[float]:

@@ -82,7 +82,8 @@ def test_other_methods_stand_beside_ours_on_the_same_seeds(tabs, pictures, tmp_p
 
 @pytest.mark.slow
 def test_a_comparison_is_cancelled_and_goes_on(tab, page, pace, pictures):
-    tab.begin(pictures["photo"])
+    # No other test's words: nothing of it is there from before.
+    tab.begin(pictures["photo"], "a dog waiting for the others on ice")
     tab.dial("sampling-steps", 20)
     tab.ready("about")
     tab.page.click("#run")
