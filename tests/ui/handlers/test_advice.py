@@ -16,19 +16,20 @@ def backend(miniature: bool = True) -> SimpleNamespace:
     return SimpleNamespace(is_miniature=miniature, defaults=lambda: DEFAULTS, own_settings=lambda: DEFAULTS)
 
 
-def test_a_named_look_gets_a_third_of_the_tuning_steps_and_a_pose_the_defaults():
-    found, sentence = advice("a red dog", DEFAULTS, DEFAULTS)
-    assert found == Settings(finetune_steps=50).resolve(DEFAULTS) and "“red” names a look: 50 steps" in sentence
-    assert advice("a dog jumping", DEFAULTS, DEFAULTS) is None
-    assert advice("a red dog", found, DEFAULTS) is None, "it is taken"
+def test_a_named_look_gets_its_words_at_every_step_and_a_pose_the_defaults():
+    found, sentence = advice("a red dog", DEFAULTS)
+    assert found == Settings(schedule="object").resolve(DEFAULTS)
+    assert "“red” names a look" in sentence and "“a red dog” at every step of stage 3" in sentence
+    assert advice("a dog jumping", DEFAULTS) is None
+    assert advice("a red dog", found) is None, "it is taken"
 
 
 def test_one_click_takes_what_is_offered_and_the_offer_goes():
     dials = dial_values(DEFAULTS)
     shown = offer(backend(), "a red dog jumping", *dials)
-    assert shown["visible"] and "50 steps of stage 2" in shown["value"]
+    assert shown["visible"] and "“a red dog jumping” at every step" in shown["value"]
     taken = take(backend(), "a red dog jumping", *dials)
-    assert settings_of(tuple(taken)) == Settings(finetune_steps=50).resolve(DEFAULTS)
+    assert settings_of(tuple(taken)) == Settings(schedule="object").resolve(DEFAULTS)
     assert not offer(backend(), "a red dog jumping", *taken)["visible"]
     assert take(backend(), "a red dog jumping", *taken) == [gr.skip()] * len(dials)
 
