@@ -63,7 +63,7 @@ def advice(object_prompt: str, settings: Settings) -> tuple[Settings, str] | Non
     look = named_look(object_prompt)
     if look is None or settings.schedule == "object":
         return None
-    sentence = f"“{look}” names a look: “{object_prompt}” at every step of stage 3 shows it more often. Take that"
+    sentence = f"“{look}” names a look: the subject's words at every step of stage 3 show it more often. Take that"
     return replace(settings, schedule="object"), sentence
 
 
