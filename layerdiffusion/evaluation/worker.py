@@ -216,10 +216,10 @@ def versions() -> dict[str, str]:
 
 
 def model_digest(folder: str | Path) -> str:
-    """A hash of a model folder's weights, configs and settings: 16 hexadecimal digits."""
+    """A hash of a model folder's weights and configs, 16 hexadecimal digits; its settings are compared by value."""
     folder, whole = Path(folder), hashlib.sha256()
     files = [path for part in MODEL_PARTS for path in (folder / part).glob("*") if path.name != "training.json"]
-    for path in sorted([*files, folder / "settings.json"]):
+    for path in sorted(files):
         if path.suffix in (".json", ".safetensors", ".txt") and path.is_file():
             whole.update(str(path.relative_to(folder)).encode() + b"\0")
             with path.open("rb") as file:

@@ -5,6 +5,7 @@ import math
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -170,6 +171,20 @@ def test_the_arguments_given_decide_and_not_those_of_the_process(cli, tmp_path, 
             measure, flag, "--set", "sharpness=1", *(["--out", tmp_path] if measure != "edits" else [])
         )
         assert status == 2 and "no setting 'sharpness'" in words
+
+
+def test_a_preset_is_measured_and_what_is_set_beside_it_goes_first(cli, monkeypatch):
+    used = []
+
+    def generate(editor, toy, settings, words_alone=False):
+        used.append((editor.models, settings))
+        return [toy.photo.image]
+
+    monkeypatch.setattr("layerdiffusion.commands.evaluate.edits.generate", generate)
+    flags = ("--edits", 1, "--seeds", 3, "--no-baseline", "--preset", "quick", "--set", "sampling_steps=7", "--json")
+    assert cli("edits", *flags)[0] == 1, "the photo is not the edit"
+    ((models, settings),) = used
+    assert settings == replace(models.preset("quick"), seeds=(3,), sampling_steps=7) != models.preset("quick")
 
 
 def test_only_the_measure_that_is_asked_for_is_imported():

@@ -172,12 +172,13 @@ def test_the_digest_is_of_what_the_pictures_depend_on(measured_folder, tmp_path)
     assert before == model_digest(measured_folder)
     (folder / "README.md").write_text("words")
     (folder / "unet" / "training.json").write_text("{}")
+    (folder / "settings.json").write_text(
+        '{"quick": {"finetune_steps": 9}}'
+    )  # what a run takes of it is in its manifest
     assert model_digest(folder) == before
-    (folder / "settings.json").write_text('{"alpha": 0.5}')
-    other = model_digest(folder)
     weights = next((folder / "unet").glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
-    assert len({before, other, model_digest(folder)}) == 3
+    assert model_digest(folder) != before
 
 
 def test_pictures_of_a_record_travel_as_png(worker, quick):
