@@ -321,6 +321,7 @@ def _seeds(value: object) -> tuple[int, ...]:
 
 
 PRESETS = ("paper", "quick", "small subject")
+PRESET_FLAGS = {name.replace(" ", "-"): name for name in PRESETS}  # as a command line has them
 
 
 def model_settings(text: str) -> tuple[Settings, Settings | None]:

@@ -25,7 +25,7 @@ from layerdiffusion.images.geometry import points_in_opened
 from layerdiffusion.images.io import open_image
 from layerdiffusion.images.masks import read_mask
 from layerdiffusion.recipe import Recipe, load_recipe
-from layerdiffusion.settings import PRESETS, Settings, setting_table
+from layerdiffusion.settings import PRESET_FLAGS, Settings, setting_table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         placement.add_argument(flag, dest=name, type=number, metavar="X", help=f"{text}; {PLACEMENT[name]}")
     placement.add_argument("--flip", action="store_true", help="mirror it left to right")
     dials = parser.add_argument_group("settings", "left out: the preset's, else the model's own defaults")
-    dials.add_argument("--preset", choices=[name.replace(" ", "-") for name in PRESETS], help="several at once")
+    dials.add_argument("--preset", choices=PRESET_FLAGS, help="several at once")
     dials.add_argument("--seeds", action=Seeds, help="one picture for each: 0 1 2 or 0-3")
     for name, entry in setting_table().items():
         if name != "seeds":
@@ -117,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
 
     name = given.get("model") or (recipe and recipe.model) or "auto"
     models = load_models(name, args.device, loras=given.get("lora", ()))
-    several = models.preset(given["preset"].replace("-", " ")).to_dict() if "preset" in given else {}
+    several = models.preset(PRESET_FLAGS[given["preset"]]).to_dict() if "preset" in given else {}
     several.pop("seeds", None)
     settings = Settings.from_dict({**(recipe.settings.to_dict() if recipe else {}), **several, **settings.to_dict()})
     if recipe is None:

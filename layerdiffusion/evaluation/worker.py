@@ -218,9 +218,8 @@ def versions() -> dict[str, str]:
 def model_digest(folder: str | Path) -> str:
     """A hash of a model folder's weights and configs, 16 hexadecimal digits; its settings are compared by value."""
     folder, whole = Path(folder), hashlib.sha256()
-    files = [path for part in MODEL_PARTS for path in (folder / part).glob("*") if path.name != "training.json"]
-    for path in sorted(files):
-        if path.suffix in (".json", ".safetensors", ".txt") and path.is_file():
+    for path in sorted(path for part in MODEL_PARTS for path in (folder / part).glob("*") if path.is_file()):
+        if path.suffix in (".json", ".safetensors", ".txt") and path.name != "training.json":
             whole.update(str(path.relative_to(folder)).encode() + b"\0")
             with path.open("rb") as file:
                 while chunk := file.read(1 << 20):

@@ -172,9 +172,7 @@ def test_the_digest_is_of_what_the_pictures_depend_on(measured_folder, tmp_path)
     assert before == model_digest(measured_folder)
     (folder / "README.md").write_text("words")
     (folder / "unet" / "training.json").write_text("{}")
-    (folder / "settings.json").write_text(
-        '{"quick": {"finetune_steps": 9}}'
-    )  # what a run takes of it is in its manifest
+    (folder / "settings.json").write_text('{"quick": {"finetune_steps": 9}}')  # a manifest has what its run takes of it
     assert model_digest(folder) == before
     weights = next((folder / "unet").glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")

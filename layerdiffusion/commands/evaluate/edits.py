@@ -21,7 +21,7 @@ from layerdiffusion.errors import EditError
 from layerdiffusion.evaluation.datasets.toybench import POSE_SEED, POSE_TUNING_SEED, BenchEdit, pose_edits
 from layerdiffusion.images.layers import lay_out
 from layerdiffusion.images.masks import grow
-from layerdiffusion.settings import PRESETS, Settings
+from layerdiffusion.settings import PRESET_FLAGS, Settings
 
 if TYPE_CHECKING:
     from layerdiffusion.editor import Editor
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--edits", type=int, default=24, metavar="N", help="how many edits, default 24")
     add("--seeds", action=Seeds, default=[0, 1, 2, 3], help="one picture an edit for each: 0 1 2 or 0-3, the default")
     add("--tuning", action="store_true", help="on the edits that defaults are chosen on instead")
-    add("--preset", choices=[name.replace(" ", "-") for name in PRESETS], help="several settings at once")
+    add("--preset", choices=PRESET_FLAGS, help="several settings at once")
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting other than the model's default")
     add("--no-baseline", action="store_true", help=f"leave out “{WITHOUT}”")
     add("--pictures", type=Path, metavar="FILE", help="save photo, layers and results as one sheet")
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     if not all((models.folder / part).is_dir() for part in ("judge", "sam")):
         raise EditError(f"The model {models.name} has no judge and SAM to measure with; use the miniature.")
     if args.preset:
-        settings = Settings.from_dict(models.preset(args.preset.replace("-", " ")).to_dict() | settings.to_dict())
+        settings = Settings.from_dict(models.preset(PRESET_FLAGS[args.preset]).to_dict() | settings.to_dict())
     editor, measure = Editor(models, cache_limit=1), shape_measure(models.folder)
     verdicts: dict[str, list[dict[str, Any]]] = {
         name: [] for name in ("edits", WITHOUT)[: 1 if args.no_baseline else 2]
