@@ -161,6 +161,14 @@ class Settings:
         choices={"ddim": "DDIM (the paper)", "dpmpp": "DPM-Solver++"},
         help="How a step of stage 3 is taken: DPM-Solver++ comes as far in about half the steps.",
     )  # fmt: skip
+    target_weight: float = setting(
+        0.0, SAMPLING, limit=Limit(0.0, 2.0, 0.1), advanced=True, label="Stage 3 · words as written",
+        help="0 takes the words as stage 1 fitted them (the paper), 1 as they were written; more exaggerates them.",
+    )  # fmt: skip
+    strength: float = setting(
+        1.0, SAMPLING, limit=Limit(0.0, 1.0, 0.05), advanced=True, label="Stage 3 · strength",
+        help="1 begins from noise alone, as the paper does; less from the layered picture under that much noise.",
+    )  # fmt: skip
     forget: str = setting(
         "none", SAMPLING, advanced=True, label="Stage 3 · lets go of",
         choices={"none": "nothing", "encoder": "pose", "decoder": "looks", "attention": "attention",
@@ -354,3 +362,9 @@ def preset(name: str, own: Settings, quick: Settings | None = None) -> Settings:
 
 
 PAPER = Settings().resolve()  # the paper's own, Stable Diffusion v1.4 at 512 × 512
+
+# What the page offers with the miniature: the words are fitted to the whole layered picture and so take up what it
+# shows, and stage 3 then follows the words as written, from that picture under noise.
+OFFERED = Settings(
+    embedding_steps=60, embedding_lr=3e-3, embedding_mask="layered", schedule="object", target_weight=1.4, strength=0.9
+)

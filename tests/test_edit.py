@@ -66,6 +66,8 @@ def test_the_papers_defaults_are_the_papers_to_the_digit():
             guidance_scale=7.5,
             schedule="alternate",
             solver="ddim",
+            target_weight=0.0,
+            strength=1.0,
             forget="none",
             embedding_training="before",
             embedding_mask="background",

@@ -68,7 +68,8 @@ ELSEWHERE = ("layers", "tune", "shape", "detail", "embedding_training")
 @pytest.mark.parametrize("name", [name for name in setting_table() if name not in ELSEWHERE])
 def test_a_setting_invalidates_the_first_stage_that_reads_it_and_what_comes_after(tiny_v_models, edit, name):
     """All but those whose other words take longer to run than a test should, and those that no stage reads."""
-    others = {"seeds": (5,), "schedule": "edit", "solver": "dpmpp", "forget": "decoder", "embedding_mask": "everything"}
+    words = {"schedule": "edit", "solver": "dpmpp", "forget": "decoder", "embedding_mask": "everything"}
+    others = words | {"seeds": (5,), "strength": 0.5}
     value = getattr(QUICK.resolve(tiny_v_models.defaults), name)
     changed = dataclasses.replace(QUICK, **{name: others.get(name, value + 1 if isinstance(value, int) else 0.05)})
     editor = Editor(tiny_v_models)

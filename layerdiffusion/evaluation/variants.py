@@ -11,7 +11,7 @@ from typing import Any
 
 from layerdiffusion.errors import EditError
 from layerdiffusion.methods.options import OWN
-from layerdiffusion.settings import setting_table
+from layerdiffusion.settings import OFFERED, setting_table
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,12 @@ def _by_name(*variants: Variant) -> dict[str, Variant]:
 _PLAIN, _LAYERED = zip(
     *(_compared(*one) for one in (("sdedit", "SDEdit"), ("imagic", "Imagic"), ("pnp", "Plug-and-Play"))), strict=True
 )
-METHOD_VARIANTS = _by_name(Variant("ours", "ours", description="LayerDiffusion, all three stages"), *_PLAIN, *_LAYERED)
+METHOD_VARIANTS = _by_name(
+    Variant("ours", "ours", description="LayerDiffusion, all three stages"),
+    Variant("offered", "ours", OFFERED.to_dict(), description="LayerDiffusion in the settings that the page offers"),
+    *_PLAIN,
+    *_LAYERED,
+)
 TABLE_1 = _by_name(
     _row("a", "no subject term (λ1 = 0)", object_weight=0.0),
     _row("b", "no background term (λ2 = 0)", background_weight=0.0),

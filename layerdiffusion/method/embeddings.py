@@ -95,6 +95,14 @@ def edit_embedding(object_embedding: Condition, background_embedding: Condition,
     return object_embedding.map(lambda own, other: alpha * own + (1 - alpha) * other, background_embedding)
 
 
+def interpolated(target: Condition, optimized: Condition, weight: float) -> Condition:
+    """Imagic's ē = η · e_tgt + (1 − η) · e_opt; `weight` is η, `target` the words' own embedding.
+
+    Kawar et al. 2023, https://arxiv.org/abs/2210.09276, §3.2, step C. Above 1 it goes beyond the words.
+    """
+    return target.map(lambda own, fitted: weight * own + (1 - weight) * fitted, optimized)
+
+
 class JointEmbeddings:
     """[e_a, e_b] that are trained beside the network they condition by Eq. 2, with Adam of their own.
 

@@ -29,6 +29,11 @@ def conditions(steps: int, schedule: str = "alternate") -> list[str]:
     raise ValueError(f"unknown schedule {schedule!r}")
 
 
+def taken_steps(steps: int, strength: float) -> int:
+    """How many of `steps` sampling steps are taken at `strength`, as diffusers' image-to-image counts them."""
+    return min(int(steps * strength), steps)
+
+
 def initial_latents(seeds: Iterable[int], shape: tuple[int, int, int]) -> Tensor:
     """x_T for each seed: (len(seeds), C, h, w) of standard normal noise, float32 on the CPU.
 
@@ -132,23 +137,32 @@ def sample(
     guidance_scale: float,
     schedule: str = "alternate",
     solver: str = "ddim",
+    start: Tensor | None = None,
+    strength: float = 1.0,
     precision: torch.dtype = torch.float32,
     on_step: OnStep | None = None,
 ) -> Tensor:
     """§3.2.3, Eqs. 6–7: clean latents (B, C, h, w) from pure noise `latents`, by DDIM, η = 0, or by "dpmpp".
 
-    `unet` is the tuned network, `scheduler` the model's `DDIMScheduler`; of each embedding there is one.
+    `unet` is the tuned network, `scheduler` the model's `DDIMScheduler`; of each embedding there is one. With a
+    `start`, clean latents (1, C, h, w), it begins as SDEdit does: with these under that noise, at the first of the
+    last `taken_steps`, the only ones that are then taken; without any, the start comes back.
     """
     sampler: Solver = DPMSolver(scheduler, steps) if solver == "dpmpp" else ddim_scheduler(scheduler, steps)
     embeddings = {"object": object_embedding.float(), "edit": edit_embedding.float()}
-    condition = conditions(len(sampler.timesteps), schedule)
+    steps = len(sampler.timesteps)
+    first = 0 if start is None else steps - taken_steps(steps, strength)
+    condition = conditions(steps, schedule)[first:]
     negative = negative_prompt_embeds.float()
-    timesteps = sampler.timesteps.to(latents.device)  # together: an upload waits for all that is queued
+    timesteps = sampler.timesteps[first:].to(latents.device)  # together: an upload waits for all that is queued
 
     def predict_noise(index: int, latents: Tensor, timestep: Tensor) -> Tensor:
         embedding = embeddings[condition[index]]
         return guided_noise_pred(unet, latents, timesteps[index], embedding, negative, guidance_scale, precision)
 
+    latents = latents.float() * sampler.init_noise_sigma
+    if start is not None:
+        clean = start.float().expand_as(latents)
+        latents = scheduler.add_noise(clean, latents, timesteps[:1]) if len(timesteps) else clean
     with frozen(unet):
-        noise = latents.float() * sampler.init_noise_sigma
-        return denoise(sampler, noise, sampler.timesteps, predict_noise, on_step)
+        return denoise(sampler, latents, sampler.timesteps[first:], predict_noise, on_step)

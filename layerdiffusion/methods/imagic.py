@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from layerdiffusion.method.embeddings import optimize_embeddings
+from layerdiffusion.method.embeddings import interpolated, optimize_embeddings
 from layerdiffusion.method.finetune import composite_layers
 from layerdiffusion.method.objective import OnStep
 from layerdiffusion.method.sampling import sample
@@ -28,7 +28,6 @@ from layerdiffusion.methods.stages import (
     tuned_network,
     tuned_weights,
 )
-from layerdiffusion.models.family import Condition
 from layerdiffusion.progress import Reporter
 from layerdiffusion.runtime import Stage, finite, training_generator
 from layerdiffusion.settings import EMBEDDINGS, FINETUNE, SAMPLING, Settings
@@ -139,11 +138,6 @@ def sample_pictures(
         )
 
     return pictures(models, report, settings.seeds, models.latent_shape_of(picture.size), latents_of)
-
-
-def interpolated(target: Condition, optimized: Condition, alpha: float) -> Condition:
-    """Step C, interpolation: ē = η · e_tgt + (1 − η) · e_opt; `alpha` is η, `target` the prompt's own embedding."""
-    return target.map(lambda own, fitted: alpha * own + (1 - alpha) * fitted, optimized)
 
 
 def _everywhere(latents: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 from layerdiffusion.edit import Edit
 from layerdiffusion.images.layers import Layers
 from layerdiffusion.images.masks import LatentMask, Mask, mask_to_latents, too_small
-from layerdiffusion.method.embeddings import JointEmbeddings, edit_embedding, optimize_embeddings
+from layerdiffusion.method.embeddings import JointEmbeddings, edit_embedding, interpolated, optimize_embeddings
 from layerdiffusion.method.finetune import (
     TrainingLayers,
     composite_layers,
@@ -24,7 +24,7 @@ from layerdiffusion.method.finetune import (
     without_part,
 )
 from layerdiffusion.method.objective import OnStep, off_subject
-from layerdiffusion.method.sampling import sample
+from layerdiffusion.method.sampling import sample, taken_steps
 from layerdiffusion.methods.stages import (
     FittedEmbeddings,
     Task,
@@ -70,9 +70,13 @@ def stages(task: Task) -> list[Stage[object]]:
     if settings.schedule == "object":  # no step asks for the mixed embedding
         read = replace(read, alpha=None)  # type: ignore[arg-type]
     inputs = {"embeddings": embeddings, "tuning": tuning, "size": task.size, "settings": read}
+    if settings.target_weight:
+        inputs["prompts"] = _prompts(task)
+    if settings.strength < 1 and task.layers is not None:
+        inputs["start"] = task.layers.composite
     known = None if task.layers is None else inputs
-    sampling = Stage(SAMPLING, known, *task.sampling(settings.sampling_steps), sample_pictures)
-    return [embeddings, tuning, sampling]
+    steps = taken_steps(settings.sampling_steps, settings.strength)
+    return [embeddings, tuning, Stage(SAMPLING, known, *task.sampling(steps), sample_pictures)]
 
 
 def _is_tuned(settings: Settings) -> bool:
@@ -84,11 +88,16 @@ def _fits_words_first(settings: Settings) -> bool:
     return bool(settings.embedding_steps) and settings.embedding_training == "before"
 
 
+def _prompts(task: Task) -> tuple[str, str]:
+    """T_a and T_b."""
+    return task.edit.object_prompt, task.edit.background_prompt
+
+
 # Stage 1
 
 
 def _embedding_inputs(task: Task) -> dict[str, object] | None:
-    prompts = task.edit.object_prompt, task.edit.background_prompt
+    prompts = _prompts(task)
     if task.subject is not None:
         return {"prompts": prompts, "subject": task.subject}
     if not _fits_words_first(task.settings):
@@ -274,10 +283,19 @@ def sample_pictures(
     tuning: TunedWeights,
     size: tuple[int, int],
     settings: Settings,
+    prompts: tuple[str, str] | None = None,
+    start: Image.Image | None = None,
 ) -> list[Image.Image]:
-    """Stage 3: a picture of `size` (W, H) for each seed, its condition alternating between ê_a and e_opt."""
+    """Stage 3: a picture of `size` (W, H) for each seed, its condition alternating between ê_a and e_opt.
+
+    With `prompts`, T_a and T_b, ê_a and ê_b go back towards these words, as written, by `target_weight`; with a
+    `start`, the layered picture, it begins from that under noise.
+    """
     unet = tuned_network(models, without_part(tuning.weights, settings.forget))
     fitted = embeddings.embeddings if tuning.embeddings is None else tuning.embeddings
+    if prompts is not None:
+        fitted = interpolated(models.embed(list(prompts)), fitted.to(models.device), settings.target_weight)
+    latents = None if start is None else models.encode(start)
     object_embedding = fitted[:1].to(models.device)
     mixed = object_embedding if settings.alpha is None else _mixed(models, fitted, settings.alpha)
     negative = models.embed([None])
@@ -294,6 +312,8 @@ def sample_pictures(
             guidance_scale=settings.guidance_scale,
             schedule=settings.schedule,
             solver=settings.solver,
+            start=latents,
+            strength=settings.strength,
             precision=models.profile.precision,
             on_step=on_step,
         )

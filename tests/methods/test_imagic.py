@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from layerdiffusion.methods.imagic import fit_embedding, fit_network, interpolated
+from layerdiffusion.method.embeddings import interpolated
+from layerdiffusion.methods.imagic import fit_embedding, fit_network
 from layerdiffusion.methods.stages import FittedEmbeddings
 from layerdiffusion.models.family import Condition
 from layerdiffusion.progress import Reporter

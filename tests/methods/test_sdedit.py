@@ -10,9 +10,9 @@ from PIL import Image
 from tiny import QUICK
 
 from layerdiffusion.editor import Editor
-from layerdiffusion.method import initial_latents
+from layerdiffusion.method import initial_latents, sample
+from layerdiffusion.method.sampling import taken_steps
 from layerdiffusion.methods.options import SDEditOptions
-from layerdiffusion.methods.sdedit import sdedit, taken_steps
 from layerdiffusion.models.load import load_models
 
 pytestmark = pytest.mark.usefixtures("global_random_state_is_left_alone")
@@ -40,7 +40,8 @@ def diffusers_latents(models, picture, prompt, seeds, **arguments) -> torch.Tens
 def our_latents(models, latents, prompt, seeds, **arguments) -> torch.Tensor:
     words = models.embed([prompt, None])
     noise = initial_latents(seeds, models.latent_shape)
-    return sdedit(models.unet, models.scheduler, latents, noise, words[:1], words[1:], **arguments)
+    mine = words[:1], words[:1], words[1:]
+    return sample(models.unet, models.scheduler, noise, *mine, start=latents, **arguments)
 
 
 @pytest.mark.parametrize("strength", [0.3, 0.58, 0.8, 1.0])
