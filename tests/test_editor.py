@@ -92,9 +92,12 @@ def weights_before(either_models):
 # What an edit gives back
 
 
-def test_an_edit_is_the_papers_three_stages_one_after_the_other(either_models, edit):
-    """The editor's pictures, from the method's functions and diffusers' parts alone."""
-    settings = quick().resolve(either_models.defaults)
+@pytest.mark.parametrize(
+    "own", [{}, {"target_weight": 1.4, "strength": 0.7, "schedule": "object"}], ids=["paper", "own"]
+)
+def test_an_edit_is_the_papers_three_stages_one_after_the_other(either_models, edit, own):
+    """The editor's pictures, from the method's functions and diffusers' parts alone; so with our own additions."""
+    settings = quick(**own).resolve(either_models.defaults)
     models, layers = either_models, lay_out(edit, (either_models.size,) * 2)
     small = lambda mask: torch.from_numpy(  # noqa: E731
         np.asarray(Image.fromarray(mask.astype(np.float32)).resize((8, 8), Image.Resampling.BOX)) >= 0.5
@@ -123,6 +126,12 @@ def test_an_edit_is_the_papers_three_stages_one_after_the_other(either_models, e
         generator=training_generator("finetune", 0),
         optimizer=models.profile.optimizer(),
     )
+    how = {}
+    if own:
+        how = {"schedule": "object", "strength": 0.7, "start": models.encode(layers.composite)}
+        embeddings = embeddings.map(
+            lambda ours, words: ours + 1.4 * (words - ours), models.embed(["a dog jumps", "on ice"])
+        )
     latents = method.sample(
         method.with_weights(models.unet, weights),
         models.scheduler,
@@ -132,6 +141,7 @@ def test_an_edit_is_the_papers_three_stages_one_after_the_other(either_models, e
         models.embed([""]),
         steps=6,
         guidance_scale=7.5,
+        **how,
     )
 
     result = Editor(models).run(edit, settings)

@@ -15,8 +15,6 @@ from torch import Tensor
 
 from layerdiffusion.method.embeddings import interpolated, optimize_embeddings
 from layerdiffusion.method.finetune import composite_layers
-from layerdiffusion.method.objective import OnStep
-from layerdiffusion.method.sampling import sample
 from layerdiffusion.methods.options import ImagicOptions
 from layerdiffusion.methods.stages import (
     FittedEmbeddings,
@@ -24,7 +22,7 @@ from layerdiffusion.methods.stages import (
     TunedWeights,
     frozen_network,
     off_device,
-    pictures,
+    sampled_pictures,
     tuned_network,
     tuned_weights,
 )
@@ -121,23 +119,8 @@ def sample_pictures(
     words = models.embed([prompt, None])
     embedding = interpolated(words[:1], fit.embeddings.to(models.device), alpha)
     unet = tuned_network(models, tuning.weights)
-
-    def latents_of(noise: Tensor, on_step: OnStep) -> Tensor:
-        return sample(
-            unet,
-            models.scheduler,
-            noise,
-            embedding,
-            embedding,
-            words[1:],
-            steps=settings.sampling_steps,
-            guidance_scale=settings.guidance_scale,
-            schedule="edit",
-            precision=models.profile.precision,
-            on_step=on_step,
-        )
-
-    return pictures(models, report, settings.seeds, models.latent_shape_of(picture.size), latents_of)
+    conditions = embedding, embedding, words[1:]
+    return sampled_pictures(models, report, settings, picture.size, unet, conditions, schedule="edit")
 
 
 def _everywhere(latents: Tensor) -> Tensor:

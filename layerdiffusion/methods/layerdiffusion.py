@@ -23,15 +23,15 @@ from layerdiffusion.method.finetune import (
     separate_layers,
     without_part,
 )
-from layerdiffusion.method.objective import OnStep, off_subject
-from layerdiffusion.method.sampling import sample, taken_steps
+from layerdiffusion.method.objective import off_subject
+from layerdiffusion.method.sampling import taken_steps
 from layerdiffusion.methods.stages import (
     FittedEmbeddings,
     Task,
     TunedWeights,
     frozen_network,
     off_device,
-    pictures,
+    sampled_pictures,
     tuned_network,
     tuned_weights,
 )
@@ -298,27 +298,9 @@ def sample_pictures(
     latents = None if start is None else models.encode(start)
     object_embedding = fitted[:1].to(models.device)
     mixed = object_embedding if settings.alpha is None else _mixed(models, fitted, settings.alpha)
-    negative = models.embed([None])
-
-    def latents_of(noise: Tensor, on_step: OnStep) -> Tensor:
-        return sample(
-            unet,
-            models.scheduler,
-            noise,
-            object_embedding,
-            mixed,
-            negative,
-            steps=settings.sampling_steps,
-            guidance_scale=settings.guidance_scale,
-            schedule=settings.schedule,
-            solver=settings.solver,
-            start=latents,
-            strength=settings.strength,
-            precision=models.profile.precision,
-            on_step=on_step,
-        )
-
-    return pictures(models, report, settings.seeds, models.latent_shape_of(size), latents_of)
+    conditions = object_embedding, mixed, models.embed([None])
+    how = {"schedule": settings.schedule, "solver": settings.solver, "start": latents, "strength": settings.strength}
+    return sampled_pictures(models, report, settings, size, unet, conditions, **how)
 
 
 def _mixed(models: Models, embeddings: Condition, alpha: float) -> Condition:

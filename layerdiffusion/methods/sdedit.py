@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from PIL import Image
-from torch import Tensor
 
-from layerdiffusion.method.objective import OnStep
-from layerdiffusion.method.sampling import sample, taken_steps
+from layerdiffusion.method.sampling import taken_steps
 from layerdiffusion.methods.options import SDEditOptions
-from layerdiffusion.methods.stages import Task, pictures
+from layerdiffusion.methods.stages import Task, sampled_pictures
 from layerdiffusion.progress import Reporter
 from layerdiffusion.runtime import Stage
 from layerdiffusion.settings import SAMPLING, Settings
@@ -39,21 +37,6 @@ def sample_pictures(
 ) -> list[Image.Image]:
     """A picture for each seed."""
     latents, words = models.encode(picture), models.embed([prompt, None])
-
-    def latents_of(noise: Tensor, on_step: OnStep) -> Tensor:
-        return sample(
-            models.unet,
-            models.scheduler,
-            noise,
-            words[:1],
-            words[:1],
-            words[1:],
-            steps=settings.sampling_steps,
-            guidance_scale=settings.guidance_scale,
-            start=latents,
-            strength=strength,
-            precision=models.profile.precision,
-            on_step=on_step,
-        )
-
-    return pictures(models, report, settings.seeds, latents.shape[1:], latents_of)
+    conditions = words[:1], words[:1], words[1:]
+    start = {"start": latents, "strength": strength}
+    return sampled_pictures(models, report, settings, picture.size, models.unet, conditions, **start)

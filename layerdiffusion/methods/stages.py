@@ -117,6 +117,25 @@ def pictures(
     return images
 
 
+def sampled_pictures(  # type: ignore[explicit-any]  # the options are those of `sample`
+    models: Models,
+    report: Reporter,
+    settings: Settings,
+    size: tuple[int, int],
+    unet: nn.Module,
+    conditions: tuple[Condition, Condition, Condition],
+    **options: Any,
+) -> list[Image.Image]:
+    """`pictures` of `size` (W, H) by `sample`, under the object's, the edit's and the negative condition."""
+
+    def latents_of(noise: Tensor, on_step: OnStep) -> Tensor:
+        dials = {"steps": settings.sampling_steps, "guidance_scale": settings.guidance_scale} | options
+        precision = models.profile.precision
+        return sample(unet, models.scheduler, noise, *conditions, precision=precision, on_step=on_step, **dials)
+
+    return pictures(models, report, settings.seeds, models.latent_shape_of(size), latents_of)
+
+
 def background_stage(
     models: Models, prompt: str, seed: int, settings: Settings, size: tuple[int, int]
 ) -> Stage[Image.Image]:

@@ -21,6 +21,7 @@ from layerdiffusion.evaluation.claims import (
     Bench,
     Claim,
     Test,
+    label,
 )
 from layerdiffusion.evaluation.records import Records
 from layerdiffusion.evaluation.report import tables
@@ -236,6 +237,16 @@ def test_baselines_that_see_the_reference_too_are_a_test_of_their_own(tmp_path):
     folder = bench_folder(tmp_path, ("ours", "sdedit-layered"), ("both",), 2, (0,))
     *_, last = Bench(Records(folder).read()).claims()
     assert "layered picture" in last.title and {test.worse for test in last.tests} == {"sdedit-layered"}
+
+
+def test_what_the_page_offers_is_compared_on_edits_of_every_kind(tmp_path):
+    folder = bench_folder(tmp_path, ("ours", "offered", "imagic"), ("both", "pose"), 3, (0,))
+    found = Bench(Records(folder).read())
+    _, offered, *_ = found.claims()
+    assert "the page offers" in offered.title and offered.kinds == ()
+    assert {test.better for test in offered.tests} == {"offered"}
+    assert {test.edits for test in offered.tests if test.worse == "imagic"} == {6}
+    assert [label(name) for name in found.methods] == ["Ours", "Ours, offered", "Imagic"]
 
 
 # --- how it is drawn --------------------------------------------------------------------------------------------------

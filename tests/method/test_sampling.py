@@ -186,6 +186,19 @@ def test_with_dpm_solver_the_conditions_alternate_too(embeddings):
     assert timesteps == sorted(timesteps, reverse=True) and len(timesteps) == 4
 
 
+@pytest.mark.parametrize("solver", ["ddim", "dpmpp"])
+def test_from_a_start_the_last_steps_are_taken_each_under_the_words_it_has_without_one(embeddings, solver):
+    scheduler, noise = stable_diffusion_scheduler(), initial_latents([0, 1], (4, 8, 8))
+    whole, part, start = Recorder(), Recorder(), torch.full((1, 4, 8, 8), 3.0)
+    how = {"steps": 5, "guidance_scale": 1.0, "solver": solver}
+    sample(whole, scheduler, noise, *embeddings, **how)
+    end = sample(part, scheduler, noise, *embeddings, start=start, strength=0.7, **how)
+    assert part.asked == whole.asked[-3:] and end.shape == noise.shape
+    assert torch.equal(
+        sample(part, scheduler, noise, *embeddings, start=start, strength=0.1, **how), start.expand(noise.shape)
+    )
+
+
 def test_the_models_own_scheduler_is_not_stepped(either_models, embeddings):
     before = dict(vars(either_models.scheduler))
     latents = initial_latents([0], (4, 8, 8))

@@ -73,7 +73,7 @@ def test_set_reaches_the_methods_options_and_our_settings(cli):
         (["--set", "strength=0.5"], "--set strength=0.5 is not of the form METHOD.NAME=VALUE"),
         (["--set", "sdedit.strength=2"], "strength must be a number from 0 to 1, not 2."),
         (["--set", "sdedit.power=2"], "sdedit has no option power; it has strength, source."),
-        (["--set", "layerdiffusion.strength=2"], "There is no setting 'strength'; there are alpha,"),
+        (["--set", "layerdiffusion.power=2"], "There is no setting 'power'; there are alpha,"),
         (["--set", "layerdiffusion.seeds=2"], "There is no setting 'seeds';"),
         (["--methods", "layerdiffusion", "--set", "pnp.feature_share=1"], "--set speaks of pnp, which is not among"),
     ],

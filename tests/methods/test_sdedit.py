@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionImg2ImgPipeline
+from diffusers import DPMSolverMultistepScheduler, StableDiffusionImg2ImgPipeline
 from PIL import Image
 from tiny import QUICK
 
@@ -18,13 +18,13 @@ from layerdiffusion.models.load import load_models
 pytestmark = pytest.mark.usefixtures("global_random_state_is_left_alone")
 
 
-def diffusers_latents(models, picture, prompt, seeds, **arguments) -> torch.Tensor:
+def diffusers_latents(models, picture, prompt, seeds, scheduler=None, **arguments) -> torch.Tensor:
     pipeline = StableDiffusionImg2ImgPipeline(
         vae=models.vae,
         text_encoder=models.family.text_encoder,
         tokenizer=models.family.tokenizer,
         unet=models.unet,
-        scheduler=models.scheduler.from_config(models.scheduler.config),
+        scheduler=scheduler or models.scheduler.from_config(models.scheduler.config),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -44,14 +44,15 @@ def our_latents(models, latents, prompt, seeds, **arguments) -> torch.Tensor:
     return sample(models.unet, models.scheduler, noise, *mine, start=latents, **arguments)
 
 
+@pytest.mark.parametrize("solver", ["ddim", "dpmpp"])
 @pytest.mark.parametrize("strength", [0.3, 0.58, 0.8, 1.0])
-def test_its_latents_are_those_of_diffusers_image_to_image(either_models, edit, strength):
+def test_its_latents_are_those_of_diffusers_image_to_image(either_models, edit, strength, solver):
     latents = either_models.encode(edit.object_image.crop((0, 0, 64, 64)))
-    ours = our_latents(either_models, latents, "a dog", (0, 5), strength=strength, steps=7, guidance_scale=7.5)
+    dials = {"strength": strength, "guidance_scale": 7.5}
+    ours = our_latents(either_models, latents, "a dog", (0, 5), steps=7, solver=solver, **dials)
+    scheduler = DPMSolverMultistepScheduler.from_config(either_models.scheduler.config) if solver == "dpmpp" else None
     # Given four channels, the pipeline takes them for latents.
-    theirs = diffusers_latents(
-        either_models, latents, "a dog", (0, 5), strength=strength, num_inference_steps=7, guidance_scale=7.5
-    )
+    theirs = diffusers_latents(either_models, latents, "a dog", (0, 5), scheduler, num_inference_steps=7, **dials)
     assert (ours - theirs).abs().max() < 1e-4
     assert (ours - latents).abs().max() > 0.1  # and the two did something
     assert (ours[0] - ours[1]).abs().max() > 0.01

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import gradio as gr
 import pytest
 
-from layerdiffusion.settings import PAPER, Settings
+from layerdiffusion.settings import OFFERED, PAPER, Settings
 from layerdiffusion.ui.handlers.words import advice, offer, take
 from layerdiffusion.ui.widgets.dials import dial_values, settings_of
 
@@ -16,28 +16,30 @@ def backend(miniature: bool = True) -> SimpleNamespace:
     return SimpleNamespace(is_miniature=miniature, defaults=lambda: DEFAULTS)
 
 
-def test_a_named_look_gets_its_words_at_every_step_and_a_pose_the_defaults():
+def test_words_get_what_was_measured_best_for_them_and_the_line_says_why():
     found, sentence = advice("a red dog", DEFAULTS)
-    assert found == Settings(schedule="object").resolve(DEFAULTS)
-    assert sentence.startswith("“red” names a look: the subject's words at every step of stage 3")
-    assert advice("a dog jumping", DEFAULTS) is None
+    assert found == OFFERED.resolve(DEFAULTS)
+    assert sentence.startswith("“red” names a look")
+    assert advice("a dog jumping", DEFAULTS) == (found, advice("a cat", DEFAULTS)[1])
+    assert "names a look" not in advice("a dog jumping", DEFAULTS)[1]
     assert advice("a red dog", found) is None, "it is taken"
+    assert advice(" ", DEFAULTS) is None
 
 
 def test_one_click_takes_what_is_offered_and_the_offer_goes():
     dials = dial_values(DEFAULTS)
     shown = offer(backend(), "a red dog jumping", *dials)
-    assert shown["visible"] and "at every step of stage 3" in shown["value"]
+    assert shown["visible"] and "the words as written" in shown["value"]
     taken = take(backend(), "a red dog jumping", *dials)
-    assert settings_of(tuple(taken)) == Settings(schedule="object").resolve(DEFAULTS)
+    assert settings_of(tuple(taken)) == OFFERED.resolve(DEFAULTS)
     assert not offer(backend(), "a red dog jumping", *taken)["visible"]
     assert take(backend(), "a red dog jumping", *taken) == [gr.skip()] * len(dials)
 
 
 @pytest.mark.parametrize(
-    ("words", "miniature", "steps"), [("a dog", True, 150), ("a red dog", False, 150), ("a red dog", True, "many")]
+    ("words", "miniature", "steps"), [("", True, 150), ("a red dog", False, 150), ("a red dog", True, "many")]
 )
-def test_nothing_is_offered_without_a_look_on_a_model_it_was_not_measured_on_or_beside_bad_dials(
+def test_nothing_is_offered_without_words_on_a_model_it_was_not_measured_on_or_beside_bad_dials(
     words, miniature, steps
 ):
     dials = dial_values(DEFAULTS)
