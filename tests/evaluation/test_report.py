@@ -167,11 +167,13 @@ def test_the_page_stays_below_its_limit(tmp_path, monkeypatch):
 
 def test_an_unfinished_bench_says_what_is_missing(tmp_path):
     folder = bench_folder(tmp_path, (*METHODS, "f", "layers-separate"), ("both",), 2, judge=False)
-    (folder / "records" / "both-01" / "layers-separate.json").unlink()
+    for variant in ("layers-separate", "pnp"):
+        (folder / "records" / "both-01" / f"{variant}.json").unlink()
     (folder / "pictures" / "both-00" / "reference.png").unlink()
     page = Page(report.write_report(folder, COMMAND).read_text(encoding="utf-8"))
-    assert "not there yet: 1 of the records" in page.words and "not measured" in page.words
+    assert "not there yet: 2 of the records" in page.words and "not measured" in page.words
     assert "stage 2 trains each term on its own picture (1 of 2 edits)" in page.words
+    assert "Plug-and-Play (1 of 2 edits)" in page.words and "Imagic (" not in page.words
     assert "λ1 = 2, λ2 = 1 (" not in page.words
     assert "CLIP score, beside (f)" in page.words
     assert any("there is none" in span.get("aria-label", "") for span in page.all("span"))

@@ -66,7 +66,7 @@ def verdict(record: dict[str, Any], measured: dict[str, Any]) -> str:
 
 def method_rows(bench: Bench, measures: Sequence[Measure], kinds: tuple[str, ...] = ()) -> Rows:
     """Methods × measures."""
-    rows = [[label(v), *(interval(bench, v, m, kinds) for m in measures)] for v in bench.methods]
+    rows = [[label(v) + coverage(bench, v), *(interval(bench, v, m, kinds) for m in measures)] for v in bench.methods]
     return ["", *(m.label for m in measures)], rows
 
 
@@ -92,9 +92,14 @@ def table_1_rows(bench: Bench, measures: Sequence[Measure]) -> Rows:
 
 
 def setting(bench: Bench, variant: str) -> str:
-    """What the variant is, and on how many edits where they are not all: its figures are then of those alone."""
+    """What the variant is, with its `coverage`."""
+    return bench.description(variant) + coverage(bench, variant)
+
+
+def coverage(bench: Bench, variant: str) -> str:
+    """On how many edits the variant was run, where they are not all: its figures are then of those alone."""
     count = len(bench.of(variant))
-    return bench.description(variant) + (f" ({count} of {len(bench.edits)} edits)" if count < len(bench.edits) else "")
+    return f" ({count} of {len(bench.edits)} edits)" if count < len(bench.edits) else ""
 
 
 def beside_head(bench: Bench) -> list[str]:

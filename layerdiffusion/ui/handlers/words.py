@@ -64,11 +64,7 @@ def advice(object_prompt: str, settings: Settings) -> tuple[Settings, str] | Non
     if settings == better or not object_prompt.strip():
         return None
     look = named_look(object_prompt)
-    why = (
-        "Measured better for words like these"
-        if look is None
-        else f"“{look}” names a look, which this brings more often"
-    )
+    why = "Measured ahead on such edits" if look is None else f"“{look}” names a look, shown more often this way"
     return better, f"{why}: the words as written, from the layered picture under noise. Take that"
 
 
