@@ -368,4 +368,3 @@ PAPER = Settings().resolve()  # the paper's own, Stable Diffusion v1.4 at 512 ×
 OFFERED = Settings(
     embedding_steps=60, embedding_lr=3e-3, embedding_mask="layered", schedule="object", target_weight=1.4, strength=0.9
 )
-OFFERED_LOOK = replace(OFFERED, strength=0.85)  # where the words name a look, which loses the size more easily

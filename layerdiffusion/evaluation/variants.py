@@ -11,7 +11,7 @@ from typing import Any
 
 from layerdiffusion.errors import EditError
 from layerdiffusion.methods.options import OWN
-from layerdiffusion.settings import OFFERED, OFFERED_LOOK, setting_table
+from layerdiffusion.settings import OFFERED, setting_table
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,6 @@ ABLATIONS = _by_name(
         if entry.stages
         for choice in entry.choices or ()
     ),
-    Variant("offered-look", "ours", OFFERED_LOOK.to_dict(), {}, "what the page offers where the words name a look"),
     Variant("noise_offset-0", "ours", {"noise_offset": 0.0}, {}, "stages 1 and 2 see plain noise, as in the paper"),
 )
 ROWS = TABLE_1 | ABLATIONS

@@ -8,7 +8,7 @@ import gradio as gr
 
 from layerdiffusion.errors import EditError
 from layerdiffusion.prompts import named_look, split_prompt
-from layerdiffusion.settings import OFFERED, OFFERED_LOOK, Settings
+from layerdiffusion.settings import OFFERED, Settings
 from layerdiffusion.ui.backend import Backend
 from layerdiffusion.ui.errors import friendly
 from layerdiffusion.ui.handlers.events import QUIET
@@ -60,10 +60,10 @@ def advice(object_prompt: str, settings: Settings) -> tuple[Settings, str] | Non
     55 % by the paper's own stages, and where the words name a look NN beside 25 %. No part of what stage 2 tuned is
     worth letting go of.
     """
-    look = named_look(object_prompt)
-    better = replace(settings, **(OFFERED if look is None else OFFERED_LOOK).to_dict())
+    better = replace(settings, **OFFERED.to_dict())
     if settings == better or not object_prompt.strip():
         return None
+    look = named_look(object_prompt)
     why = "Measured ahead on such edits" if look is None else f"“{look}” names a look, shown more often this way"
     return better, f"{why}: the words as written, from the layered picture under noise. Take that"
 
