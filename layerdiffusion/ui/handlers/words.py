@@ -1,6 +1,5 @@
 """The words, which split as one types; the presets of the dials, and the settings that suit what the words ask for."""
 
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -60,7 +59,7 @@ def advice(object_prompt: str, settings: Settings) -> tuple[Settings, str] | Non
     55 % by the paper's own stages, and where the words name a look 46 beside 25 %. No part of what stage 2 tuned is
     worth letting go of.
     """
-    better = replace(settings, **OFFERED.to_dict())
+    better = OFFERED.resolve(settings)
     if settings == better or not object_prompt.strip():
         return None
     look = named_look(object_prompt)
