@@ -98,7 +98,8 @@ def edit_embedding(object_embedding: Condition, background_embedding: Condition,
 def interpolated(target: Condition, optimized: Condition, weight: float) -> Condition:
     """Imagic's ē = η · e_tgt + (1 − η) · e_opt; `weight` is η, `target` the words' own embedding.
 
-    Kawar et al. 2023, https://arxiv.org/abs/2210.09276, §3.2, step C. Above 1 it goes beyond the words.
+    Kawar et al. 2023, https://arxiv.org/abs/2210.09276, §3.2, step C. Both hold the same tensors of the same
+    shapes; 0 is `optimized`, 1 `target`, and more goes beyond the words.
     """
     return target.map(lambda own, fitted: weight * own + (1 - weight) * fitted, optimized)
 

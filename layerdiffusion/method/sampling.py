@@ -146,7 +146,7 @@ def sample(
 
     `unet` is the tuned network, `scheduler` the model's `DDIMScheduler`; of each embedding there is one. With a
     `start`, clean latents (1, C, h, w), it begins as SDEdit does: with these under that noise, at the first of the
-    last `taken_steps`, the only ones that are then taken; without any, the start comes back.
+    last `taken_steps` at `strength`, 0 to 1, the only ones that are then taken; without any, the start comes back.
     """
     sampler: Solver = DPMSolver(scheduler, steps) if solver == "dpmpp" else ddim_scheduler(scheduler, steps)
     embeddings = {"object": object_embedding.float(), "edit": edit_embedding.float()}

@@ -38,5 +38,6 @@ def sample_pictures(
     """A picture for each seed."""
     latents, words = models.encode(picture), models.embed([prompt, None])
     conditions = words[:1], words[:1], words[1:]
-    start = {"start": latents, "strength": strength}
-    return sampled_pictures(models, report, settings, picture.size, models.unet, conditions, **start)
+    return sampled_pictures(
+        models, report, settings, picture.size, models.unet, conditions, start=latents, strength=strength
+    )

@@ -126,7 +126,10 @@ def sampled_pictures(  # type: ignore[explicit-any]  # the options are those of 
     conditions: tuple[Condition, Condition, Condition],
     **options: Any,
 ) -> list[Image.Image]:
-    """`pictures` of `size` (W, H) by `sample`, under the object's, the edit's and the negative condition."""
+    """`pictures` of `size` (W, H) by `sample`, under the object's, the edit's and the negative condition, of each one.
+
+    `options` are further arguments of `sample`, as it names them.
+    """
 
     def latents_of(noise: Tensor, on_step: OnStep) -> Tensor:
         dials = {"steps": settings.sampling_steps, "guidance_scale": settings.guidance_scale} | options
