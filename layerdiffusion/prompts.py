@@ -9,6 +9,8 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from PIL import ImageColor
+
 
 def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
@@ -134,6 +136,13 @@ def subject_noun(object_prompt: str) -> str:
 def named_look(object_prompt: str) -> str | None:
     """The first word of `object_prompt` for the look of the subject, a colour or a material; None without one."""
     return next((bare for bare in map(_bare, object_prompt.split()) if bare in _LOOKS), None)
+
+
+def named_colour(object_prompt: str) -> tuple[int, ...] | None:
+    """The first colour among the looks that `object_prompt` names, RGB as CSS has it; None without one."""
+    colours = _LOOKS & ImageColor.colormap.keys()
+    named = (bare for bare in map(_bare, object_prompt.split()) if bare in colours)
+    return next(map(ImageColor.getrgb, named), None)
 
 
 def truncation_warning(tokenizer: Any, text: str, max_length: int | None = None) -> str | None:

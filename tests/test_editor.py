@@ -248,6 +248,16 @@ def test_every_setting_changes_the_pictures_and_the_same_again_does_not(experien
     assert changed.edit_id == fresh.edit_id
 
 
+def test_stage_3_begins_from_the_colour_that_the_words_name_where_it_begins_from_a_picture(tiny_models, edit):
+    editor = Editor(tiny_models)
+    red = dataclasses.replace(edit, object_prompt="a red dog jumps")
+    for edited, strength, same in ((red, 0.5, False), (red, 1.0, True), (edit, 0.5, True)):
+        plain, recoloured = (
+            editor.run(edited, quick(strength=strength, start=start)) for start in ("layered", "recoloured")
+        )
+        assert same_pictures(plain, recoloured) == same
+
+
 # The cache
 
 

@@ -5,7 +5,14 @@ import random
 import pytest
 from transformers import CLIPTokenizer
 
-from layerdiffusion.prompts import named_look, prompt_notes, split_prompt, subject_noun, truncation_warning
+from layerdiffusion.prompts import (
+    named_colour,
+    named_look,
+    prompt_notes,
+    split_prompt,
+    subject_noun,
+    truncation_warning,
+)
 
 CASES = [
     # The paper's own, and scenes that follow the subject.
@@ -223,3 +230,17 @@ def test_plain_english_is_not_noted(prompt):
 )
 def test_a_look_that_the_words_name_is_found(prompt, look):
     assert named_look(prompt) == look
+
+
+@pytest.mark.parametrize(
+    ("prompt", "colour"),
+    [
+        ("a striped Red dog, jumping", (255, 0, 0)),
+        ("a dog, green and furry", (0, 128, 0)),
+        ("a salmon jumping", None),  # CSS has a colour of that name, and the words mean a fish
+        ("a golden dog", None),  # CSS has none
+        ("", None),
+    ],
+)
+def test_a_colour_that_the_words_name_is_found(prompt, colour):
+    assert named_colour(prompt) == colour

@@ -62,12 +62,12 @@ def test_a_new_setting_is_in_the_key_of_its_stage_and_of_no_stage_before(tiny_v_
     assert editor.plan(edit, harder) == {"embeddings": "reuse", "finetune": "reuse", "sampling": "run"}
 
 
-ELSEWHERE = ("layers", "tune", "shape", "detail", "embedding_training")
+ELSEWHERE = ("layers", "tune", "shape", "detail", "embedding_training", "start")
 
 
 @pytest.mark.parametrize("name", [name for name in setting_table() if name not in ELSEWHERE])
 def test_a_setting_invalidates_the_first_stage_that_reads_it_and_what_comes_after(tiny_v_models, edit, name):
-    """All but those whose other words take longer to run than a test should, and those that no stage reads."""
+    """All but those whose other words take longer than a test should, that no stage reads, and that need a colour."""
     words = {"schedule": "edit", "solver": "dpmpp", "forget": "decoder", "embedding_mask": "everything"}
     others = words | {"seeds": (5,), "strength": 0.5}
     value = getattr(QUICK.resolve(tiny_v_models.defaults), name)

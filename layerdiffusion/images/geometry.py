@@ -1,4 +1,4 @@
-"""Windows and placement: the part of a picture that a model sees, the way there and back, and the subject moved.
+"""Windows and placement: the part of a picture that a model sees, and the subject moved.
 
 Pixel coordinates are (x, y); pixel centres are at whole numbers.
 """
@@ -26,7 +26,7 @@ DISPLAY_SIDE = 1536  # of a longer side: as the page works on pictures, and as s
 
 @dataclass(frozen=True)
 class Fit:
-    """The window of a picture that a model sees, and the way there and back.
+    """The window of a picture that a model sees, and the way there.
 
     The window starts at (`left`, `top`), measures `width` × `height` picture pixels and is shown to the model at
     `size` (W, H).
@@ -67,24 +67,10 @@ class Fit:
         resized = cv2.resize(share, self.size, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
         return resized.clip(0, 1)
 
-    def restore_mask(self, mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        """A mask at the model's size back in a picture of `size` (W, H); False outside the window.
-
-        `mask` undoes it exactly where the window is the model's size, or at least twice as large.
-        """
-        restored = np.zeros((size[1], size[0]), bool)
-        self.cut(restored)[:] = resize_mask(mask, (self.width, self.height))
-        return restored
-
     def point(self, x: float, y: float) -> tuple[float, float]:
         """A picture's point in the model's pixels; pixel centres are at whole numbers."""
         across, down = self.size[0] / self.width, self.size[1] / self.height
         return (x - self.left + 0.5) * across - 0.5, (y - self.top + 0.5) * down - 0.5
-
-    def restore_point(self, x: float, y: float) -> tuple[float, float]:
-        """The inverse of `point`."""
-        across, down = self.width / self.size[0], self.height / self.size[1]
-        return (x + 0.5) * across - 0.5 + self.left, (y + 0.5) * down - 0.5 + self.top
 
 
 def fit_window(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from layerdiffusion.edit import Edit
 from layerdiffusion.errors import PlacementError
@@ -53,6 +53,14 @@ class Layers:
     def overlay(self) -> Image.Image:
         """The placed subject over the background as it is, its own subject included: for `layers="overlay"`."""
         return self._over(self.background_image)
+
+    def recoloured(self, colour: tuple[int, ...] | None) -> Image.Image:
+        """The composite with its subject in shades of `colour`, RGB, 0 to 255, as for SDEdit's strokes; None: as is."""
+        if colour is None:
+            return self.composite
+        subject = Image.fromarray(self.object_mask)
+        shades = ImageOps.autocontrast(self.composite.convert("L"), cutoff=2, mask=subject)
+        return Image.composite(ImageOps.colorize(shades, "black", "white", colour), self.composite, subject)
 
     def _over(self, background: Image.Image) -> Image.Image:
         mask = self.object_mask if self.object_alpha is None else self.object_alpha

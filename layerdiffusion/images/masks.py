@@ -195,12 +195,6 @@ def shrink(mask: np.ndarray, pixels: int) -> np.ndarray:
     return grow(mask, -pixels)
 
 
-def fill_holes(mask: np.ndarray) -> np.ndarray:
-    """The mask without its holes: gaps from which no way leads to the picture's edge."""
-    _, pieces = cv2.connectedComponents((~np.pad(mask, 1)).astype(np.uint8), connectivity=4)
-    return (pieces != pieces[0, 0])[1:-1, 1:-1]
-
-
 def keep_largest(mask: np.ndarray) -> np.ndarray:
     """The mask's largest connected piece alone; corners connect."""
     count, pieces, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)

@@ -38,6 +38,7 @@ from layerdiffusion.methods.stages import (
 from layerdiffusion.methods.subject import Subject
 from layerdiffusion.models.family import Condition
 from layerdiffusion.progress import Reporter
+from layerdiffusion.prompts import named_colour
 from layerdiffusion.runtime import Stage, finite, training_generator
 from layerdiffusion.settings import EMBEDDINGS, FINETUNE, SAMPLING, Settings
 
@@ -73,7 +74,8 @@ def stages(task: Task) -> list[Stage[object]]:
     if settings.target_weight:
         inputs["prompts"] = _prompts(task)
     if settings.strength < 1 and task.layers is not None:
-        inputs["start"] = task.layers.composite
+        colour = named_colour(task.edit.object_prompt) if settings.start == "recoloured" else None
+        inputs["start"] = task.layers.recoloured(colour)
     known = None if task.layers is None else inputs
     steps = taken_steps(settings.sampling_steps, settings.strength)
     return [embeddings, tuning, Stage(SAMPLING, known, *task.sampling(steps), sample_pictures)]

@@ -8,7 +8,7 @@ from PIL import Image
 
 from layerdiffusion.errors import MaskError
 from layerdiffusion.images.io import png_bytes
-from layerdiffusion.images.masks import fill_holes, grow, keep_largest, lay_over, mask_to_latents, open_mask, shrink
+from layerdiffusion.images.masks import grow, keep_largest, lay_over, mask_to_latents, open_mask, shrink
 
 
 @pytest.mark.parametrize(
@@ -225,24 +225,6 @@ def test_shrinking_undoes_growing_of_a_disc():
     assert (shrink(grow(disc, 5), 5) == disc).all()
 
 
-def test_holes_are_filled_and_bays_are_not():
-    mask = np.zeros((20, 20), bool)
-    mask[2:12, 2:12] = True
-    mask[4:6, 4:6] = False  # a hole
-    mask[8:10, 9:12] = False  # a bay, open to the right
-    mask[14:20, 0:5] = True
-    mask[16:20, 2:4] = False  # open to the picture's edge
-    expected = mask.copy()
-    expected[4:6, 4:6] = True
-    assert (fill_holes(mask) == expected).all()
-
-
-def test_a_gap_that_touches_outside_only_at_a_corner_is_a_hole():
-    ring = np.ones((5, 5), bool)
-    ring[2, 2] = ring[1, 1] = ring[0, 0] = False
-    assert fill_holes(ring).sum() == 24  # the corner itself is open; what lies behind its diagonal is not
-
-
 def test_the_largest_piece_is_kept_and_diagonal_neighbours_are_one_piece():
     mask = np.zeros((20, 20), bool)
     mask[0:3, 0:3] = True
@@ -257,5 +239,5 @@ def test_changing_a_mask_leaves_the_one_it_was_given_alone():
     mask[5:9, 5:9] = True
     mask[6, 6] = False
     before = mask.copy()
-    for change in (lambda m: grow(m, 2), lambda m: shrink(m, 1), fill_holes, keep_largest):
+    for change in (lambda m: grow(m, 2), lambda m: shrink(m, 1), keep_largest):
         assert not np.shares_memory(change(mask), mask) and (mask == before).all()
