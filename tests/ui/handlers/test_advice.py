@@ -19,7 +19,8 @@ def backend(miniature: bool = True) -> SimpleNamespace:
 def test_words_get_what_was_measured_best_for_them_and_the_line_says_why():
     found, sentence = advice("a red dog", DEFAULTS)
     assert found == OFFERED.resolve(DEFAULTS)
-    assert sentence.startswith("“red” names a look")
+    assert sentence.startswith("“red” names a look") and "in that colour" in sentence
+    assert "in that colour" not in advice("a furry dog", DEFAULTS)[1]
     other, sentence = advice("a dog jumping", DEFAULTS)
     assert other == found and "names a look" not in sentence
     assert advice("a red dog", found) is None, "it is taken"
