@@ -126,7 +126,7 @@ def sampled_pictures(  # type: ignore[explicit-any]  # the options are those of 
     conditions: tuple[Condition, Condition, Condition],
     **options: Any,
 ) -> list[Image.Image]:
-    """`pictures` of `size` (W, H) by `sample`, under the object's, the edit's and the negative condition, of each one.
+    """`pictures` of `size` (W, H) by `sample`, under the object's, the edit's and the negative condition, one of each.
 
     `options` are further arguments of `sample`, as it names them.
     """

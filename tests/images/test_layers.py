@@ -42,7 +42,8 @@ def test_the_background_and_the_picture_without_a_colour_stay(green_dog):
     assert dressed.recoloured(None).tobytes() == dressed.composite.tobytes()
 
 
-@pytest.mark.parametrize("shade", [0, 128, 255])
-def test_a_subject_of_one_shade_is_recoloured_too(shade):
+@pytest.mark.parametrize(("shade", "expected"), [(0, (0, 0, 0)), (128, (254, 1, 1)), (255, (255, 255, 255))])
+def test_a_subject_of_one_shade_takes_the_colour_in_that_shade(shade, expected):
     dressed = layers(np.full((32, 32, 3), shade, np.uint8))
-    assert dressed.recoloured(RED).size == (32, 32)
+    recoloured = np.asarray(dressed.recoloured(RED)).astype(int)[dressed.object_mask]
+    assert abs(recoloured - expected).max() <= 2
