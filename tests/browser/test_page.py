@@ -92,6 +92,9 @@ def test_the_subject_is_moved_by_hand_and_by_key(tab, page, tmp_path):
     mouse = tab.page.mouse
     mouse.move(*tab.at("place-board", 0.5, 0.5))
     mouse.down()
+    for width in (1400, 1440):  # drawn anew while the subject is held and has not moved yet
+        tab.page.set_viewport_size({"width": width, "height": 900})
+        tab.page.wait_for_timeout(300)
     mouse.move(*tab.at("place-board", 0.6, 0.4), steps=4)
     mouse.up()
     tab.page.locator("#place-board .ld-stage").press("f")

@@ -173,11 +173,12 @@ function draw() {
   if (!picture) return;
   const [width, height] = size();
   pen.imageSmoothingQuality = "high";
-  const moving = kind === "place" && (live || drag) && ground && cutout;
+  const placed = live || state.placement; // a held subject that has not moved yet has no live placement
+  const moving = kind === "place" && (live || drag) && placed && ground && cutout;
   pen.drawImage(moving ? ground : picture, view.left, view.top, width * view.scale, height * view.scale);
   if (kind === "place") {
-    if (moving) drawSubject(live);
-    if (cutout) drawHandles(live || state.placement);
+    if (moving) drawSubject(placed);
+    if (cutout) drawHandles(placed);
     return;
   }
   if (mask) drawMask();
