@@ -1,7 +1,10 @@
-"""Sets one thread for torch, which reads it when it is imported: several tests run at once, each on its own core."""
+"""Sets one thread for torch, which reads it when it is imported, whatever number the user's own variables give.
+
+Several tests run at once, each on its own core; and some compare pixels, whose last bit a second thread can change.
+"""
 
 import os
 
-from layerdiffusion.threads import thread_variables
+from layerdiffusion.threads import COUNTS, thread_variables
 
-os.environ.update(thread_variables(1))
+os.environ.update(thread_variables(1, {}) | {name: "1" for name in COUNTS if name in os.environ})
