@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import shutil
 import tempfile
@@ -139,11 +138,6 @@ class Result:
         except EditError:
             shutil.rmtree(elsewhere, ignore_errors=True)
             return None
-
-    def mean_loss(self, stage: str, last: int = 50) -> float:
-        """The mean of a stage's `last` losses; NaN if it had no step. Single losses depend on their timestep."""
-        losses = self.losses.get(stage, [])[-last:]
-        return sum(losses) / len(losses) if losses else math.nan
 
 
 def captioned(rows: Sequence[Sequence[tuple[str, Image.Image]]]) -> Image.Image:

@@ -93,7 +93,7 @@ def weights_before(either_models):
 
 
 @pytest.mark.parametrize(
-    "own", [{}, {"target_weight": 1.4, "strength": 0.7, "schedule": "object"}], ids=["paper", "own"]
+    "own", [{}, {"target_weight": 1.4, "strength": 0.7, "layout": 0.6, "schedule": "object"}], ids=["paper", "own"]
 )
 def test_an_edit_is_the_papers_three_stages_one_after_the_other(either_models, edit, own):
     """The editor's pictures, from the method's functions and diffusers' parts alone; so with our own additions."""
@@ -128,7 +128,7 @@ def test_an_edit_is_the_papers_three_stages_one_after_the_other(either_models, e
     )
     how = {}
     if own:
-        how = {"schedule": "object", "strength": 0.7, "start": models.encode(layers.composite)}
+        how = {"schedule": "object", "strength": 0.7, "layout": 0.6, "start": models.encode(layers.composite)}
         embeddings = embeddings.map(
             lambda ours, words: ours + 1.4 * (words - ours), models.embed(["a dog jumps", "on ice"])
         )
@@ -217,6 +217,7 @@ def test_a_cut_prompt_is_in_the_results_warnings(fast_editor, edit):
         {"schedule": "object"},
         {"target_weight": 1.0},
         {"strength": 0.5},
+        {"layout": 0.5},
         {"forget": "encoder"},
         {"forget": "decoder"},
         {"embedding_mask": "around"},
@@ -251,10 +252,13 @@ def test_every_setting_changes_the_pictures_and_the_same_again_does_not(experien
 def test_stage_3_begins_from_the_colour_that_the_words_name_where_it_begins_from_a_picture(tiny_models, edit):
     editor = Editor(tiny_models)
     red = dataclasses.replace(edit, object_prompt="a red dog jumps")
-    for edited, strength, same in ((red, 0.5, False), (red, 1.0, True), (edit, 0.5, True)):
-        plain, recoloured = (
-            editor.run(edited, quick(strength=strength, start=start)) for start in ("layered", "recoloured")
-        )
+    for edited, how, same in (
+        (red, {"strength": 0.5}, False),
+        (red, {"layout": 0.5}, False),
+        (red, {}, True),
+        (edit, {"strength": 0.5}, True),
+    ):
+        plain, recoloured = (editor.run(edited, quick(start=start, **how)) for start in ("layered", "recoloured"))
         assert same_pictures(plain, recoloured) == same
 
 
@@ -286,6 +290,7 @@ def test_a_second_run_of_a_recipe_takes_no_step_and_gives_the_same_pixels(editor
         ({"schedule": "edit"}, {"sampling": 6}),
         ({"target_weight": 1}, {"sampling": 6}),
         ({"strength": 0.5}, {"sampling": 3}),
+        ({"layout": 0.5}, {"sampling": 6}),
         ({"forget": "decoder"}, {"sampling": 6}),
         ({"object_weight": 3}, {"finetune": 3, "sampling": 6}),
         ({"alpha": 0.5}, {"finetune": 3, "sampling": 6}),
@@ -824,9 +829,3 @@ def test_pictures_that_do_not_fit_on_the_disk_are_saved_elsewhere(fast_editor, e
     assert error.value.folder.parent == spare and load_recipe(error.value.folder).edit == edit
     for seed, image in zip(result.seeds, result.images, strict=True):
         assert np.array_equal(Image.open(error.value.folder / f"seed-{seed}.png"), image)
-
-
-def test_the_mean_loss_is_over_the_last_steps(fast_editor, edit):
-    result = fast_editor.run(edit, quick(finetune_steps=0))
-    assert result.mean_loss("embeddings", last=2) == pytest.approx(sum(result.losses["embeddings"][-2:]) / 2)
-    assert np.isnan(result.mean_loss("finetune"))

@@ -234,7 +234,7 @@ def _with_new_adapters(unet: nn.Module, device: torch.device, generator: torch.G
     tuned = _copy(unet, lambda tensor: tensor.to(device))
     _add_adapters(tuned)
     for name, parameter in tuned.named_parameters():
-        if not _is_adapter(name):
+        if ".lora_" not in name:
             continue
         parameter.data = parameter.data.float()  # peft gives them the type of the weight beside them
         parameter.requires_grad_(True)
@@ -251,10 +251,6 @@ def _add_adapters(unet: nn.Module) -> None:
     config = LoraConfig(r=LORA_RANK, lora_alpha=LORA_RANK, target_modules=list(LORA_TARGETS))
     with torch.random.fork_rng(devices=[]):  # peft draws starting values that are not used
         inject_adapter_in_model(config, unet)
-
-
-def _is_adapter(name: str) -> bool:
-    return ".lora_A." in name or ".lora_B." in name
 
 
 def _copy(unet: nn.Module, tensor: Callable[[Tensor], Tensor]) -> nn.Module:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from diffusers import DPMSolverMultistepScheduler
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from layerdiffusion.method.objective import OnStep, Step, frozen, predict
-from layerdiffusion.method.types import NoiseScheduler, Solver
+from layerdiffusion.method.types import NoiseScheduler, SchedulerStep, Solver
 from layerdiffusion.models.family import Condition
 
 PredictNoise = Callable[[int, Tensor, Tensor], Tensor]  # (index, latents, timestep) → model output, guided
@@ -88,18 +90,51 @@ class DPMSolver:
         self.timesteps: Tensor = self._solver.timesteps
         self.init_noise_sigma: float = self._solver.init_noise_sigma
 
-    def step(self, model_output: Tensor, timestep: Tensor, sample: Tensor, *, eta: float) -> DPMStep:
+    def step(self, model_output: Tensor, timestep: Tensor, sample: Tensor, *, eta: float) -> Stepped:
         """One step from `sample` (B, C, h, w) at the next of `timesteps`; deterministic whatever `eta` is."""
         previous = self._solver.step(model_output, timestep, sample).prev_sample
-        return DPMStep(previous, self._solver.model_outputs[-1])
+        return Stepped(previous, self._solver.model_outputs[-1])
 
 
 @dataclass
-class DPMStep:
+class Stepped:
     """A `SchedulerStep`: both (B, C, h, w)."""
 
     prev_sample: Tensor
     pred_original_sample: Tensor
+
+
+class HeldLayout:
+    """A solver whose steps, in the noisiest `share` of the noise schedule, keep the layout of `clean` (B, C, h, w).
+
+    ILVR (Choi et al. 2021, https://arxiv.org/abs/2108.02938, Algorithm 1): what a step comes to gets the low
+    frequencies of `clean` under `noise`, the sample's own: the means of `CELLS` cells along the shorter side.
+    """
+
+    CELLS = 4
+
+    def __init__(self, solver: Solver, scheduler: NoiseScheduler, clean: Tensor, noise: Tensor, share: float) -> None:
+        self._solver, self.timesteps, self.init_noise_sigma = solver, solver.timesteps, solver.init_noise_sigma
+        height, width = clean.shape[-2:]
+        self._grid = tuple(round(self.CELLS * side / min(height, width)) for side in (height, width))
+        until = (1 - share) * scheduler.config.num_train_timesteps
+        self._layouts = {
+            int(before): self._layout(scheduler.add_noise(clean, noise, after[None]))
+            for before, after in pairwise(solver.timesteps)
+            if after >= until
+        }
+
+    def _layout(self, latents: Tensor) -> Tensor:
+        return F.interpolate(latents, self._grid, mode="area")
+
+    def step(self, model_output: Tensor, timestep: Tensor, sample: Tensor, *, eta: float) -> SchedulerStep:
+        """The solver's step, to latents that have the layout."""
+        step = self._solver.step(model_output, timestep, sample, eta=eta)
+        if int(timestep) not in self._layouts:
+            return step
+        away = self._layouts[int(timestep)] - self._layout(step.prev_sample)
+        held = step.prev_sample + F.interpolate(away, sample.shape[-2:], mode="bilinear")
+        return Stepped(held, step.pred_original_sample)
 
 
 @torch.no_grad()
@@ -139,6 +174,7 @@ def sample(
     solver: str = "ddim",
     start: Tensor | None = None,
     strength: float = 1.0,
+    layout: float = 0.0,
     precision: torch.dtype = torch.float32,
     on_step: OnStep | None = None,
 ) -> Tensor:
@@ -147,6 +183,7 @@ def sample(
     `unet` is the tuned network, `scheduler` the model's `DDIMScheduler`; of each embedding there is one. With a
     `start`, clean latents (1, C, h, w), it begins as SDEdit does: with these under that noise, at the first of the
     last `taken_steps` at `strength`, 0 to 1, the only ones that are then taken; without any, the start comes back.
+    In the noisiest share `layout`, 0 to 1, of the noise schedule its layout is held; see `HeldLayout`.
     """
     sampler: Solver = DPMSolver(scheduler, steps) if solver == "dpmpp" else ddim_scheduler(scheduler, steps)
     embeddings = {"object": object_embedding.float(), "edit": edit_embedding.float()}
@@ -163,6 +200,7 @@ def sample(
     latents = latents.float() * sampler.init_noise_sigma
     if start is not None:
         clean = start.float().expand_as(latents)
+        sampler = HeldLayout(sampler, scheduler, clean, latents, layout) if layout else sampler
         latents = scheduler.add_noise(clean, latents, timesteps[:1]) if len(timesteps) else clean
     with frozen(unet):
         return denoise(sampler, latents, sampler.timesteps[first:], predict_noise, on_step)

@@ -73,7 +73,7 @@ def stages(task: Task) -> list[Stage[object]]:
     inputs = {"embeddings": embeddings, "tuning": tuning, "size": task.size, "settings": read}
     if settings.target_weight:
         inputs["prompts"] = _prompts(task)
-    if settings.strength < 1 and task.layers is not None:
+    if (settings.strength < 1 or settings.layout) and task.layers is not None:
         colour = named_colour(task.edit.object_prompt) if settings.start == "recoloured" else None
         inputs["start"] = task.layers.recoloured(colour)
     known = None if task.layers is None else inputs
@@ -175,7 +175,7 @@ def fit_embeddings(
         unet,
         models.scheduler,
         models.encode(image),
-        _subject(models, mask, *missing) if fits_mask else _off_subject(models, mask, *missing),
+        _subject(models, mask, *missing) if fits_mask else off_subject(_stranger(models, mask, *missing)),
         embeddings,
         steps=settings.embedding_steps,
         lr=settings.embedding_lr,
@@ -301,8 +301,8 @@ def sample_pictures(
     object_embedding = fitted[:1].to(models.device)
     mixed = object_embedding if settings.alpha is None else _mixed(models, fitted, settings.alpha)
     conditions = object_embedding, mixed, models.embed([None])
-    how = {"schedule": settings.schedule, "solver": settings.solver, "start": latents, "strength": settings.strength}
-    return sampled_pictures(models, report, settings, size, unet, conditions, **how)
+    how = {name: getattr(settings, name) for name in ("schedule", "solver", "strength", "layout")}
+    return sampled_pictures(models, report, settings, size, unet, conditions, start=latents, **how)
 
 
 def _mixed(models: Models, embeddings: Condition, alpha: float) -> Condition:
@@ -324,10 +324,6 @@ def _stranger(models: Models, mask: Mask, name: str, advice: str) -> Tensor:
     if stranger.all() and not mask.all():
         raise too_small(name, _grid(models, mask), advice)
     return _latent(models, stranger)
-
-
-def _off_subject(models: Models, mask: Mask, name: str, advice: str) -> Tensor:
-    return off_subject(_stranger(models, mask, name, advice))
 
 
 def _latent(models: Models, mask: LatentMask) -> Tensor:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 OWN = "layerdiffusion"
 METHODS = (OWN, "sdedit", "imagic", "pnp")
 LABELS = {OWN: "LayerDiffusion", "sdedit": "SDEdit", "imagic": "Imagic", "pnp": "Plug-and-Play"}
-MAIN_OPTION = {OWN: "alpha", "sdedit": "strength", "imagic": "alpha", "pnp": "attention_share"}  # what matters most
 SOURCES = ("photo", "composite")
 
 SHARE = Limit(0.0, 1.0, 0.05)

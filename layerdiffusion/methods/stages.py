@@ -229,12 +229,9 @@ def tuned_weights(  # type: ignore[explicit-any]  # the dials are those of `fine
     elif tune == "lora":
         ways = [("lora", False, ""), ("lora", True, CHECKPOINTED)]
     else:
-        ways = [("full", False, ""), ("full", True, CHECKPOINTED)]
-        ways = [("full", True, "")] if profile.checkpointing else ways
+        ways = [("full", True, "")] if profile.checkpointing else [("full", False, ""), ("full", True, CHECKPOINTED)]
         if not dials.get("start"):  # which tunes all weights, and no adapter goes on from these
             ways += [("lora", False, AS_LORA), ("lora", True, AS_LORA)]
-        if dials.get("start"):  # weights of the whole network are no start for an addition to it
-            ways = [way for way in ways if way[0] == "full"]
     for way in ways[:-1]:
         try:
             return attempt(*way)

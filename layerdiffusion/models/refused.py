@@ -82,7 +82,7 @@ def check_weights(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
     for part, why in WEIGHTS.items():
         if any(part in name for name in shapes):
             refuse(path, why)
-    if is_xl_refiner(shapes):
+    if not is_xl(shapes) and any(name.startswith("conditioner.embedders.0.model.") for name in shapes):
         refuse(path, REFINER)
     check_channels(path, shapes.get("model.diffusion_model.input_blocks.0.0.weight", (0, 4))[1])
 
@@ -90,7 +90,3 @@ def check_weights(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
 def is_xl(shapes: Mapping[str, tuple[int, ...]]) -> bool:
     """Whether a single file's weights are SDXL's."""
     return any(name.startswith("conditioner.embedders.1.") for name in shapes)
-
-
-def is_xl_refiner(shapes: Mapping[str, tuple[int, ...]]) -> bool:
-    return not is_xl(shapes) and any(name.startswith("conditioner.embedders.0.model.") for name in shapes)

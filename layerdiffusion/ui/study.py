@@ -14,7 +14,7 @@ from layerdiffusion.errors import EditError
 from layerdiffusion.evaluation.claims import label
 from layerdiffusion.evaluation.report.plots import histogram
 from layerdiffusion.evaluation.report.template import table
-from layerdiffusion.evaluation.study import REVEAL_AFTER, SCALES, SCORES, Study, Summary, Trial, summaries
+from layerdiffusion.evaluation.study import REVEAL_AFTER, SCALES, SCORES, Study, Trial, summaries
 from layerdiffusion.ui.errors import friendly
 from layerdiffusion.ui.widgets.drawing import escape, picture_url
 from layerdiffusion.ui.widgets.static import static_text
@@ -153,7 +153,7 @@ def results(study: Study) -> str:
             f"{histogram(f'{label(s.variant)}, {scale}: share of each score', s.shares, at)}</figure>"
             for at, s in enumerate(here)
         )
-        rows = [[label(s.variant), s.count, format_interval(s.mean), _behind(s)] for s in here]
+        rows = [[label(s.variant), s.count, format_interval(s.mean), format_interval(s.behind_first)] for s in here]
         head = ["method", "ratings", "mean", f"{label(study.variants[0])} is higher by"]
         parts.append(f'<h2>{scale.capitalize()} similarity</h2><div class="ld-histograms">{drawn}</div>')
         parts.append(table(f"{scale.capitalize()}: means and differences", head, rows))
@@ -162,9 +162,5 @@ def results(study: Study) -> str:
     return "".join(parts)
 
 
-def format_interval(point: Sequence[float]) -> str:
-    return "{:.2f} [{:.2f}, {:.2f}]".format(*point).replace("-", "−")
-
-
-def _behind(summary: Summary) -> str:
-    return "–" if summary.behind_first is None else format_interval(summary.behind_first)
+def format_interval(point: Sequence[float] | None) -> str:
+    return "–" if point is None else "{:.2f} [{:.2f}, {:.2f}]".format(*point).replace("-", "−")

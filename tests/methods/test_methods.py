@@ -13,7 +13,6 @@ from layerdiffusion.editor import Editor
 from layerdiffusion.errors import EditError, SettingsError
 from layerdiffusion.methods.options import (
     LABELS,
-    MAIN_OPTION,
     METHODS,
     OWN,
     ImagicOptions,
@@ -210,8 +209,7 @@ def test_the_defaults_are_the_published_ones_and_the_models_own_where_those_are_
     )
     pnp = options_for("pnp", tiny_models)
     assert (pnp.feature_share, pnp.attention_share, pnp.source) == (0.8, 0.5, "photo")
-    assert set(METHODS) == set(LABELS) == set(MAIN_OPTION)
-    assert all(hasattr(options_for(name, tiny_models), MAIN_OPTION[name]) for name in OTHERS)
+    assert set(METHODS) == set(LABELS)
 
 
 @pytest.mark.parametrize(

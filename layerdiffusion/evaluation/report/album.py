@@ -76,11 +76,6 @@ def sheet(
             cell = Image.new("RGB", (side, side), GREY)
             if picture is not None:
                 shown = fitted(picture, side)
-                cell = shown if shown.size == cell.size else _centred(shown, cell)
+                cell.paste(shown, ((side - shown.width) // 2, (side - shown.height) // 2))
             paper.paste(cell, (left, top + words))
     return paper
-
-
-def _centred(picture: Image.Image, cell: Image.Image) -> Image.Image:
-    cell.paste(picture, ((cell.width - picture.width) // 2, (cell.height - picture.height) // 2))
-    return cell

@@ -77,7 +77,8 @@ def method_plots(bench: Bench) -> Iterator[tuple[str, Markup]]:
     names, main = [label(method) for method in bench.methods], bench.main
     rows = [("all edits", [bench.interval(method, main) for method in bench.methods])]
     if len(bench.kinds) > 1:
-        rows += [(_short(kind), [bench.interval(m, main, (kind,)) for m in bench.methods]) for kind in bench.kinds]
+        short = {kind: kind_label(kind).removesuffix(" changed").removesuffix(" replaced") for kind in bench.kinds}
+        rows += [(short[kind], [bench.interval(m, main, (kind,)) for m in bench.methods]) for kind in bench.kinds]
     title = f"{main.label}, by kind of edit"
     yield title, plots.interval_plot(title, rows, names, main.format_value)
     judged = [measure for measure in ATTRIBUTES if measure in bench.measures]
@@ -92,10 +93,6 @@ def method_plots(bench: Bench) -> Iterator[tuple[str, Markup]]:
         title = "Place against subject: up and right is better"
         formats = (BACKGROUND.format_value, "{:.2f}".format)
         yield title, plots.scatter(title, points, names, (axes[0].label, axes[1].label), formats)
-
-
-def _short(kind: str) -> str:
-    return kind_label(kind).removesuffix(" changed").removesuffix(" replaced")
 
 
 def _sheets(bench: Bench, album: Album) -> Iterator[tuple[str, int, Embedded]]:

@@ -119,15 +119,12 @@ def acted(name: str) -> Callable[..., Any]:
         elif action == "window":
             marked.move_window(data.get("x"), data.get("y"))
         elif action == "scene":
-            marked.show(toybox_scene(), "toybox scene")
+            scene = draw(HELD_OUT_SEEDS + random.randrange(10**6), size=random.choice(("medium", "big")))
+            marked.show(scene.image, "toybox scene")
         else:
             raise MaskError("The board can't do that; use its buttons.")
 
     return _on_board(name, act)
-
-
-def toybox_scene() -> Any:
-    return draw(HELD_OUT_SEEDS + random.randrange(10**6), size=random.choice(("medium", "big"))).image
 
 
 def asked(name: str) -> Callable[..., Any]:

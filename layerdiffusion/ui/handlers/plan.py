@@ -77,7 +77,7 @@ def together(
             if generated is None or generated.size != size:  # none yet, or one of another model's or photo's
                 return empty(NOT_GENERATED), EMPTY_SCENE
         layers = lay_out(edit, size, generated)
-        still = layers if edit.placement.is_identity else lay_out(_unplaced(edit), size, generated)
+        still = layers if edit.placement.is_identity else lay_out(replace(edit, placement=Placement()), size, generated)
         board = session.together(version, layers, still, windows)
     except EditError as error:
         if isinstance(error, PlacementError):
@@ -103,10 +103,6 @@ def _complete(words: Any, background: str) -> tuple[str, str, str]:
     if background == "generate" and not words[2].strip():
         return words[0], words[1], PLACEHOLDER[2]
     return tuple(words)
-
-
-def _unplaced(edit: Edit) -> Edit:
-    return replace(edit, placement=Placement())
 
 
 def scene_html(layers: Layers) -> str:
