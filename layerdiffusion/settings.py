@@ -171,7 +171,7 @@ class Settings:
     )  # fmt: skip
     layout: float = setting(
         0.0, SAMPLING, limit=Limit(0.0, 1.0, 0.05), advanced=True, label="Stage 3 · keeps the layout",
-        help="The share of the noise under which it keeps the layered picture's coarse layout, so its sizes.",
+        help="The share of the noise under which it keeps the layered picture's coarse layout; a recoloured one's never.",
     )  # fmt: skip
     start: str = setting(
         "layered", SAMPLING, advanced=True, label="Stage 3 · begins from",
@@ -376,5 +376,5 @@ PAPER = Settings().resolve()  # the paper's own, Stable Diffusion v1.4 at 512 ×
 # shows, and stage 3 then follows the words as written, from that picture under noise, in the colour that they name.
 OFFERED = Settings(
     embedding_steps=60, embedding_lr=3e-3, embedding_mask="layered",
-    schedule="object", target_weight=1.4, strength=0.95, layout=0.7, start="recoloured",
+    schedule="object", target_weight=1.4, strength=0.9, layout=0.5, start="recoloured",
 )  # fmt: skip

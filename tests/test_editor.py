@@ -262,6 +262,14 @@ def test_stage_3_begins_from_the_colour_that_the_words_name_where_it_begins_from
         assert same_pictures(plain, recoloured) == same
 
 
+def test_a_layout_is_not_held_where_the_start_is_in_a_new_colour(tiny_models, edit):
+    editor = Editor(tiny_models)
+    red = dataclasses.replace(edit, object_prompt="a red dog jumps")
+    for edited, start, same in ((red, "recoloured", True), (edit, "recoloured", False), (red, "layered", False)):
+        free, held = (editor.run(edited, quick(strength=0.9, start=start, layout=share)) for share in (0.0, 0.5))
+        assert same_pictures(free, held) == same
+
+
 # The cache
 
 

@@ -76,6 +76,8 @@ def stages(task: Task) -> list[Stage[object]]:
     if (settings.strength < 1 or settings.layout) and task.layers is not None:
         colour = named_colour(task.edit.object_prompt) if settings.start == "recoloured" else None
         inputs["start"] = task.layers.recoloured(colour)
+        if colour is not None:  # held, its shades and the network's own end in patches of black and white
+            inputs["settings"] = replace(read, layout=0.0)
     known = None if task.layers is None else inputs
     steps = taken_steps(settings.sampling_steps, settings.strength)
     return [embeddings, tuning, Stage(SAMPLING, known, *task.sampling(steps), sample_pictures)]
