@@ -171,7 +171,7 @@ class Settings:
     )  # fmt: skip
     layout: float = setting(
         0.0, SAMPLING, limit=Limit(0.0, 1.0, 0.05), advanced=True, label="Stage 3 · keeps the layout",
-        help="The share of the noise under which it keeps the layered picture's coarse layout; a recoloured one's never.",
+        help="The share of the noise under which it keeps the layered picture's coarse layout, if not recoloured.",
     )  # fmt: skip
     start: str = setting(
         "layered", SAMPLING, advanced=True, label="Stage 3 · begins from",

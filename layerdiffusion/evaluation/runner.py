@@ -71,7 +71,7 @@ def run_bench(
         def begin(model: dict[str, Any]) -> None:
             records.begin(_manifest(edits, variants, settings, model, about or {}))
 
-        if ray is None:
+        if ray is None or not jobs:  # where all is there, no cluster is needed to look whether it is the same run
             stream = in_turn(make_worker, jobs, settings, variants, begin)
         else:
             stream = spread(make_worker, jobs, settings, variants, begin, ray, workers)

@@ -134,6 +134,11 @@ def test_a_folder_of_other_settings_or_another_model_is_refused_before_anything_
     counting.ready = lambda variants: other
     with pytest.raises(EditError, match="another model's digest"):
         run_bench(more, VARIANTS, quick, records, lambda: counting, about=ABOUT)
+    counting = Counting(worker)
+    other_settings = [replace(VARIANTS[1], settings={"guidance_scale": 3.0})]
+    for ray in (None, "local"):  # also where nothing is left to do
+        with pytest.raises(EditError, match=f"another variant “{VARIANTS[1].name}”'s settings"):
+            run_bench(EDITS, other_settings, quick, records, lambda: counting, ray=ray, about=ABOUT)
     assert counting.ran == [] and numbers(records) == before
 
 
