@@ -167,7 +167,7 @@ class Settings:
     )  # fmt: skip
     strength: float = setting(
         1.0, SAMPLING, limit=Limit(0.0, 1.0, 0.05), advanced=True, label="Stage 3 · strength",
-        help="1 begins from noise alone, as the paper does; less from the layered picture under that much noise.",
+        help="1 begins from noise alone (the paper); less, or with a layout, from the layered picture under noise.",
     )  # fmt: skip
     layout: float = setting(
         0.0, SAMPLING, limit=Limit(0.0, 1.0, 0.05), advanced=True, label="Stage 3 · keeps the layout",

@@ -105,10 +105,10 @@ class Stepped:
 
 
 class HeldLayout:
-    """A solver whose steps, in the noisiest `share` of the noise schedule, keep the layout of `clean` (B, C, h, w).
+    """A solver whose steps, in the noisiest `share`, 0 to 1, of the noise schedule, keep the layout of `clean` latents.
 
     ILVR (Choi et al. 2021, https://arxiv.org/abs/2108.02938, Algorithm 1): what a step comes to gets the low
-    frequencies of `clean` under `noise`, the sample's own: the means of `CELLS` cells along the shorter side.
+    frequencies of `clean` under `noise`, the sample's own, both (B, C, h, w): the means of `CELLS` cells across.
     """
 
     CELLS = 4
@@ -128,7 +128,7 @@ class HeldLayout:
         return F.interpolate(latents, self._grid, mode="area")
 
     def step(self, model_output: Tensor, timestep: Tensor, sample: Tensor, *, eta: float) -> SchedulerStep:
-        """The solver's step, to latents that have the layout."""
+        """The solver's step from `sample` (B, C, h, w), its low frequencies replaced where the layout is held."""
         step = self._solver.step(model_output, timestep, sample, eta=eta)
         if int(timestep) not in self._layouts:
             return step
