@@ -167,11 +167,15 @@ class Settings:
     )  # fmt: skip
     strength: float = setting(
         1.0, SAMPLING, limit=Limit(0.0, 1.0, 0.05), advanced=True, label="Stage 3 · strength",
-        help="1 begins from noise alone (the paper); less, or with a layout, from the layered picture under noise.",
+        help="1 begins from noise (the paper); less, or where something is kept, from the layered picture under noise.",
     )  # fmt: skip
     layout: float = setting(
         0.0, SAMPLING, limit=Limit(0.0, 1.0, 0.05), advanced=True, label="Stage 3 · keeps the layout",
         help="The share of the noise under which it keeps the layered picture's coarse layout, if not recoloured.",
+    )  # fmt: skip
+    surroundings: float = setting(
+        0.0, SAMPLING, limit=Limit(0.0, 1.0, 0.05), advanced=True, label="Stage 3 · keeps the surroundings",
+        help="The share of the noise under which it keeps the layered picture outside the subject's box and a margin.",
     )  # fmt: skip
     start: str = setting(
         "layered", SAMPLING, advanced=True, label="Stage 3 · begins from",

@@ -180,7 +180,7 @@ def test_every_setting_and_placement_has_a_flag_that_reaches_the_recipe(cli, mon
     settings = Settings(
         alpha=0.35, object_weight=1.5, background_weight=0.5, embedding_steps=1, embedding_lr=0.002,
         finetune_steps=1, finetune_lr=0.0003, sampling_steps=2, guidance_scale=3.5, schedule="object", forget="decoder",
-        target_weight=1.5, strength=0.6, layout=0.25, start="recoloured",
+        target_weight=1.5, strength=0.6, layout=0.25, surroundings=0.7, start="recoloured",
         embedding_training="joint", solver="dpmpp",
         embedding_mask="everything", seeds=(7, 9), training_seed=4, noise_offset=0.2, tune="lora", layers="separate",
         draws=2, shape="3:2", detail="on",

@@ -69,6 +69,7 @@ def test_the_papers_defaults_are_the_papers_to_the_digit():
             target_weight=0.0,
             strength=1.0,
             layout=0.0,
+            surroundings=0.0,
             start="layered",
             forget="none",
             embedding_training="before",

@@ -93,7 +93,9 @@ def weights_before(either_models):
 
 
 @pytest.mark.parametrize(
-    "own", [{}, {"target_weight": 1.4, "strength": 0.7, "layout": 0.6, "schedule": "object"}], ids=["paper", "own"]
+    "own",
+    [{}, {"target_weight": 1.4, "strength": 0.7, "layout": 0.6, "surroundings": 0.8, "schedule": "object"}],
+    ids=["paper", "own"],
 )
 def test_an_edit_is_the_papers_three_stages_one_after_the_other(either_models, edit, own):
     """The editor's pictures, from the method's functions and diffusers' parts alone; so with our own additions."""
@@ -128,7 +130,8 @@ def test_an_edit_is_the_papers_three_stages_one_after_the_other(either_models, e
     )
     how = {}
     if own:
-        how = {"schedule": "object", "strength": 0.7, "layout": 0.6, "start": models.encode(layers.composite)}
+        how = {name: own[name] for name in ("schedule", "strength", "layout", "surroundings")}
+        how |= {"start": models.encode(layers.composite), "room": small(layers.room)}
         embeddings = embeddings.map(
             lambda ours, words: ours + 1.4 * (words - ours), models.embed(["a dog jumps", "on ice"])
         )
@@ -218,6 +221,7 @@ def test_a_cut_prompt_is_in_the_results_warnings(fast_editor, edit):
         {"target_weight": 1.0},
         {"strength": 0.5},
         {"layout": 0.5},
+        {"surroundings": 0.5},
         {"forget": "encoder"},
         {"forget": "decoder"},
         {"embedding_mask": "around"},
@@ -255,6 +259,7 @@ def test_stage_3_begins_from_the_colour_that_the_words_name_where_it_begins_from
     for edited, how, same in (
         (red, {"strength": 0.5}, False),
         (red, {"layout": 0.5}, False),
+        (red, {"surroundings": 0.5}, False),
         (red, {}, True),
         (edit, {"strength": 0.5}, True),
     ):
@@ -299,6 +304,7 @@ def test_a_second_run_of_a_recipe_takes_no_step_and_gives_the_same_pixels(editor
         ({"target_weight": 1}, {"sampling": 6}),
         ({"strength": 0.5}, {"sampling": 3}),
         ({"layout": 0.5}, {"sampling": 6}),
+        ({"surroundings": 0.5}, {"sampling": 6}),
         ({"forget": "decoder"}, {"sampling": 6}),
         ({"object_weight": 3}, {"finetune": 3, "sampling": 6}),
         ({"alpha": 0.5}, {"finetune": 3, "sampling": 6}),

@@ -142,7 +142,8 @@ def _tried(candidate: Candidate, measures: Sequence[Sequence[dict[str, Any]]]) -
     parts = means("satisfied"), means("kept"), likenesses
     shares = [float(part.mean()) if len(part) else 0.0 for part in parts]
     count = min(map(len, parts))
-    low, high = bounds([part[:count] for part in parts], _mean_score) if count else (0.0, 0.0)
+    mean_score = lambda *parts, axis: score(*(part.mean(axis) for part in parts))  # noqa: E731
+    low, high = bounds([part[:count] for part in parts], mean_score) if count else (0.0, 0.0)
     return Tried(
         method=candidate.variant.method,
         variant=candidate.variant.name,
@@ -159,11 +160,6 @@ def _tried(candidate: Candidate, measures: Sequence[Sequence[dict[str, Any]]]) -
         clip_score=float(means("clip_score").mean()),
         edits=len(measures),
     )
-
-
-def _mean_score(*parts: np.ndarray, axis: int) -> np.ndarray:
-    """`score` of each part's mean along the axis."""
-    return score(*(part.mean(axis) for part in parts))
 
 
 def flags(found: Sequence[Tried]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
@@ -61,6 +62,14 @@ class Layers:
         subject = Image.fromarray(self.object_mask)
         shades = ImageOps.autocontrast(self.composite.convert("L"), cutoff=2, mask=subject)
         return Image.composite(ImageOps.colorize(shades, "black", "white", colour), self.composite, subject)
+
+    @cached_property
+    def room(self) -> np.ndarray:
+        """True (H, W) where the subject may come to be: in its box and a sixteenth of the shorter side around it."""
+        left, top, width, height = cv2.boundingRect(self.object_mask.astype(np.uint8))
+        room, margin = np.zeros_like(self.object_mask), min(self.object_mask.shape) // 16
+        room[max(0, top - margin) : top + height + margin, max(0, left - margin) : left + width + margin] = True
+        return room
 
     def _over(self, background: Image.Image) -> Image.Image:
         mask = self.object_mask if self.object_alpha is None else self.object_alpha

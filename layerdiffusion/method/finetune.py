@@ -148,7 +148,8 @@ def finetune(
     tuned = _with_new_adapters(unet, device, starts) if lora else _float32_copy(unet, device)
     named = {name: parameter for name, parameter in tuned.named_parameters() if parameter.requires_grad}
     weights: Weights = {name: parameter.detach() for name, parameter in named.items()}
-    _copy_into(weights, start or {})
+    for name, weight in (start or {}).items():
+        weights[name].copy_(weight)
     half = _halve(tuned, precision) if rounded else []
     trained, rate = (weights if half else named).values(), lr * LORA_LR_FACTOR if lora else lr
     optimizer_step = OptimizerStep(trained, rate, precision, optimizer, half=half, steps=steps, on_step=on_step)
@@ -167,11 +168,6 @@ def finetune(
             prediction = predict(network, noisy, timesteps, embedding, precision)
             optimizer_step(total_loss(prediction, target, layers, object_weight, background_weight) / draws_a_step)
     return weights
-
-
-def _copy_into(weights: Weights, start: Weights) -> None:
-    for name, weight in start.items():
-        weights[name].copy_(weight)
 
 
 def _condition(

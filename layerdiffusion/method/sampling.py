@@ -16,6 +16,7 @@ from layerdiffusion.method.types import NoiseScheduler, SchedulerStep, Solver
 from layerdiffusion.models.family import Condition
 
 PredictNoise = Callable[[int, Tensor, Tensor], Tensor]  # (index, latents, timestep) → model output, guided
+Hold = Callable[[Tensor, Tensor], Tensor]  # (latents, what they are held to) → latents
 
 
 def conditions(steps: int, schedule: str = "alternate") -> list[str]:
@@ -104,37 +105,40 @@ class Stepped:
     pred_original_sample: Tensor
 
 
-class HeldLayout:
-    """A solver whose steps, in the noisiest `share`, 0 to 1, of the noise schedule, keep the layout of `clean` latents.
+class Held:
+    """A solver whose steps, in the noisiest `share`, 0 to 1, of the noise schedule, `hold` on to `clean` latents.
 
-    ILVR (Choi et al. 2021, https://arxiv.org/abs/2108.02938, Algorithm 1): what a step comes to gets the low
-    frequencies of `clean` under `noise`, the sample's own, both (B, C, h, w): the means of `CELLS` cells across.
+    `hold` draws what a step comes to towards these under `noise`, the sample's own, both (B, C, h, w).
     """
 
-    CELLS = 4
-
-    def __init__(self, solver: Solver, scheduler: NoiseScheduler, clean: Tensor, noise: Tensor, share: float) -> None:
-        self._solver, self.timesteps, self.init_noise_sigma = solver, solver.timesteps, solver.init_noise_sigma
-        height, width = clean.shape[-2:]
-        self._grid = tuple(round(self.CELLS * side / min(height, width)) for side in (height, width))
+    def __init__(
+        self, solver: Solver, scheduler: NoiseScheduler, clean: Tensor, noise: Tensor, share: float, hold: Hold
+    ) -> None:
+        self._solver, self._hold = solver, hold
+        self.timesteps, self.init_noise_sigma = solver.timesteps, solver.init_noise_sigma
         until = (1 - share) * scheduler.config.num_train_timesteps
-        self._layouts = {
-            int(before): self._layout(scheduler.add_noise(clean, noise, after[None]))
+        self._held = {
+            int(before): scheduler.add_noise(clean, noise, after[None])
             for before, after in pairwise(solver.timesteps)
             if after >= until
         }
 
-    def _layout(self, latents: Tensor) -> Tensor:
-        return F.interpolate(latents, self._grid, mode="area")
-
     def step(self, model_output: Tensor, timestep: Tensor, sample: Tensor, *, eta: float) -> SchedulerStep:
-        """The solver's step from `sample` (B, C, h, w), its low frequencies replaced where the layout is held."""
+        """The solver's step from `sample` (B, C, h, w), and what holds it."""
         step = self._solver.step(model_output, timestep, sample, eta=eta)
-        if int(timestep) not in self._layouts:
+        if int(timestep) not in self._held:
             return step
-        away = self._layouts[int(timestep)] - self._layout(step.prev_sample)
-        held = step.prev_sample + F.interpolate(away, sample.shape[-2:], mode="bilinear")
-        return Stepped(held, step.pred_original_sample)
+        return Stepped(self._hold(step.prev_sample, self._held[int(timestep)]), step.pred_original_sample)
+
+
+def hold_layout(latents: Tensor, held: Tensor) -> Tensor:
+    """`latents` with the low frequencies of `held`, both (B, C, h, w): means of four cells along the shorter side.
+
+    ILVR (Choi et al. 2021, https://arxiv.org/abs/2108.02938, Algorithm 1).
+    """
+    height, width = latents.shape[-2:]
+    grid = tuple(round(4 * side / min(height, width)) for side in (height, width))
+    return latents + F.interpolate(F.interpolate(held - latents, grid, mode="area"), (height, width), mode="bilinear")
 
 
 @torch.no_grad()
@@ -175,6 +179,8 @@ def sample(
     start: Tensor | None = None,
     strength: float = 1.0,
     layout: float = 0.0,
+    surroundings: float = 0.0,
+    room: Tensor | None = None,
     precision: torch.dtype = torch.float32,
     on_step: OnStep | None = None,
 ) -> Tensor:
@@ -183,7 +189,8 @@ def sample(
     `unet` is the tuned network, `scheduler` the model's `DDIMScheduler`; of each embedding there is one. With a
     `start`, clean latents (1, C, h, w), it begins as SDEdit does: with these under that noise, at the first of the
     last `taken_steps` at `strength`, 0 to 1, the only ones that are then taken; without any, the start comes back.
-    In the noisiest share `layout`, 0 to 1, of the noise schedule its layout is held; see `HeldLayout`.
+    In the noisiest share `layout`, 0 to 1, of the noise schedule its coarse layout is held, see `hold_layout`, and in
+    the noisiest share `surroundings` what is outside `room`, (1, 1, h, w), 1 where the subject may come to be.
     """
     sampler: Solver = DPMSolver(scheduler, steps) if solver == "dpmpp" else ddim_scheduler(scheduler, steps)
     embeddings = {"object": object_embedding.float(), "edit": edit_embedding.float()}
@@ -200,7 +207,11 @@ def sample(
     latents = latents.float() * sampler.init_noise_sigma
     if start is not None:
         clean = start.float().expand_as(latents)
-        sampler = HeldLayout(sampler, scheduler, clean, latents, layout) if layout else sampler
+        if layout:
+            sampler = Held(sampler, scheduler, clean, latents, layout, hold_layout)
+        if surroundings and room is not None:  # Blended Latent Diffusion, https://arxiv.org/abs/2206.02779, Algorithm 1
+            outside = lambda own, held: held.lerp(own, room)  # noqa: E731
+            sampler = Held(sampler, scheduler, clean, latents, surroundings, outside)
         latents = scheduler.add_noise(clean, latents, timesteps[:1]) if len(timesteps) else clean
     with frozen(unet):
         return denoise(sampler, latents, sampler.timesteps[first:], predict_noise, on_step)

@@ -73,11 +73,13 @@ def stages(task: Task) -> list[Stage[object]]:
     inputs = {"embeddings": embeddings, "tuning": tuning, "size": task.size, "settings": read}
     if settings.target_weight:
         inputs["prompts"] = _prompts(task)
-    if (settings.strength < 1 or settings.layout) and task.layers is not None:
+    if (settings.strength < 1 or settings.layout or settings.surroundings) and task.layers is not None:
         colour = named_colour(task.edit.object_prompt) if settings.start == "recoloured" else None
         inputs["start"] = task.layers.recoloured(colour)
         if colour is not None:  # held, its shades and the network's own end in patches of black and white
             inputs["settings"] = replace(read, layout=0.0)
+        if settings.surroundings:
+            inputs["room"] = task.layers.room
     known = None if task.layers is None else inputs
     steps = taken_steps(settings.sampling_steps, settings.strength)
     return [embeddings, tuning, Stage(SAMPLING, known, *task.sampling(steps), sample_pictures)]
@@ -289,11 +291,12 @@ def sample_pictures(
     settings: Settings,
     prompts: tuple[str, str] | None = None,
     start: Image.Image | None = None,
+    room: Mask | None = None,
 ) -> list[Image.Image]:
     """Stage 3: a picture of `size` (W, H) for each seed, its condition alternating between ê_a and e_opt.
 
     With `prompts`, T_a and T_b, ê_a and ê_b go back towards these words, as written, by `target_weight`; with a
-    `start`, the layered picture, it begins from that under noise.
+    `start`, the layered picture, it begins from that under noise, and may keep it outside `room`, a mask (H, W).
     """
     unet = tuned_network(models, without_part(tuning.weights, settings.forget))
     fitted = embeddings.embeddings if tuning.embeddings is None else tuning.embeddings
@@ -303,8 +306,9 @@ def sample_pictures(
     object_embedding = fitted[:1].to(models.device)
     mixed = object_embedding if settings.alpha is None else _mixed(models, fitted, settings.alpha)
     conditions = object_embedding, mixed, models.embed([None])
-    how = {name: getattr(settings, name) for name in ("schedule", "solver", "strength", "layout")}
-    return sampled_pictures(models, report, settings, size, unet, conditions, start=latents, **how)
+    free = None if room is None else _subject(models, room, "object_mask")
+    how = {name: getattr(settings, name) for name in ("schedule", "solver", "strength", "layout", "surroundings")}
+    return sampled_pictures(models, report, settings, size, unet, conditions, start=latents, room=free, **how)
 
 
 def _mixed(models: Models, embeddings: Condition, alpha: float) -> Condition:

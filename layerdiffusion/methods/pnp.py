@@ -123,15 +123,11 @@ def sites_of(unet: nn.Module) -> Sites:
     attention = [
         f"up_blocks.{index}.attentions.{number}.transformer_blocks.{depth}.attn1"
         for index in range(first, len(blocks))
-        for number, transformer in enumerate(_transformers(blocks[index]))
+        for number, transformer in enumerate(getattr(blocks[index], "attentions", None) or ())
         for depth, block in enumerate(transformer.transformer_blocks)
         if (index > first or number >= layer) and not block.attn1.is_cross_attention
     ]
     return Sites(f"up_blocks.{first}.resnets.{layer}.conv2", tuple(attention))
-
-
-def _transformers(block: UpBlock) -> Sequence[Transformer]:
-    return getattr(block, "attentions", None) or ()
 
 
 @dataclass

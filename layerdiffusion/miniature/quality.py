@@ -83,17 +83,14 @@ def outline_figures(folder: Path, drawn: Scenes, broken: Scenes, two: Scenes) ->
     wrecks = [i for i, a in enumerate(broken.attributes) if a.get("shape") == "broken"]
     # The scenes are those that `drawn` has: what a wreck was drawn as stands there.
     yield whole(broken.images[wrecks], [drawn.attributes[i] for i in wrecks])
-    yield whole(drawn.images, [{**a, "animal": _next(a["animal"])} for a in drawn.attributes])
+    others = [ANIMALS[(ANIMALS.index(a["animal"]) + 1) % len(ANIMALS)] for a in drawn.attributes]
+    yield whole(drawn.images, [{**a, "animal": other} for a, other in zip(drawn.attributes, others, strict=True)])
 
 
 def apart(masks: np.ndarray) -> bool:
     """Whether the subjects of masks (2, H, W) are both in sight, at least a cell of the judge's from each other."""
     near = cv2.dilate(masks[0].astype(np.uint8), np.ones((4 * CELL + 1, 4 * CELL + 1), np.uint8)) > 0
     return bool(min(mask.sum() for mask in masks) > LEAST_CELLS * CELL**2 and not (near & masks[1]).any())
-
-
-def _next(animal: str | None) -> str:
-    return ANIMALS[(ANIMALS.index(animal) + 1) % len(ANIMALS)]
 
 
 def _autoencoded(folder: Path, images: np.ndarray) -> np.ndarray:

@@ -117,10 +117,6 @@ class Optimizer:
         if inner:
             self.parts.append(Muon([view for _, view in self.pairs], lr, decay))
 
-    def set_lr(self, lr: float) -> None:
-        for group in (group for part in self.parts for group in part.param_groups):
-            group["lr"] = lr
-
     def step(self) -> None:
         for parameter, view in self.pairs:
             view.grad = None if parameter.grad is None else parameter.grad.view_as(view)
@@ -152,9 +148,6 @@ class Averaged:
         live = modules.state_dict()
         average = list(self.weights.values())
         torch._foreach_lerp_(average, [live[k].float() for k in self.weights], 1 - decay)
-
-    def copy_to(self, modules: nn.ModuleDict) -> None:
-        modules.load_state_dict(self.weights, strict=False)
 
 
 class _Run:
@@ -212,7 +205,8 @@ def fit(part: str, modules: nn.ModuleDict, loss_of: StepLoss, plan: Plan, rates:
     while (elapsed := run.elapsed) < budget:
         warm = min(1.0, (run.step - first + 1) / rates.warmup)
         cool = min(1.0, (1 - elapsed / budget) / max(rates.cooldown, 1e-9))
-        run.optimizer.set_lr(rates.lr * warm * cool)
+        for group in (group for part in run.optimizer.parts for group in part.param_groups):
+            group["lr"] = rates.lr * warm * cool
         numbers = np.random.default_rng([plan.seed, run.step])
         generator = torch.Generator().manual_seed(plan.seed * 1_000_003 + run.step)
         with autocast(plan.device):
@@ -231,5 +225,5 @@ def fit(part: str, modules: nn.ModuleDict, loss_of: StepLoss, plan: Plan, rates:
             saved = run.elapsed
     bar.close()
     run.save()
-    run.average.copy_to(modules)
+    modules.load_state_dict(run.average.weights, strict=False)
     return modules.eval()

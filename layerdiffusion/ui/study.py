@@ -43,7 +43,9 @@ def add_study(blocks: gr.Blocks, study: Study) -> None:
             for at in range(len(study.variants)):
                 with gr.Column(elem_classes=["ld-card"], min_width=230):
                     pictures.append(gr.HTML("", elem_classes=["ld-study"]))
-                    scores += [_score(at, scale) for scale in SCALES]
+                    for scale in SCALES:  # the letter is for those who hear a score without seeing where it stands
+                        named = {"label": f"{letter(at)} · {ASKED[scale]}", "elem_id": f"study-{scale}-{at}"}
+                        scores.append(gr.Radio(list(SCORES), value=None, **named))
         save = gr.Button("Save and go on", variant="primary", elem_id="study-save", visible=False)
         with gr.Column(elem_classes=["ld-card"]):
             show = gr.Button(LATER, size="sm", elem_id="study-show", interactive=False)
@@ -52,11 +54,6 @@ def add_study(blocks: gr.Blocks, study: Study) -> None:
         blocks.load(friendly(opener(study)), rater, [rater, *shown], **QUIET)
         save.click(friendly(saver(study)), [rater, current, *scores], shown, **QUIET)
         show.click(friendly(reporter(study)), rater, found, **QUIET)
-
-
-def _score(at: int, scale: str) -> gr.Radio:
-    # The picture's letter is in the label for those who hear it without seeing where it stands.
-    return gr.Radio(list(SCORES), value=None, label=f"{letter(at)} · {ASKED[scale]}", elem_id=f"study-{scale}-{at}")
 
 
 def letter(at: int) -> str:

@@ -1,4 +1,4 @@
-"""The layered picture recoloured: the subject in shades of one colour, all else as it was."""
+"""The layered picture: its subject recoloured in shades of one colour, and the room that it may take."""
 
 import colorsys
 
@@ -47,3 +47,13 @@ def test_a_subject_of_one_shade_takes_the_colour_in_that_shade(shade, expected):
     dressed = layers(np.full((32, 32, 3), shade, np.uint8))
     recoloured = np.asarray(dressed.recoloured(RED)).astype(int)[dressed.object_mask]
     assert abs(recoloured - expected).max() <= 2
+
+
+@pytest.mark.parametrize("rows", [(20, 30), (0, 30)])
+def test_the_room_of_a_subject_is_its_box_and_a_sixteenth_of_the_picture_around_it(rows):
+    scene = layers(np.zeros((64, 80, 3), np.uint8))
+    scene.object_mask[:] = False
+    scene.object_mask[rows[0], 40] = scene.object_mask[rows[1], 78] = True  # two corners of its box
+    expected = np.zeros((64, 80), bool)
+    expected[max(0, rows[0] - 4) : rows[1] + 5, 36:80] = True
+    assert (scene.room == expected).all()

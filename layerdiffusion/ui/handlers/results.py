@@ -145,7 +145,10 @@ def opener(backend: Backend) -> Callable[..., Any]:
     def open_example(session: Session, event: gr.EventData) -> tuple[Any, ...]:
         example = example_named(event_data(event).get("name"))
         opened = Opened(example.recipe, example.pictures, example.generated)
-        return put(session, opened, backend, [_first_fit(example.scores.get(str(seed))) for seed in example.pictures])
+        # An example's CLIP score, by the miniature's CLIP, says what it can before the rest is known.
+        scores = [example.scores.get(str(seed)) for seed in example.pictures]
+        fits = [None if score is None else fit_of(score, None, None, own_clip=True) for score in scores]
+        return put(session, opened, backend, fits)
 
     return open_example
 
@@ -178,11 +181,6 @@ def put(
         *show(session),
         "",
     )
-
-
-def _first_fit(score: float | None) -> Fit | None:
-    """What an example's CLIP score, by the miniature's CLIP, says before the rest is known."""
-    return None if score is None else fit_of(score, None, None, own_clip=True)
 
 
 def _put_pictures(session: Session, opened: Opened, own: bool) -> None:
