@@ -68,9 +68,8 @@ def advice(object_prompt: str, settings: Settings) -> tuple[Settings, str] | Non
         if look is None
         else f"“{look}” names a look, shown more often this way"
     )
-    colour = "" if named_colour(object_prompt) is None else " in that colour"
-    how = f"from the layered picture{colour} under noise, all around the subject kept"
-    return better, f"{why}: the words as written, {how}. Take that"
+    how = " under noise, its layout kept" if named_colour(object_prompt) is None else " in that colour under noise"
+    return better, f"{why}: the words as written, from the layered picture{how}. Take that"
 
 
 def offered(backend: Backend, object_prompt: str, dials: tuple[Any, ...]) -> tuple[Settings, str] | None:
