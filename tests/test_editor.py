@@ -131,7 +131,7 @@ def test_an_edit_is_the_papers_three_stages_one_after_the_other(either_models, e
     how = {}
     if own:
         how = {name: own[name] for name in ("schedule", "strength", "layout", "surroundings")}
-        how |= {"start": models.encode(layers.composite), "room": small(layers.room)}
+        how |= {"start": models.encode(layers.composite), "room": torch.from_numpy(layers.room).float()[None, None]}
         embeddings = embeddings.map(
             lambda ours, words: ours + 1.4 * (words - ours), models.embed(["a dog jumps", "on ice"])
         )

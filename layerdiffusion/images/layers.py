@@ -65,10 +65,10 @@ class Layers:
 
     @cached_property
     def room(self) -> np.ndarray:
-        """True (H, W) where the subject may come to be: in its box and a sixteenth of the shorter side around it."""
+        """True (H, W) where the subject may come to be in any pose: in its box and a margin, most of it below."""
         left, top, width, height = cv2.boundingRect(self.object_mask.astype(np.uint8))
-        room, margin = np.zeros_like(self.object_mask), min(self.object_mask.shape) // 16
-        room[max(0, top - margin) : top + height + margin, max(0, left - margin) : left + width + margin] = True
+        room, margin = np.zeros_like(self.object_mask), min(self.object_mask.shape) // 16  # below, its shadow falls
+        room[max(0, top - 2 * margin) : top + height + 4 * margin, max(0, left - margin) : left + width + margin] = True
         return room
 
     def _over(self, background: Image.Image) -> Image.Image:

@@ -190,7 +190,7 @@ def sample(
     `start`, clean latents (1, C, h, w), it begins as SDEdit does: with these under that noise, at the first of the
     last `taken_steps` at `strength`, 0 to 1, the only ones that are then taken; without any, the start comes back.
     In the noisiest share `layout`, 0 to 1, of the noise schedule its coarse layout is held, see `hold_layout`, and in
-    the noisiest share `surroundings` what is outside `room`, (1, 1, h, w), 1 where the subject may come to be.
+    the noisiest share `surroundings` what is outside `room`, (1, 1, H, W) of 0 and 1, where the subject may come to be.
     """
     sampler: Solver = DPMSolver(scheduler, steps) if solver == "dpmpp" else ddim_scheduler(scheduler, steps)
     embeddings = {"object": object_embedding.float(), "edit": edit_embedding.float()}
@@ -210,7 +210,8 @@ def sample(
         if layout:
             sampler = Held(sampler, scheduler, clean, latents, layout, hold_layout)
         if surroundings and room is not None:  # Blended Latent Diffusion, https://arxiv.org/abs/2206.02779, Algorithm 1
-            outside = lambda own, held: held.lerp(own, room)  # noqa: E731
+            free = F.interpolate(room, latents.shape[-2:], mode="area")
+            outside = lambda own, held: held.lerp(own, free)  # noqa: E731
             sampler = Held(sampler, scheduler, clean, latents, surroundings, outside)
         latents = scheduler.add_noise(clean, latents, timesteps[:1]) if len(timesteps) else clean
     with frozen(unet):

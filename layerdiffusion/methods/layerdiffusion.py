@@ -306,7 +306,7 @@ def sample_pictures(
     object_embedding = fitted[:1].to(models.device)
     mixed = object_embedding if settings.alpha is None else _mixed(models, fitted, settings.alpha)
     conditions = object_embedding, mixed, models.embed([None])
-    free = None if room is None else _subject(models, room, "object_mask")
+    free = None if room is None else _latent(models, room.astype(np.float32))
     how = {name: getattr(settings, name) for name in ("schedule", "solver", "strength", "layout", "surroundings")}
     return sampled_pictures(models, report, settings, size, unet, conditions, start=latents, room=free, **how)
 

@@ -50,10 +50,10 @@ def test_a_subject_of_one_shade_takes_the_colour_in_that_shade(shade, expected):
 
 
 @pytest.mark.parametrize("rows", [(20, 30), (0, 30)])
-def test_the_room_of_a_subject_is_its_box_and_a_sixteenth_of_the_picture_around_it(rows):
+def test_the_room_of_a_subject_is_its_box_and_a_margin_that_is_largest_where_the_shadow_falls(rows):
     scene = layers(np.zeros((64, 80, 3), np.uint8))
     scene.object_mask[:] = False
     scene.object_mask[rows[0], 40] = scene.object_mask[rows[1], 78] = True  # two corners of its box
     expected = np.zeros((64, 80), bool)
-    expected[max(0, rows[0] - 4) : rows[1] + 5, 36:80] = True
+    expected[max(0, rows[0] - 8) : rows[1] + 17, 36:80] = True
     assert (scene.room == expected).all()

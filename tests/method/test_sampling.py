@@ -242,7 +242,8 @@ def test_the_surroundings_are_held_in_the_noisiest_share_of_the_schedule_and_the
     room = torch.zeros((1, 1, 8, 12))
     room[..., 2:6, 3:9] = 1
     how = {"steps": 10, "guidance_scale": 1.0, "solver": solver, "start": start[:1], "strength": 0.9, "layout": layout}
-    held = sample(Recorder(), scheduler, noise, *embeddings, surroundings=0.8, room=room, **how)
+    pixels = functional.interpolate(room, scale_factor=8)
+    held = sample(Recorder(), scheduler, noise, *embeddings, surroundings=0.8, room=pixels, **how)
 
     steps = DPMSolver(scheduler, 10) if solver == "dpmpp" else ddim_scheduler(scheduler, 10)
     latents = scheduler.add_noise(start, noise, steps.timesteps[1:2])
