@@ -164,8 +164,7 @@ def finetune(
             noise, timesteps = noise.repeat_interleave(pictures, 0), timesteps.repeat_interleave(pictures)
             noisy = scheduler.add_noise(layers.latents, noise, timesteps)
             target = prediction_target(scheduler, layers.latents, noise, timesteps)
-            embedding = condition().expand(len(layers.latents))
-            prediction = predict(network, noisy, timesteps, embedding, precision)
+            prediction = predict(network, noisy, timesteps, condition().expand(len(noisy)), precision)
             optimizer_step(total_loss(prediction, target, layers, object_weight, background_weight) / draws_a_step)
     return weights
 

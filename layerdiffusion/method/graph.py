@@ -64,11 +64,7 @@ def cuda_graph(compute: Computation, *inputs: Tensor) -> Computation:
 
 
 def _checked(
-    capture: Capture,
-    compute: Computation,
-    first: Inputs,
-    second: Inputs,
-    expected: tuple[Tensor, ...],
+    capture: Capture, compute: Computation, first: Inputs, second: Inputs, expected: tuple[Tensor, ...]
 ) -> Computation:
     """The captured computation; `compute` itself where that fails or comes to something else than `expected`."""
     try:

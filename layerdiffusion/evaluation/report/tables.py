@@ -160,11 +160,14 @@ def interval(bench: Bench, variant: str, measure: Measure, kinds: tuple[str, ...
 
 
 def run_rows(bench: Bench) -> list[list[str]]:
-    each = (", ".join(map(" ".join, record["versions"].items())) for record in bench.records)
-    versions = "; and, for some records, ".join(dict.fromkeys(each))
+    versions = "; and, for some records, ".join(dict.fromkeys(format_pairs(r["versions"]) for r in bench.records))
     models = ", ".join(dict.fromkeys(record["model"] for record in bench.records))
     seeds = ", ".join(map(str, bench.seeds))
     return [["model", models], ["seeds", seeds], ["records", size_of(bench)], ["versions", versions]]
+
+
+def format_pairs(values: dict[str, Any], between: str = " ") -> str:
+    return ", ".join(f"{name}{between}{value}" for name, value in values.items())
 
 
 def recipe_rows(bench: Bench) -> Rows:
