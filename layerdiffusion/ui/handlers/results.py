@@ -145,7 +145,7 @@ def opener(backend: Backend) -> Callable[..., Any]:
     def open_example(session: Session, event: gr.EventData) -> tuple[Any, ...]:
         example = example_named(event_data(event).get("name"))
         opened = Opened(example.recipe, example.pictures, example.generated)
-        # An example's CLIP score, by the miniature's CLIP, says what it can before the rest is known.
+        # Until the rest is measured: an example's CLIP score, by the miniature's CLIP.
         scores = [example.scores.get(str(seed)) for seed in example.pictures]
         fits = [None if score is None else fit_of(score, None, None, own_clip=True) for score in scores]
         return put(session, opened, backend, fits)
