@@ -124,7 +124,7 @@ class Held:
         }
 
     def step(self, model_output: Tensor, timestep: Tensor, sample: Tensor, *, eta: float) -> SchedulerStep:
-        """The solver's step from `sample` (B, C, h, w), and what holds it."""
+        """The solver's step from `sample` (B, C, h, w), held where the noise that it leads to lies in the share."""
         step = self._solver.step(model_output, timestep, sample, eta=eta)
         if int(timestep) not in self._held:
             return step

@@ -120,10 +120,11 @@ def sites_of(unet: nn.Module) -> Sites:
     deepest = (side if isinstance(side, int) else min(side)) // 2 ** (len(blocks) - 1)
     first = 0 if deepest >= 16 else min(1, len(blocks) - 1)
     layer = min(1, len(blocks[first].resnets) - 1)
+    transformers: list[Sequence[Transformer]] = [getattr(block, "attentions", None) or () for block in blocks]
     attention = [
         f"up_blocks.{index}.attentions.{number}.transformer_blocks.{depth}.attn1"
         for index in range(first, len(blocks))
-        for number, transformer in enumerate(getattr(blocks[index], "attentions", None) or ())
+        for number, transformer in enumerate(transformers[index])
         for depth, block in enumerate(transformer.transformer_blocks)
         if (index > first or number >= layer) and not block.attn1.is_cross_attention
     ]
