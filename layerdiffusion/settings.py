@@ -376,9 +376,9 @@ def preset(name: str, own: Settings, quick: Settings | None = None) -> Settings:
 
 PAPER = Settings().resolve()  # the paper's own, Stable Diffusion v1.4 at 512 × 512
 
-# What the page offers with the miniature: the words are fitted to the whole layered picture and so take up what it
-# shows, and stage 3 then follows the words as written, from that picture under noise, in the colour that they name.
+# What the page offers with the miniature: the words are fitted to the layered picture and take up what it shows; stage
+# 3 follows the words as written, from that picture under noise, in the colour that they name, and keeps what is around.
 OFFERED = Settings(
-    embedding_steps=60, embedding_lr=3e-3, embedding_mask="layered",
-    schedule="object", target_weight=1.4, strength=0.9, layout=0.5, start="recoloured",
+    embedding_steps=60, embedding_lr=3e-3, embedding_mask="layered", guidance_scale=4.5,
+    schedule="object", target_weight=2.0, strength=0.9, layout=0.5, surroundings=0.9, start="recoloured",
 )  # fmt: skip
