@@ -57,7 +57,7 @@ def advice(object_prompt: str, settings: Settings) -> tuple[Settings, str] | Non
 
     Only what has been measured is offered, on the miniature: of 130 edits 82 % came out as wanted by `OFFERED`, beside
     55 % by the paper's own stages, and where the words name a colour 85 beside 25 %; where only the size changes
-    both are near (88, 82). No part of what stage 2 tuned is worth letting go of.
+    88 beside 82 %. No part of what stage 2 tuned is worth letting go of.
     """
     better = OFFERED.resolve(settings)
     if settings == better or not object_prompt.strip():
