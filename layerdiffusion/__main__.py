@@ -14,6 +14,7 @@ COMMANDS = {
     "evaluate": "measure how well edits work",
     "compare": "run SDEdit, Imagic and Plug-and-Play on the same edit",
     "benchmark": "time the stages on this machine",
+    "study": "let people rate the results of an evaluation",
     "train-miniature": "train the embedded model from nothing",
 }
 

@@ -27,8 +27,9 @@ PACKAGE = "layerdiffusion"
 BELOW = {
     "__main__": ("commands", "threads"),
     "commands": ("evaluation", "editor", "miniature"),
-    "ui": ("evaluation", "editor", "miniature"),
-    "evaluation": ("editor", "miniature", "threads"),
+    "ui": ("scoring", "editor", "miniature"),
+    "evaluation": ("scoring", "editor", "miniature", "threads"),
+    "scoring": ("miniature", "images.layers"),
     "editor": ("methods",),
     "methods": ("runtime", "method", "result"),
     "miniature": ("models", "progress"),
@@ -59,7 +60,6 @@ COMES_WITH = {
     "packaging": "gradio",
     "tokenizers": "transformers",
     "gradio_client": "gradio",
-    "markupsafe": "jinja2",
     "starlette": "gradio",
 }
 OPTIONAL = {"ray", "bitsandbytes", "spaces", "torchmetrics"}

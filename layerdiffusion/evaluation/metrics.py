@@ -12,8 +12,7 @@ from PIL import Image
 from layerdiffusion.edit import Edit
 from layerdiffusion.evaluation.datasets.toybench import BenchEdit
 from layerdiffusion.images.layers import Layers, lay_out
-from layerdiffusion.images.masks import grow
-from layerdiffusion.models.clip import PREFIX, clip_name, clipscore, embed
+from layerdiffusion.scoring import background_psnr, clip_cosines, cut_out, find_subjects, off_subjects
 
 if TYPE_CHECKING:
     from layerdiffusion.evaluation.perceptual import Dino, Lpips
@@ -21,9 +20,6 @@ if TYPE_CHECKING:
     from layerdiffusion.miniature.shape import ShapeMeasure
     from layerdiffusion.models.load import Models
     from layerdiffusion.models.segmenter import Segmenter
-
-MOST_PSNR = 100.0  # dB, of pictures that are the same: JSON has no infinity
-RIM = 1 / 32  # of the picture's side: how far beyond a subject's mask its soft rim and its contact shadow are left out
 
 
 class Measures:
@@ -45,11 +41,6 @@ class Measures:
     ) -> None:
         self.models, self.judge, self.segmenter, self.shapes = models, judge, segmenter, shapes
         self.dino, self.lpips = dino, lpips
-
-    @property
-    def clip_name(self) -> str:
-        """The CLIP that all cosines are of."""
-        return clip_name(self.models)
 
     def __call__(
         self, bench_edit: BenchEdit, images: Sequence[Image.Image], seeds: Sequence[int]
@@ -74,27 +65,35 @@ class Measures:
         if unseen := edit.background == "generate":  # each method makes a background of its own
             edit = replace(edit, background="keep")
         layers = lay_out(edit, images[0].size)
-        subjects = self.subjects(layers, images)
-        plain = self.plain(edit, None if unseen else layers, images, subjects)
-        seen = self.judge(list(images)) if self.judge is not None else [{}] * len(images)
+        if self.judge is None:
+            shown: Sequence[dict[str, str]] = [{}] * len(images)
+            subjects = find_subjects(layers, images, self.segmenter)
+        else:
+            shown, subjects = self.judge(list(images)), self.judge.masks(list(images))
+        likenesses = self._dino(edit, images, subjects)
+        backgrounds = [
+            {} if unseen else self._background(image, layers, subject)
+            for image, subject in zip(images, subjects, strict=True)
+        ]
+        cosines = clip_cosines(self.models, edit, images, subjects)
         outlines = self._outlines(bench_edit, images)
         return [
-            {"seed": int(seed)}
-            | measured
-            | (judged(bench_edit, shown) if shown and bench_edit.wanted else {})
+            {"seed": int(seed), **cosine, **likeness, **background}
+            | (judged(bench_edit, seen) if seen and bench_edit.wanted else {})
             | outline
-            for seed, measured, shown, outline in zip(seeds, plain, seen, outlines, strict=True)
+            for seed, cosine, likeness, background, seen, outline in zip(
+                seeds, cosines, likenesses, backgrounds, shown, outlines, strict=True
+            )
         ]
 
-    def plain(
-        self, edit: Edit, layers: Layers | None, images: Sequence[Image.Image], subjects: Sequence[np.ndarray]
-    ) -> list[dict[str, Any]]:
-        """What needs no answer known beforehand; with no `layers`, nothing of the background."""
-        cosines = self._cosines(edit, images, subjects)
-        return [
-            cosine | ({} if layers is None else self._background(image, layers, subject))
-            for image, subject, cosine in zip(images, subjects, cosines, strict=True)
-        ]
+    def _dino(
+        self, edit: Edit, images: Sequence[Image.Image], subjects: Sequence[np.ndarray]
+    ) -> list[dict[str, float]]:
+        if self.dino is None:
+            return [{}] * len(images)
+        crops = [cut_out(image, subject) for image, subject in zip(images, subjects, strict=True)]
+        found = self.dino(crops, cut_out(edit.object_image, edit.object_mask))
+        return [{"dino_likeness": cosine} for cosine in found]
 
     def _background(self, image: Image.Image, layers: Layers, subject: np.ndarray) -> dict[str, float | None]:
         found = {"background_psnr": background_psnr(image, layers, subject)}
@@ -110,29 +109,6 @@ class Measures:
         found = self.shapes(images, [bench_edit.wanted] * len(images))
         return [{"shape": round(shape.iou, 4), "outlined": shape.whole} for shape in found]
 
-    def subjects(self, layers: Layers, images: Sequence[Image.Image]) -> list[np.ndarray]:
-        """Where each result's subject is, bool (H, W)."""
-        if self.judge is not None:
-            return self.judge.masks(list(images))
-        if self.segmenter is None:
-            return [layers.object_mask] * len(images)
-        return [self.segmenter.mask(box=_box(layers.object_mask), image=image) for image in images]
-
-    def _cosines(
-        self, edit: Edit, images: Sequence[Image.Image], subjects: Sequence[np.ndarray]
-    ) -> list[dict[str, float]]:
-        crops = [cut_out(image, subject) for image, subject in zip(images, subjects, strict=True)]
-        photo = cut_out(edit.object_image, edit.object_mask)
-        pictures, words = embed(self.models, [*images, *crops, photo], [edit.prompt, PREFIX + edit.prompt])
-        count = len(images)
-        plain, prefixed = (pictures[:count] @ words.T).T.tolist()
-        alike = (pictures[count:-1] @ pictures[-1]).tolist()
-        dino = [{}] * count if self.dino is None else [{"dino_likeness": one} for one in self.dino(crops, photo)]
-        return [
-            {"clip_score": cosine, "clipscore": clipscore(other), "subject_likeness": likeness} | more
-            for cosine, other, likeness, more in zip(plain, prefixed, alike, dino, strict=True)
-        ]
-
 
 def judged(bench_edit: BenchEdit, shown: dict[str, str]) -> dict[str, bool]:
     """Which wanted attributes are right in a picture that shows these, and whether all of a sort are."""
@@ -142,54 +118,3 @@ def judged(bench_edit: BenchEdit, shown: dict[str, str]) -> dict[str, bool]:
         "kept": all(right[name] for name in bench_edit.preserved),
         "as_wanted": all(right.values()),
     }
-
-
-def background_psnr(image: Image.Image, layers: Layers, subject: np.ndarray) -> float | None:
-    """How like the wanted background the result is, in dB, where neither picture has a subject.
-
-    The background is the reference, or the photo where it is kept. Left out, with a rim of `RIM` about each: the
-    background picture's own subject, and the result's, `subject`, bool (H, W). At most `MOST_PSNR`; None where
-    nothing is left to compare.
-    """
-    return psnr(layers.background_image, image, off_subjects(image, layers, subject))
-
-
-def off_subjects(image: Image.Image, layers: Layers, subject: np.ndarray) -> np.ndarray:
-    """Where `background_psnr` looks, bool (H, W)."""
-    return ~grow(subject | layers.background_mask, max(1, round(RIM * image.width)))
-
-
-def psnr(wanted: Image.Image, image: Image.Image, where: np.ndarray) -> float | None:
-    """PSNR in dB of the pixels `where`, bool (H, W), at most `MOST_PSNR`; None where there are none."""
-    if not where.any():
-        return None
-    expected, found = (np.asarray(picture, np.float64)[where] for picture in (wanted, image))
-    error = float(np.mean((found - expected) ** 2))
-    return min(MOST_PSNR, float(10 * np.log10(255**2 / error))) if error else MOST_PSNR
-
-
-def cut_out(image: Image.Image, mask: np.ndarray) -> Image.Image:
-    """The smallest square of the picture with all of the mask and a little around it; the picture for an empty mask.
-
-    A square, because CLIP's processor cuts the ends off anything else. A subject too long for one gets the rest of
-    it in grey.
-    """
-    if not mask.any():
-        return image
-    left, top, right, bottom = _box(mask)
-    side = round(1.125 * max(right - left, bottom - top))
-    x, y = (left + right - side) // 2, (top + bottom - side) // 2
-    # Moved into the picture where it fits there.
-    x, y = (
-        min(max(start, 0), length - side) if side <= length else (length - side) // 2
-        for start, length in ((x, image.width), (y, image.height))
-    )
-    square = Image.new("RGB", (side, side), (128, 128, 128))
-    square.paste(image, (-x, -y))
-    return square
-
-
-def _box(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of what is True, the last two past the end."""
-    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1

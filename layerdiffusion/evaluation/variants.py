@@ -11,7 +11,7 @@ from typing import Any
 
 from layerdiffusion.errors import EditError
 from layerdiffusion.methods.options import OWN
-from layerdiffusion.settings import OFFERED, setting_table
+from layerdiffusion.settings import setting_table
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,6 @@ _PLAIN, _LAYERED = zip(
 )
 METHOD_VARIANTS = _by_name(
     Variant("ours", "ours", description="LayerDiffusion, all three stages"),
-    Variant("offered", "ours", OFFERED.to_dict(), description="LayerDiffusion in the settings that the page offers"),
     *_PLAIN,
     *_LAYERED,
 )
@@ -77,23 +76,10 @@ TABLE_1 = _by_name(
 
 _ABLATION_DESCRIPTIONS = {
     "layers-composite": "stage 2 trains both terms on the layered picture",
-    "layers-overlay": "the background's own subject is left out of the losses, not inpainted",
     "layers-separate": "stage 2 trains each term on its own picture",
-    "embedding_mask-background": "stage 1 looks at the background",
-    "embedding_mask-around": "stage 1 sees the layered picture, and looks off its subject",
-    "embedding_mask-object": "stage 1 looks at the subject",
-    "embedding_mask-everything": "stage 1 looks at the whole background picture",
-    "embedding_mask-layered": "stage 1 looks at the whole layered picture",
-    "embedding_training-before": "stage 1 fits the words before stage 2 tunes the network",
-    "embedding_training-joint": "the words are fitted in stage 2's steps, together with the network",
     "schedule-alternate": "stage 3 alternates between ê_a and e_opt",
     "schedule-object": "stage 3 takes ê_a at every step",
     "schedule-edit": "stage 3 takes e_opt at every step",
-    "forget-none": "stage 3 takes all that stage 2 tuned",
-    "forget-encoder": "stage 3 leaves the encoder untuned",
-    "forget-decoder": "stage 3 leaves the decoder untuned",
-    "forget-attention": "stage 3 leaves the attention untuned",
-    "forget-convolution": "stage 3 leaves the convolutions untuned",
     "tune-full": "stage 2 tunes the whole network",
     "tune-lora": "stage 2 tunes low-rank additions",
 }

@@ -13,18 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 
 from layerdiffusion.edit import Edit
 from layerdiffusion.editor import Editor
 from layerdiffusion.evaluation.datasets.toybench import BenchEdit
-from layerdiffusion.evaluation.given import GIVEN, given_picture
 from layerdiffusion.evaluation.metrics import Measures
 from layerdiffusion.evaluation.perceptual import Dino, Lpips
 from layerdiffusion.evaluation.variants import Variant
-from layerdiffusion.evaluation.vlm import VlmJudge
 from layerdiffusion.images.io import png_bytes
-from layerdiffusion.images.layers import Layers, lay_out, object_fit
+from layerdiffusion.images.layers import Layers, object_fit
 from layerdiffusion.methods.options import options_for
 from layerdiffusion.miniature.judge import load_judge
 from layerdiffusion.miniature.shape import ShapeMeasure
@@ -78,15 +75,13 @@ class Extra:
     shape: bool = True  # outlines, where the model has judge and SAM
     dino: str | None = None  # a folder or an id on the hub
     lpips: str | None = None  # "alex", "vgg" or "squeeze"
-    judge_url: str | None = None  # of a vision-language model
-    judge_model: str = ""
 
 
 class Worker:
     """The models, loaded once, and what is done with them: `run` edits and measures, one variant at a time."""
 
-    def __init__(self, models: Models, measures: Measures, vlm: VlmJudge | None = None) -> None:
-        self.models, self.measures, self.vlm, self.editor = models, measures, vlm, Editor(models)
+    def __init__(self, models: Models, measures: Measures) -> None:
+        self.models, self.measures, self.editor = models, measures, Editor(models)
 
     @classmethod
     def load(
@@ -116,7 +111,7 @@ class Worker:
             None if extra.dino is None else Dino(extra.dino, at),
             None if extra.lpips is None else Lpips(extra.lpips, at),
         )
-        return cls(models, measures, None if extra.judge_url is None else VlmJudge(extra.judge_url, extra.judge_model))
+        return cls(models, measures)
 
     def ready(self, variants: Sequence[Variant]) -> dict[str, Any]:
         """What makes two workers' pictures the same: the model's name, content, picture size and defaults.
@@ -124,13 +119,11 @@ class Worker:
         Raises an `EditError` for an option of a variant that can't be.
         """
         for variant in variants:
-            if variant.method != GIVEN:
-                options_for(variant.engine, self.models, **variant.options)
+            options_for(variant.engine, self.models, **variant.options)
         models = self.models
         measured_by = {
             "dino": self.measures.dino and self.measures.dino.name,
             "lpips": self.measures.lpips and self.measures.lpips.name,
-            "vlm": self.vlm and self.vlm.model,
         }
         return {
             "name": models.name,
@@ -141,68 +134,36 @@ class Worker:
 
     def run(self, bench_edit: BenchEdit, variant: Variant, settings: Settings) -> Finished:
         """The edit as this variant. Raises an `EditError` for an edit, a setting or an option that can't be."""
-        if variant.method == GIVEN:
-            images, seeds = [self._given(bench_edit, variant.options["folder"], settings)], (settings.seeds or (0,))[:1]
-            layers = None
-            made: dict[str, Any] = {"settings": {}, "options": variant.options, "timings": {}, "stages": {}}
-        else:
-            settings = Settings.from_dict({**settings.to_dict(), **variant.settings})
-            options = options_for(variant.engine, self.models, **variant.options)
-            result = self.editor.run(bench_edit.edit, settings, method=variant.engine, options=options)
-            images, seeds, layers = result.images, result.seeds, result.layers
-            made = {
-                "settings": result.settings.to_dict(),
-                "options": options.to_dict() if options is not None else {},
-                "timings": result.timings,
-                "stages": result.stages,
-            }
-        measures, asked = self._measured(bench_edit, images, seeds)
+        settings = Settings.from_dict({**settings.to_dict(), **variant.settings})
+        options = options_for(variant.engine, self.models, **variant.options)
+        result = self.editor.run(bench_edit.edit, settings, method=variant.engine, options=options)
+        images, seeds = result.images, result.seeds
         record = {
             "edit": bench_edit.id,
             "kind": bench_edit.kind,
             "variant": variant.name,
             "description": variant.description,
             "method": variant.method,
-            **made,
+            "settings": result.settings.to_dict(),
+            "options": options.to_dict() if options is not None else {},
+            "timings": result.timings,
+            "stages": result.stages,
             "seeds": list(seeds),
-            "measures": measures,
+            "measures": self.measures(bench_edit, images, seeds),
             "model": self.models.name,
             "device": str(self.models.device),
             "versions": versions(),
             "wanted": bench_edit.wanted,
             "prompt": bench_edit.edit.prompt,
-            **asked,
         }
         pictures = {seed: png_bytes(image) for seed, image in zip(seeds, images, strict=True)}
-        return Finished(record, pictures, self._sources(bench_edit.edit, layers, images[0].size))
+        return Finished(record, pictures, self._sources(bench_edit.edit, result.layers))
 
-    def _measured(
-        self, bench_edit: BenchEdit, images: Sequence[Image.Image], seeds: Sequence[int]
-    ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        """What is measured of each picture; and what the vision-language model was asked and answered, as "vlm"."""
-        measures = self.measures(bench_edit, images, seeds)
-        if self.vlm is None:
-            return measures, {}
-        edit, size = bench_edit.edit, images[0].size
-        background = lay_out(edit, size).background_image if edit.background == "reference" else None
-        ratings, asked = self.vlm(edit, object_fit(edit, size).image(edit.object_image), background, images)
-        return [one | rating for one, rating in zip(measures, ratings, strict=True)], {"vlm": asked}
-
-    def _given(self, bench_edit: BenchEdit, folder: str, settings: Settings) -> Image.Image:
-        """A picture that somebody else made, cut to the model's window as the photo is where it has its shape."""
-        edit = bench_edit.edit
-        image, photo = given_picture(folder, bench_edit), edit.object_image
-        size = self.models.window(settings.resolve(self.models.defaults).shape, photo.size)
-        if abs(image.width * photo.height - image.height * photo.width) > 0.02 * photo.width * image.height:
-            return image.resize(size, Image.Resampling.LANCZOS)
-        return object_fit(edit, size).image(image.resize(photo.size, Image.Resampling.LANCZOS))
-
-    def _sources(self, edit: Edit, layers: Layers | None, size: tuple[int, int]) -> dict[str, bytes]:
-        sources = {"photo": object_fit(edit, size).image(edit.object_image)}
-        if layers is not None:
-            sources["layers"] = layers.composite
-            if edit.background != "keep":
-                sources["reference"] = layers.background_image
+    def _sources(self, edit: Edit, layers: Layers) -> dict[str, bytes]:
+        photo = object_fit(edit, layers.composite.size).image(edit.object_image)
+        sources = {"photo": photo, "layers": layers.composite}
+        if edit.background != "keep":
+            sources["reference"] = layers.background_image
         return {name: png_bytes(image) for name, image in sources.items()}
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from layerdiffusion.errors import ModelError
 from layerdiffusion.models.family import Network
-from layerdiffusion.models.hub import HUB_CLIP, download_clip
+from layerdiffusion.models.hub import download_clip
 from layerdiffusion.models.parts import quiet, reason
 
 if TYPE_CHECKING:
@@ -33,11 +33,6 @@ def clip_score(models: Models, images: Sequence[Image.Image], prompt: str) -> li
 def clipscore(cosine: float) -> float:
     """CLIPScore proper, 0 to 2.5, of the cosine of a picture and `PREFIX` + text."""
     return 2.5 * max(0.0, cosine)
-
-
-def clip_name(models: Models) -> str:
-    """Which CLIP the scores of these models are of; scores of two CLIPs can't be compared."""
-    return f"{models.name}/clip" if (models.folder / "clip").is_dir() else HUB_CLIP
 
 
 def load_clip(folder: Path, device: torch.device) -> tuple[Network, Any]:

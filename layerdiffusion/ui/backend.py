@@ -13,7 +13,7 @@ from PIL import Image
 
 from layerdiffusion.edit import Edit
 from layerdiffusion.errors import EditError, ModelError, SettingsError
-from layerdiffusion.evaluation.fit import Fit, fits
+from layerdiffusion.scoring import Score, score_results
 from layerdiffusion.settings import PAPER, Settings, model_settings, preset
 from layerdiffusion.ui.examples import ASSETS
 from layerdiffusion.ui.follow import follow
@@ -235,7 +235,7 @@ class Backend:
                 self._usual = ood_threshold(models)
             return ood_score(models, image) > self._usual
 
-    def fits(self, images: list[Image.Image], edit: Edit, layers: "Layers") -> list[Fit] | None:
+    def scores(self, images: list[Image.Image], edit: Edit, layers: "Layers") -> list[Score] | None:
         """How well each picture fits the edit; None where no CLIP can be had."""
         models = self.editor.models
         try:
@@ -244,12 +244,12 @@ class Backend:
             quick = device.type != "cpu" and not (models.folder / "judge").is_dir()
             segmenter = self.segmenter() if quick else None
             with self.editor.runtime.turn():
-                return fits(models, edit, layers, images, segmenter)
+                return score_results(models, edit, layers, images, segmenter)
         except ModelError as error:
             log.warning("%s", error)
             return None
 
-    def fits_or_none(self, result: Any) -> list[Fit | None]:
+    def scores_or_none(self, result: Any) -> list[Score | None]:
         """For each of the result's pictures how well it fits, or None where that can't be known."""
-        found: Sequence[Fit | None] | None = self.fits(result.images, result.edit, result.layers)
+        found: Sequence[Score | None] | None = self.scores(result.images, result.edit, result.layers)
         return list(found or [None] * len(result.images))

@@ -9,7 +9,6 @@ from typing import Any
 import gradio as gr
 from packaging.requirements import Requirement
 
-from layerdiffusion.evaluation.study import Study
 from layerdiffusion.images.io import MAX_BYTES
 from layerdiffusion.ui import api
 from layerdiffusion.ui.backend import Backend
@@ -19,7 +18,6 @@ from layerdiffusion.ui.jobs import limit_waiting
 from layerdiffusion.ui.options import Options
 from layerdiffusion.ui.page import page_of
 from layerdiffusion.ui.spaces import on_zero_gpu
-from layerdiffusion.ui.study import add_study
 from layerdiffusion.ui.theme import theme
 from layerdiffusion.ui.visits import OpenTabs
 from layerdiffusion.ui.widgets.static import static_text
@@ -46,8 +44,6 @@ def build_page(backend: Backend) -> gr.Blocks:
         badge.connect(page, backend, refresh, defaults)
         api.connect(backend)
         gr.HTML(PRIVACY.format(backend.options.keep_minutes), elem_id="privacy")
-    if backend.options.study:
-        add_study(blocks, Study(backend.options.study))
     return limit_waiting(blocks.queue(default_concurrency_limit=4), backend.options.max_users)
 
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from layerdiffusion.errors import EditError
-from layerdiffusion.evaluation.study import Study
 
 PREFIX = "LAYERDIFFUSION_"
 
@@ -25,7 +24,6 @@ class Options:
     max_users: int = 20
     cache_gb: float | None = None
     offline: bool = False
-    study: str | None = None
     lora: tuple[str, ...] = ()
     root_path: str | None = None
     keep_minutes: int = 60
@@ -55,7 +53,6 @@ def parse_options(argv: Sequence[str] | None = None) -> Options:
     parser.add_argument("--cache-gb", type=_size, help="memory for finished stages, in GiB")
     parser.add_argument("--compile", action="store_true", default=None, help="compile the networks while edits run")
     parser.add_argument("--offline", action="store_true", default=None, help="never ask the network for anything")
-    parser.add_argument("--study", type=_study, metavar="DIR", help="a user study of this evaluation, at /study")
     loras: list[str] = []
     for action in parser._actions:
         text = os.environ.get(PREFIX + action.dest.upper())
@@ -122,11 +119,3 @@ def _auth(text: str) -> tuple[str, str]:
     if not (name and colon and password):
         raise argparse.ArgumentTypeError("give a name and a password with a colon between them")
     return name, password
-
-
-def _study(text: str) -> str:
-    try:
-        Study(text)
-    except EditError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-    return text

@@ -44,7 +44,7 @@ def test_a_whole_edit(tab, pictures):
     tab.done()
     page.wait_for_selector("#gallery .thumbnail-item >> nth=1")
     assert "seed 0 · CLIP" in page.inner_text("#gallery") and "best" in page.inner_text("#gallery")
-    assert page.locator("#report .ld-fits tbody tr").count() == 2 and page.locator("#report .ld-fit").count() == 6
+    assert page.locator("#report .ld-scores tbody tr").count() == 2 and page.locator("#report .ld-score").count() == 6
     tab.ready("Nothing to compute")
     page.locator("#gallery .thumbnail-item").nth(1).click()
     page.wait_for_function("() => document.querySelector('#report').innerText.startsWith('Seed 1')")

@@ -20,7 +20,7 @@ def backend(page) -> Backend:
 EDIT = Edit(photo(48, 48), np.eye(48, dtype=bool), prompt="a dog on ice")
 CALLS = {
     "out_of_distribution": lambda backend: backend.out_of_distribution(photo(48, 48)),
-    "fits": lambda backend: backend.fits([photo(64, 64)], EDIT, lay_out(EDIT, (64, 64))),
+    "scores": lambda backend: backend.scores([photo(64, 64)], EDIT, lay_out(EDIT, (64, 64))),
 }
 
 

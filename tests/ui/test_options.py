@@ -1,7 +1,6 @@
 """Flags, environment variables, and the sentence that a bad one ends in."""
 
 import pytest
-from bench_folder import bench_folder
 
 from layerdiffusion.errors import EditError
 from layerdiffusion.ui.options import Options, check_address, parse_options
@@ -71,16 +70,6 @@ def test_a_bad_environment_variable_is_named(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         parse_options([])
     assert "LAYERDIFFUSION_SHARE" in capsys.readouterr().err
-
-
-def test_a_study_is_of_a_folder_with_something_to_compare(tmp_path, monkeypatch, capsys):
-    folder = bench_folder(tmp_path / "bench", ("ours", "pnp"), ("both",), 1, (0,), side=16)
-    assert parse_options(["--study", str(folder)]).study == str(folder)
-    monkeypatch.setenv("LAYERDIFFUSION_STUDY", str(folder))
-    assert parse_options([]).study == str(folder)
-    with pytest.raises(SystemExit) as end:
-        parse_options(["--study", str(tmp_path)])
-    assert end.value.code == 2 and "nothing to compare" in capsys.readouterr().err
 
 
 def test_an_address_of_another_machine_is_refused_in_a_sentence():

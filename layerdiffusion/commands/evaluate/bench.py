@@ -18,11 +18,10 @@ from tqdm import tqdm
 
 from layerdiffusion.commands.terminal import Seeds, assignments, with_changes
 from layerdiffusion.errors import EditError
-from layerdiffusion.evaluation.claims import BACKGROUND, CLIP, LIKENESS, OUTLINED, SATISFIED, Bench, kind_label
+from layerdiffusion.evaluation.claims import BACKGROUND, CLIP, LIKENESS, OUTLINED, SATISFIED, BenchResults, kind_label
 from layerdiffusion.evaluation.datasets.toybench import BenchEdit
-from layerdiffusion.evaluation.given import given_variant
 from layerdiffusion.evaluation.records import Records
-from layerdiffusion.evaluation.report.write import write_report
+from layerdiffusion.evaluation.report import write_report
 from layerdiffusion.evaluation.variants import Variant, variants
 from layerdiffusion.settings import Settings
 
@@ -42,8 +41,6 @@ def add_bench_arguments(parser: argparse.ArgumentParser, model: str, seeds: int)
     add("--methods", type=names, default=methods, metavar="NAME,…", help=words)
     words = "rows of Table 1, as in a-k, and ablations, as in layers-separate"
     add("--rows", type=names, default=[], metavar="NAME,…", help=words)
-    words = "pictures that somebody else made, in a folder, by the names of edits; as one more variant"
-    add("--results", action="append", default=[], metavar="NAME=DIR", help=words)
     words = f"one picture an edit for each: 0 1 2 or 0-3; default 0-{seeds - 1}"
     add("--seeds", action=Seeds, default=[*range(seeds)], help=words)
     words = "a setting for the whole run, or METHOD.NAME=VALUE for one method's own dial"
@@ -57,9 +54,6 @@ def add_bench_arguments(parser: argparse.ArgumentParser, model: str, seeds: int)
     add("--dino", nargs="?", const=DINO, metavar="MODEL", help=words)
     words = "measure backgrounds by LPIPS as well (torchmetrics); alone, alex"
     add("--lpips", nargs="?", const="alex", choices=LPIPS_NETS, help=words)
-    words = "let a vision-language model rate results: an OpenAI-compatible address, as http://127.0.0.1:8000/v1"
-    add("--judge-url", metavar="URL", help=f"{words}; OPENAI_API_KEY is sent if it is set")
-    add("--judge-model", metavar="NAME", help="the judge's name at that address")
     add("--json", action="store_true", help="print the table as JSON instead of a bar and a table")
 
 
@@ -67,9 +61,9 @@ def check(args: argparse.Namespace) -> tuple[list[Variant], Settings]:
     """The variants and the settings that the flags name. Raises `EditError`, before anything is loaded."""
     if args.workers is not None and (args.workers < 1 or args.ray is None):
         raise EditError("--workers needs --ray, and at least one of them; leave it out, or add --ray local.")
-    chosen = variants(args.methods, args.rows) + [given_variant(text) for text in args.results]
+    chosen = variants(args.methods, args.rows)
     if not chosen:
-        raise EditError("There is nothing to compare; name --methods, --rows or --results.")
+        raise EditError("There is nothing to compare; name --methods or --rows.")
     changes = assignments(args.set)
     settings = with_changes(Settings(seeds=args.seeds), changes.pop("", {}))
     idle = next((name for name in changes if name not in {variant.method for variant in chosen}), None)
@@ -88,9 +82,7 @@ def worker_loader(args: argparse.Namespace, sam: str | None = None, shape: bool 
     def absolute(source: str | None) -> str | None:
         return str(Path(source).resolve()) if source is not None and Path(source).is_dir() else source
 
-    if args.judge_url is not None and not args.judge_model:
-        raise EditError("--judge-url needs --judge-model, the name under which the address knows it.")
-    extra = Extra(shape, absolute(args.dino), args.lpips, args.judge_url, args.judge_model or "")
+    extra = Extra(shape, absolute(args.dino), args.lpips)
     model = str(Path(args.model).resolve()) if args.ray and Path(args.model).is_dir() else args.model
     return functools.partial(Worker.load, model, args.device, 1 if args.ray else None, sam, extra)
 
@@ -121,7 +113,7 @@ def run_and_report(args: argparse.Namespace, name: str, edits: Sequence[BenchEdi
     outcome = run_variants(args, name, edits, *check(args), load)
     found = Records(args.out).read()
     report = str(write_report(args.out, command_line(args))) if found else None
-    bench = Bench(found)
+    bench = BenchResults(found)
     if args.json:
         counts = {"found": outcome.found, "written": outcome.written, "failed": [vars(one) for one in outcome.failed]}
         answer = {"folder": str(args.out), "report": report, **counts, "table": table(bench)}
@@ -139,7 +131,7 @@ def run_and_report(args: argparse.Namespace, name: str, edits: Sequence[BenchEdi
     return 1 if outcome.failed else 0
 
 
-def table(bench: Bench) -> dict[str, dict[str, dict[str, list[float]]]]:
+def table(bench: BenchResults) -> dict[str, dict[str, dict[str, list[float]]]]:
     """Kind ("all" first) → variant → measure → [mean, low, high], of what was measured."""
 
     def row(variant: str, kinds: Sequence[str]) -> dict[str, list[float]]:
@@ -159,7 +151,7 @@ def command_line(args: argparse.Namespace) -> str:
         flag = f"--{name.replace('_', '-')}"
         if value is True:
             words.append(flag)
-        elif name in ("set", "results"):
+        elif name == "set":
             words += [word for text in value for word in (flag, text)]
         elif isinstance(value, dict):
             words += [flag, ",".join(f"{key}={one}" for key, one in value.items())]
@@ -198,8 +190,8 @@ def _bar(args: argparse.Namespace) -> Iterator[Callable[[BenchProgress], None] |
             bar.close()
 
 
-def _print_kind(bench: Bench, title: str, kinds: Sequence[str]) -> None:
-    edits = [edit for edit in bench.edits if not kinds or bench.kind[edit] in kinds]
+def _print_kind(bench: BenchResults, title: str, kinds: Sequence[str]) -> None:
+    edits = [edit for edit in bench.kind if not kinds or bench.kind[edit] in kinds]
     measures = [measure for measure in (SATISFIED, OUTLINED, CLIP, LIKENESS, BACKGROUND) if measure in bench.measures]
     width = 2 + max(map(len, [*bench.variants, "pose and background changed, 100"]))
     print(f"\n{f'{title}, {len(edits)}':{width}}" + "".join(f"{measure.label:>24}" for measure in measures))

@@ -19,8 +19,10 @@ from tqdm import tqdm
 from layerdiffusion.commands.terminal import Seeds, assignments, with_changes
 from layerdiffusion.errors import EditError
 from layerdiffusion.evaluation.datasets.toybench import POSE_SEED, POSE_TUNING_SEED, BenchEdit, pose_edits
+from layerdiffusion.evaluation.metrics import judged
 from layerdiffusion.images.layers import lay_out
 from layerdiffusion.images.masks import grow
+from layerdiffusion.scoring import psnr
 from layerdiffusion.settings import PRESET_FLAGS, Settings
 
 if TYPE_CHECKING:
@@ -99,7 +101,6 @@ def verdicts_on(
     `shape`: the IoU of its outline with the animal's own in the pose asked for, `outlined` if it has that outline;
     `background`: its likeness in dB.
     """
-    from layerdiffusion.evaluation.metrics import judged, psnr
 
     layers = lay_out(toy.edit, images[0].size)
     judge, shapes = measure.judge, measure(images, [toy.wanted] * len(images))

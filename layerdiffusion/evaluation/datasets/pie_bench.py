@@ -96,4 +96,4 @@ def _edit(folder: Path, key: str, entry: dict[str, Any]) -> BenchEdit:
         background_prompt=place or (prompt if new_place else ""),
         background="generate" if new_place else "keep",
     )
-    return BenchEdit(re.sub(r"[^\w-]+", "-", key), kind, edit, {}, picture=entry["image_path"])
+    return BenchEdit(re.sub(r"[^\w-]+", "-", key), kind, edit, {})

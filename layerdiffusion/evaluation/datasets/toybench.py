@@ -60,7 +60,6 @@ class BenchEdit:
     photo: Scene | None = None
     reference: Scene | None = None
     asked: tuple[str, ...] = ()
-    picture: str = ""  # of a bench of photographs: where its picture lies in its folder
 
     @property
     def preserved(self) -> tuple[str, ...]:

@@ -48,7 +48,7 @@ def comparer(backend: Backend) -> Work:
             yield (view.html(),)
             run = partial(backend.compare, name, session.results[0].edit, settings)
             result = yield from followed(session, view, run)
-            take_baseline(session, name, result, backend.fits_or_none(result))
+            take_baseline(session, name, result, backend.scores_or_none(result))
             yield gr.skip(), *rows(session)
         yield "", *rows(session)
 

@@ -56,9 +56,9 @@ def measure(session: Session, backend: Backend) -> bool:
     if not items or not backend.ready:
         return False
     first = session.results[0]
-    found = backend.fits([item.image for item in items], first.edit, first.layers) or []
-    for item, fit in zip(items, found, strict=False):
-        item.fit = fit
+    found = backend.scores([item.image for item in items], first.edit, first.layers) or []
+    for item, score in zip(items, found, strict=False):
+        item.score = score
     if found and session.chosen == 0:  # no other was chosen meanwhile
         session.chosen = best_index(session)
     return bool(found)

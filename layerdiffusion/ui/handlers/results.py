@@ -10,9 +10,9 @@ from PIL import Image
 
 from layerdiffusion.edit import Placement
 from layerdiffusion.errors import EditError
-from layerdiffusion.evaluation.fit import Fit, fit_of
 from layerdiffusion.images.layers import lay_out
 from layerdiffusion.result import Result
+from layerdiffusion.scoring import Score, score_of
 from layerdiffusion.settings import PAPER, Settings
 from layerdiffusion.ui.backend import Backend
 from layerdiffusion.ui.bundle import Opened, open_bundle, save_subject, save_zip
@@ -147,14 +147,14 @@ def opener(backend: Backend) -> Callable[..., Any]:
         opened = Opened(example.recipe, example.pictures, example.generated)
         # Until the rest is measured: an example's CLIP score, by the miniature's CLIP.
         scores = [example.scores.get(str(seed)) for seed in example.pictures]
-        fits = [None if score is None else fit_of(score, None, None, own_clip=True) for score in scores]
-        return put(session, opened, backend, fits)
+        scores = [None if clip is None else score_of(clip, None, None, own_clip=True) for clip in scores]
+        return put(session, opened, backend, scores)
 
     return open_example
 
 
 def put(
-    session: Session, opened: Opened, backend: Backend, fits: list[Fit | None] | None = None, own: bool = False
+    session: Session, opened: Opened, backend: Backend, scores: list[Score | None] | None = None, own: bool = False
 ) -> tuple[Any, ...]:
     """The saved edit on the page, masks and finished pictures included: a value for each of `everything`."""
     if session.running:
@@ -165,7 +165,7 @@ def put(
     if opened.subject is not None:
         settings = replace(settings, tune=opened.subject.tune, finetune_steps=0)
     _put_pictures(session, opened, own)
-    _put_results(session, opened, settings, fits)
+    _put_results(session, opened, settings, scores)
     return (
         board_of(session, "photo", picture=True),
         board_of(session, "reference", picture=True),
@@ -203,12 +203,12 @@ def _put_pictures(session: Session, opened: Opened, own: bool) -> None:
         session.backgrounds = [] if opened.generated is None else [(edit.background_seed, opened.generated)]
 
 
-def _put_results(session: Session, opened: Opened, settings: Settings, fits: list[Fit | None] | None) -> None:
+def _put_results(session: Session, opened: Opened, settings: Settings, scores: list[Score | None] | None) -> None:
     """The finished pictures into the session; how well they fit is found out when the device has time."""
     forget(session)
     if not opened.pictures:
         return
-    take(session, finished(opened, opened.pictures, settings), fits or [None] * len(opened.pictures))
+    take(session, finished(opened, opened.pictures, settings), scores or [None] * len(opened.pictures))
     for name, pictures in opened.baselines.items():
         take_baseline(session, name, finished(opened, pictures, settings), [None] * len(pictures))
 

@@ -43,7 +43,7 @@ def runner(backend: Backend, more: bool) -> Work:
         view = ProgressView(backend.editor.plan(edit, settings, subject=subject))
         yield (view.html(),)
         result = yield from followed(session, view, partial(backend.run, edit, settings, subject=subject))
-        take(session, result, backend.fits_or_none(result), more)
+        take(session, result, backend.scores_or_none(result), more)
         yield finished_html(result), *show(session)
 
     return run

@@ -8,9 +8,9 @@ from typing import Any
 
 import gradio as gr
 
-from layerdiffusion.evaluation.fit import Fit
 from layerdiffusion.images.layers import object_fit
 from layerdiffusion.methods.options import LABELS
+from layerdiffusion.scoring import Score
 from layerdiffusion.ui.bundle import BASELINES, save_compared, save_pictures
 from layerdiffusion.ui.session import Session
 from layerdiffusion.ui.widgets.drawing import duration, escape, heading, picture_gallery
@@ -137,32 +137,32 @@ def _baselines() -> BaselinesCard:
     return BaselinesCard(methods, JobControls(start, cancel, line))
 
 
-def take(session: Session, result: Any, fits: list[Fit | None], more: bool = False) -> None:
+def take(session: Session, result: Any, scores: list[Score | None], more: bool = False) -> None:
     """Keep the result, how well it fits, and its pictures as files that carry their recipe; `more` of the same edit."""
     if not more or not session.results:
         forget(session)
         session.folder = tempfile.TemporaryDirectory(prefix="layerdiffusion-")
     session.results.append(result)
     paths = save_pictures(result, Path(session.folder.name), len(session.shown))
-    session.shown += _items(result, fits, paths)
+    session.shown += _items(result, scores, paths)
     session.chosen = best_index(session) if not more else len(session.shown) - len(paths)
 
 
-def take_baseline(session: Session, name: str, result: Any, fits: list[Fit | None]) -> None:
+def take_baseline(session: Session, name: str, result: Any, scores: list[Score | None]) -> None:
     """Add a baseline's pictures to its row, as files that say how they were made."""
     paths = save_compared(result, name, Path(session.folder.name))
-    session.baselines.setdefault(name, []).extend(_items(result, fits, paths))
+    session.baselines.setdefault(name, []).extend(_items(result, scores, paths))
 
 
-def _items(result: Any, fits: list[Fit | None], paths: list[Path]) -> list[SimpleNamespace]:
-    found = zip(result.seeds, result.images, fits, paths, strict=True)
-    return [SimpleNamespace(seed=seed, image=image, fit=fit, path=path) for seed, image, fit, path in found]
+def _items(result: Any, scores: list[Score | None], paths: list[Path]) -> list[SimpleNamespace]:
+    found = zip(result.seeds, result.images, scores, paths, strict=True)
+    return [SimpleNamespace(seed=seed, image=image, score=score, path=path) for seed, image, score, path in found]
 
 
 def unmeasured(session: Session) -> list[SimpleNamespace]:
     """The pictures shown of which it isn't known yet how well they fit, the baselines' among them."""
     rows = [session.shown, *session.baselines.values()]
-    return [item for row in rows for item in row if item.fit is None or item.fit.subject is None]
+    return [item for row in rows for item in row if item.score is None or item.score.subject is None]
 
 
 def forget(session: Session) -> None:
@@ -175,7 +175,7 @@ def forget(session: Session) -> None:
 
 def _whole(item: SimpleNamespace) -> float:
     """How well the picture fits in all; below everything where that isn't known."""
-    return -1.0 if item.fit is None else item.fit.whole
+    return -1.0 if item.score is None else item.score.overall
 
 
 def best_index(session: Session) -> int:
@@ -196,7 +196,7 @@ def show(session: Session) -> tuple[Any, ...]:
     items = []
     for index in order(session):
         item = session.shown[index]
-        items.append((str(item.path), _label(item) + (" · best" if index == best and item.fit is not None else "")))
+        items.append((str(item.path), _label(item) + (" · best" if index == best and item.score is not None else "")))
     return (
         gr.update(visible=True),
         gr.update(value=items, selected_index=order(session).index(session.chosen)),
@@ -217,7 +217,7 @@ def rows(session: Session) -> list[Any]:
 
 
 def _label(item: SimpleNamespace) -> str:
-    return f"seed {item.seed}" + ("" if item.fit is None else f" · CLIP {item.fit.clip_score:.3f}")
+    return f"seed {item.seed}" + ("" if item.score is None else f" · CLIP {item.score.clip_score:.3f}")
 
 
 def comparison(session: Session) -> Any:
@@ -240,19 +240,19 @@ def report(session: Session) -> str:
 
 def fit_table(session: Session) -> str:
     """Three bars for each result, in the gallery's order: how well it fits the words, the subject and the place."""
-    if all(item.fit is None for item in session.shown):
+    if all(item.score is None for item in session.shown):
         return ""
     head = "".join(f'<th scope="col" title="{BARS[name]}">{name}</th>' for name in BARS)
     lines = ""
     for index in order(session):
         item, chosen = session.shown[index], ' class="ld-chosen"' if index == session.chosen else ""
-        cells = "".join(f"<td>{_bar(None if item.fit is None else getattr(item.fit, name))}</td>" for name in BARS)
+        cells = "".join(f"<td>{_bar(None if item.score is None else getattr(item.score, name))}</td>" for name in BARS)
         lines += f'<tr{chosen}><th scope="row">seed {item.seed}</th>{cells}</tr>'
-    return f'<table class="ld-fits"><thead><tr><td></td>{head}</tr></thead><tbody>{lines}</tbody></table>'
+    return f'<table class="ld-scores"><thead><tr><td></td>{head}</tr></thead><tbody>{lines}</tbody></table>'
 
 
 def _bar(share: float | None) -> str:
     if share is None:
         return "–"
     percent = round(100 * share)
-    return f'<span class="ld-fit" role="img" aria-label="{percent} %"><i style="width:{percent}%"></i></span>'
+    return f'<span class="ld-score" role="img" aria-label="{percent} %"><i style="width:{percent}%"></i></span>'

@@ -6,7 +6,7 @@ import gradio as gr
 import pytest
 from serving import photo
 
-from layerdiffusion.evaluation.fit import Fit, fit_of
+from layerdiffusion.scoring import Score, score_of
 from layerdiffusion.ui.handlers.inspection import inspector, notice, own_pictures, request_inspection
 from layerdiffusion.ui.session import Session
 
@@ -31,24 +31,24 @@ def test_nothing_is_asked_of_the_device_where_there_is_nothing_to_inspect():
 
 
 def item(seed: int) -> SimpleNamespace:
-    return SimpleNamespace(seed=seed, image=photo(16, 16, seed), fit=None, path=f"{seed}.png")
+    return SimpleNamespace(seed=seed, image=photo(16, 16, seed), score=None, path=f"{seed}.png")
 
 
 def test_how_well_results_fit_comes_in_its_turn_and_the_best_is_chosen(monkeypatch):
     session = Session()
     session.results = [SimpleNamespace(edit="the edit", layers="its layers")]
     session.shown, session.baselines = [item(0), item(1)], {"sdedit": [item(0)]}
-    session.shown[0].fit = fit_of(0.6, None, None, own_clip=True)  # an example's: the words alone are known
-    asked, found = [], [Fit(0.6, 1.0, 0.1, 0.5), Fit(0.3, 0.5, 0.6, 0.5), Fit(0.2, 0.4, 0.4, 0.4)]
+    session.shown[0].score = score_of(0.6, None, None, own_clip=True)  # an example's: the words alone are known
+    asked, found = [], [Score(0.6, 1.0, 0.1, 0.5), Score(0.3, 0.5, 0.6, 0.5), Score(0.2, 0.4, 0.4, 0.4)]
 
-    def fits(images, edit, layers):
+    def scores(images, edit, layers):
         asked.append((len(images), edit, layers))
         return found
 
     monkeypatch.setattr("layerdiffusion.ui.handlers.inspection.show", lambda session: ("shown",))
-    backend = SimpleNamespace(is_miniature=False, ready=True, fits=fits)
+    backend = SimpleNamespace(is_miniature=False, ready=True, scores=scores)
     assert inspector(backend)(session) == ("", "shown")
     assert asked == [(3, "the edit", "its layers")] and session.chosen == 1
-    assert [one.fit for one in (*session.shown, *session.baselines["sdedit"])] == found
+    assert [one.score for one in (*session.shown, *session.baselines["sdedit"])] == found
     inspector(backend)(session)
     assert len(asked) == 1, "what is known is not asked for again"

@@ -7,24 +7,23 @@ import pytest
 from tiny import noise_picture
 
 from layerdiffusion.edit import Edit
-from layerdiffusion.evaluation.fit import Fit, fit_of, fits
-from layerdiffusion.evaluation.metrics import background_psnr
 from layerdiffusion.images.layers import lay_out
 from layerdiffusion.models.clip import clip_score
+from layerdiffusion.scoring import Score, background_psnr, score_of, score_results
 
 
-def test_a_fit_is_the_harmonic_mean_of_what_is_known():
-    assert Fit(0.3, 0.5, 1.0, 0.25).whole == pytest.approx(3 / (2 + 1 + 4))
-    assert Fit(0.3, 0.5).whole == 0.5
-    assert Fit(0.3, 0.6, 0.6, 0.6).whole > Fit(0.5, 1.0, 1.0, 0.1).whole > Fit(0.5, 1.0, 1.0, 0.0).whole > 0
+def test_a_score_is_the_harmonic_mean_of_what_is_known():
+    assert Score(0.3, 0.5, 1.0, 0.25).overall == pytest.approx(3 / (2 + 1 + 4))
+    assert Score(0.3, 0.5).overall == 0.5
+    assert Score(0.3, 0.6, 0.6, 0.6).overall > Score(0.5, 1.0, 1.0, 0.1).overall > Score(0.5, 1.0, 1.0, 0.0).overall > 0
 
 
 def test_measures_are_put_on_a_scale_from_nothing_to_all():
-    best, worst = (fit_of(*values, own_clip=True) for values in ((0.9, 1.0, 40.0), (0.1, 0.2, 5.0)))
+    best, worst = (score_of(*values, own_clip=True) for values in ((0.9, 1.0, 40.0), (0.1, 0.2, 5.0)))
     assert best[1:] == (1.0, 1.0, 1.0) and worst[1:] == (0.0, 0.0, 0.0)
-    half = fit_of(0.25, 0.7, 20.0, own_clip=False)
+    half = score_of(0.25, 0.7, 20.0, own_clip=False)
     assert half.words == pytest.approx(0.5) and half.subject == pytest.approx(0.5) and half.place == 0.5
-    assert half.clip_score == 0.25 and fit_of(0.3, None, None, False).place is None
+    assert half.clip_score == 0.25 and score_of(0.3, None, None, False).place is None
 
 
 def test_the_three_things_are_the_benchs_own_measures(worker):
@@ -32,9 +31,9 @@ def test_the_three_things_are_the_benchs_own_measures(worker):
     mask[20:40, 20:40] = True
     edit = Edit(noise_picture(0, 64, 64), mask, prompt="a dog jumping on the beach")
     layers, images = lay_out(edit, (64, 64)), [noise_picture(0, 64, 64), noise_picture(1, 64, 64)]
-    same, other = fits(worker.models, edit, layers, images)
+    same, other = score_results(worker.models, edit, layers, images)
     assert [one.clip_score for one in (same, other)] == pytest.approx(clip_score(worker.models, images, edit.prompt))
     subjects = worker.measures.judge.masks(images)
     psnr = background_psnr(images[1], layers, subjects[1])
     assert same.place == 1.0 > other.place == pytest.approx(min(max((psnr - 10) / 20, 0), 1))
-    assert all(math.isfinite(part) for fit in (same, other) for part in fit)
+    assert all(math.isfinite(part) for score in (same, other) for part in score)
