@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -14,9 +15,9 @@ from PIL import Image
 from layerdiffusion.edit import Edit
 from layerdiffusion.errors import EditError
 from layerdiffusion.images.layers import Layers, seen
-from layerdiffusion.images.masks import cut_out
+from layerdiffusion.images.masks import Mask, cut_out
 from layerdiffusion.methods.options import OWN, Options
-from layerdiffusion.methods.pictures import Finisher
+from layerdiffusion.methods.pictures import SubjectFinder
 from layerdiffusion.methods.plan import Planner
 from layerdiffusion.methods.stages import FittedEmbeddings, Trained, TunedWeights, background_stage, generate_background
 from layerdiffusion.methods.subject import OF_A_SUBJECT, Subject, trained_subject
@@ -41,7 +42,7 @@ class Editor:
     def __init__(self, models: Models, cache_limit: int | None = None, sam: str | Path | None = None) -> None:
         self.models, self.sam = models, sam
         self.runtime = Runtime(models, cache_limit)
-        self._planner, self._finisher = Planner(models, self.runtime), Finisher(models, sam)
+        self._planner, self._subjects = Planner(models, self.runtime), SubjectFinder(models, sam)
 
     def run(
         self,
@@ -81,7 +82,7 @@ class Editor:
             task, stages = plan.task, plan.stages
             finished = self.runtime.run_stages(stages, report)
             seconds |= finished.seconds
-            images, unfound = self._finisher.own_pictures(cast("list[Image.Image]", finished[stages[-1]]), task)
+            images = [image.copy() for image in cast("list[Image.Image]", finished[stages[-1]])]
         assert task.layers is not None
         trained = {stage.name: value for stage in stages if isinstance(value := finished[stage], Trained)}
         return Result(
@@ -99,8 +100,8 @@ class Editor:
                 *self.warnings(edit, method),
                 *(value.note for value in trained.values() if isinstance(value, TunedWeights) and value.note),
                 *([] if subject is None else [OF_A_SUBJECT]),
-                *unfound,
             ),
+            find_subjects=partial(self._find_subjects, edit=edit, layers=task.layers),
         )
 
     def plan(
@@ -184,9 +185,12 @@ class Editor:
 
     def cut_out(self, result: Result) -> list[Image.Image]:
         """The subject of each of the result's pictures, found again by SAM and the words: RGBA. Raises `ModelError`."""
-        with self.runtime.turn():
-            masks = self._finisher.subjects_of(result.images, result.edit, result.layers)
+        masks = self._find_subjects(result.images, result.edit, result.layers)
         return [cut_out(image, mask) for image, mask in zip(result.images, masks, strict=True)]
+
+    def _find_subjects(self, images: Sequence[Image.Image], edit: Edit, layers: Layers) -> list[Mask]:
+        with self.runtime.turn():
+            return self._subjects.subjects_of(images, edit, layers)
 
     def clear_cache(self) -> None:
         """Forget every finished stage."""

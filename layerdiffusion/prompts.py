@@ -9,8 +9,6 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from PIL import ImageColor
-
 
 def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
@@ -32,12 +30,6 @@ _DETERMINERS = _words(
 _CLAUSE_ENDS = (",", ";", ":", ".", "!", "?")
 _CLAUSE_WORDS = _words("and but or that which who while as when where")
 
-# What a subject can be made to look like.
-_LOOKS = _words(
-    "red orange yellow green blue purple violet pink brown black white grey gray golden silver colourful colorful "
-    "rainbow turquoise beige striped spotted dotted checkered plaid patterned furry fluffy hairy shaved wooden metal "
-    "metallic bronze steel glass crystal plastic paper stone marble clay knitted woolen woollen leather origami lego"
-)
 # Nouns that make a preposition speak of the subject: its body, its clothes, what it rides, how it moves.
 _OF_THE_SUBJECT = _words(
     "mouth mouths beak back belly side stomach head heads hand hands arm arms paw paws leg legs foot feet "
@@ -131,18 +123,6 @@ def subject_noun(object_prompt: str) -> str:
         if word.endswith(_CLAUSE_ENDS):
             break
     return " ".join(found).strip(" ,;:.!?")
-
-
-def named_look(object_prompt: str) -> str | None:
-    """The first word of `object_prompt` for the look of the subject, a colour or a material; None without one."""
-    return next((bare for bare in map(_bare, object_prompt.split()) if bare in _LOOKS), None)
-
-
-def named_colour(object_prompt: str) -> tuple[int, ...] | None:
-    """The first colour among the looks that `object_prompt` names, RGB as CSS has it; None without one."""
-    colours = _LOOKS & ImageColor.colormap.keys()
-    named = (bare for bare in map(_bare, object_prompt.split()) if bare in colours)
-    return next(map(ImageColor.getrgb, named), None)
 
 
 def truncation_warning(tokenizer: Any, text: str, max_length: int | None = None) -> str | None:

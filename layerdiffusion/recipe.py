@@ -25,18 +25,20 @@ from layerdiffusion.errors import RecipeError
 from layerdiffusion.images.geometry import reduce
 from layerdiffusion.images.io import open_image, png_bytes
 from layerdiffusion.images.masks import open_mask
-from layerdiffusion.settings import Settings, known_fields, shortened
+from layerdiffusion.settings import RETIRED, Settings, known_fields, shortened
 
 RECIPE_VERSION = 3
 CARRIED = "layerdiffusion"  # the PNG text that holds a recipe
 
 
 class Recipe(NamedTuple):
-    """What `edit.json` holds: an edit, its settings and, if it says so, the model they are meant for."""
+    """What `edit.json` holds."""
 
     edit: Edit
     settings: Settings
-    model: str | None = None
+    model: str | None = None  # what they are meant for, if it is named
+    detail: bool = False  # whether results are saved with the background's own pixels; see `Result.detailed`
+    notes: tuple[str, ...] = ()  # a sentence on retired settings that were left out
 
 
 _PICTURES = {
@@ -48,7 +50,9 @@ _PICTURES = {
 _EMBEDDED = "data:image/png;base64,"
 
 
-def recipe_to_dict(edit: Edit, settings: Settings, model: str | None = None, folder: Path | None = None) -> dict:
+def recipe_to_dict(
+    edit: Edit, settings: Settings, model: str | None = None, folder: Path | None = None, detail: bool = False
+) -> dict:
     """The recipe as JSON data; pictures are written to `folder` as PNG, or embedded if it is None."""
     data: dict[str, Any] = {}
     for name in _names(Edit):
@@ -67,7 +71,7 @@ def recipe_to_dict(edit: Edit, settings: Settings, model: str | None = None, fol
             value = {part.name: getattr(value, part.name) for part in fields(value)}
         data[name] = value
     recipe = {"layerdiffusion": RECIPE_VERSION, "edit": data, "settings": settings.to_dict()}
-    return recipe if model is None else {**recipe, "model": model}
+    return recipe | ({} if model is None else {"model": model}) | ({"detail": True} if detail else {})
 
 
 def recipe_from_dict(data: Any, folder: Path | None = None, settings: type[Settings] = Settings) -> Recipe:
@@ -84,7 +88,7 @@ def recipe_from_dict(data: Any, folder: Path | None = None, settings: type[Setti
             f"The recipe's version is {shortened(version)}, but this program reads versions 1 to {RECIPE_VERSION}; "
             "open it with the release that wrote it."
         )
-    extra = sorted(set(data) - {"layerdiffusion", "edit", "settings", "model"})
+    extra = sorted(set(data) - {"layerdiffusion", "edit", "settings", "model", "detail"})
     if extra:
         raise RecipeError(f'The recipe has an unknown field "{extra[0]}"; remove it or correct its spelling.')
     model = data.get("model")
@@ -104,10 +108,25 @@ def recipe_from_dict(data: Any, folder: Path | None = None, settings: type[Setti
     values = {name: value for name, value in values.items() if value is not None}
     if version < 3:
         _as_before(values, off_subject=version == 1)
-    dials = settings.from_dict(data.get("settings", {}))
+    dials, retired = without_retired(data.get("settings", {}))
+    chosen = settings.from_dict(dials)
     if version < 3:
-        dials = replace(dials, shape="square")
-    return Recipe(Edit(**values), dials, model)
+        chosen = replace(chosen, shape="square")
+    detail = data.get("detail") is True or retired.pop("detail", "off") == "on"
+    names = ", ".join(f"{name}={value}" for name, value in retired.items())
+    note = f"The recipe sets {names}, which there is no longer: the paper's own way is taken."
+    return Recipe(Edit(**values), chosen, model, detail, (note,) if names else ())
+
+
+def without_retired(data: Any) -> tuple[Any, dict[str, Any]]:
+    """The settings of a recipe without retired fields, and those of them that are not as in the paper."""
+    if not isinstance(data, Mapping):
+        return data, {}
+    known = {name: value for name, value in data.items() if name not in RETIRED and name != "detail"}
+    retired = {name: data[name] for name in data if name not in known and data[name] != RETIRED.get(name)}
+    if known.get("layers") == "overlay":
+        known["layers"], retired["layers"] = "composite", "overlay"
+    return known, retired
 
 
 def _as_before(values: dict[str, Any], off_subject: bool) -> None:
@@ -126,12 +145,14 @@ def _as_before(values: dict[str, Any], off_subject: bool) -> None:
             del values["background_mask"]
 
 
-def save_recipe(edit: Edit, settings: Settings, folder: str | Path, model: str | None = None) -> Path:
+def save_recipe(
+    edit: Edit, settings: Settings, folder: str | Path, model: str | None = None, detail: bool = False
+) -> Path:
     """Write `edit.json` and its pictures to `folder`, and return the path of the former."""
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        data = recipe_to_dict(edit, settings, model, folder)
+        data = recipe_to_dict(edit, settings, model, folder, detail)
         path = folder / "edit.json"
         path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
@@ -189,7 +210,7 @@ def _names(cls: type) -> tuple[str, ...]:
     return tuple(field.name for field in fields(cls) if field.init and not field.name.endswith("_alpha"))
 
 
-def carried_recipe(edit: Edit, settings: Settings, model: str | None = None) -> dict[str, Any]:
+def carried_recipe(edit: Edit, settings: Settings, model: str | None = None, detail: bool = False) -> dict[str, Any]:
     """The recipe that a result's PNG carries: its pictures inside, no larger than the page works on them."""
     small: dict[str, Any] = {}
     for whose in ("object", "background"):
@@ -200,7 +221,7 @@ def carried_recipe(edit: Edit, settings: Settings, model: str | None = None) -> 
                 share = np.asarray(Image.fromarray(alpha).resize(image.size, Image.Resampling.BOX))
                 mask = share if (share >= 128).any() else mask
             small |= {f"{whose}_image": image, f"{whose}_mask": mask}
-    return recipe_to_dict(replace(edit, **small), settings, model)
+    return recipe_to_dict(replace(edit, **small), settings, model, detail=detail)
 
 
 def save_picture(image: Image.Image, seed: int, recipe: dict[str, Any], path: Path) -> None:

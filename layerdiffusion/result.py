@@ -5,18 +5,21 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image, ImageDraw
 
 from layerdiffusion.edit import Edit
-from layerdiffusion.errors import EditError, SavedElsewhere
-from layerdiffusion.images.layers import Layers, seen
-from layerdiffusion.images.masks import cut_out
+from layerdiffusion.errors import EditError, ModelError, SavedElsewhere, SegmentError
+from layerdiffusion.images.detail import bring_detail
+from layerdiffusion.images.layers import Layers, background_window, seen
+from layerdiffusion.images.masks import Mask, cut_out
 from layerdiffusion.recipe import CARRIED, carried_recipe, save_picture, save_recipe
 from layerdiffusion.settings import Settings
+
+FindSubjects = Callable[[Sequence[Image.Image]], list[Mask]]  # the subject's mask, bool (H, W), in each of the pictures
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +38,8 @@ class Result:
     layers: Layers  # the pictures the stages looked at
     # Masks that were scaled or are soft, prompts read only in part, a stage 2 that was changed for want of memory.
     warnings: tuple[str, ...] = ()
+    find_subjects: FindSubjects | None = None  # None: no model is at hand
+    detail: bool = False  # whether the pictures have their background's own pixels; see `detailed`
 
     @property
     def reused(self) -> tuple[str, ...]:
@@ -45,6 +50,27 @@ class Result:
     def seen(self) -> Edit:
         """The edit with no more of its pictures than was used: what the results' own recipes carry."""
         return seen(self.edit, self.layers.composite.size)
+
+    def detailed(self) -> Result:
+        """The same with the background picture's own pixels, in their full resolution, where a result still shows it.
+
+        The subject is looked for in each result; where that can't be done, a warning says so, and the pixels come
+        back by comparison alone. A generated background has no other pixels.
+        """
+        source = background_window(self.edit, self.layers.composite.size)
+        if source is None or self.detail:
+            return self
+        found: list[Mask | None] = [None] * len(self.images)
+        warnings = self.warnings
+        try:
+            if self.find_subjects is not None:
+                found = [*self.find_subjects(self.images)]
+        except (ModelError, SegmentError) as error:
+            note = f"Detail comes back by comparison alone, since the subject can't be looked for: {error}"
+            warnings = (*warnings, note)
+        pairs = zip(self.images, found, strict=True)
+        images = [bring_detail(image, source, self.layers.subjects, mask) for image, mask in pairs]
+        return replace(self, images=images, warnings=warnings, detail=True)
 
     def contact_sheet(self, columns: int = 4) -> Image.Image:
         """Photo, background and their layering above, the results below, each with its name."""
@@ -70,8 +96,8 @@ class Result:
             "subject": cut_out(layers.object_image, layers.object_mask),
             "background": layers.inpainted_background,
         }
-        if self.settings.layers != "separate":
-            pictures["composite"] = layers.overlay if self.settings.layers == "overlay" else layers.composite
+        if self.settings.layers == "composite":
+            pictures["composite"] = layers.composite
         return pictures
 
     def save_layers(self, folder: str | Path, cut_outs: Sequence[Image.Image] = ()) -> Path:
@@ -87,14 +113,18 @@ class Result:
             raise EditError(f"The layers can't be saved to {folder} ({error.strerror or error}).") from error
         return folder
 
-    def save(self, folder: str | Path, rescue: bool = True) -> Path:
+    def save(self, folder: str | Path, rescue: bool = True, detail: bool = False) -> Path:
         """Write `seed-….png`, `contact.png` and the recipe, `edit.json` with its pictures, and return the folder.
+
+        With `detail`, the pictures are those of `detailed`, and the recipe says so.
 
         Every result carries its seed and the whole recipe as PNG text, what was used of pictures and masks included,
         so that it alone opens on the page. Results of other seeds that an earlier save left there are removed. When
         the folder can't be written, or its disk is full, the pictures go to a new temporary folder and a
         `SavedElsewhere` says which; without `rescue`, or when that fails too, an `EditError` says why.
         """
+        if detail and not self.detail:
+            return self.detailed().save(folder, rescue)
         folder = Path(folder)
         try:
             return self._write(folder)
@@ -110,8 +140,8 @@ class Result:
             ) from error
 
     def _write(self, folder: Path) -> Path:
-        save_recipe(self.edit, self.settings, folder, self.model)
-        recipe = carried_recipe(self.seen, self.settings, self.model)
+        save_recipe(self.edit, self.settings, folder, self.model, self.detail)
+        recipe = carried_recipe(self.seen, self.settings, self.model, self.detail)
         try:
             for seed, image in zip(self.seeds, self.images, strict=True):
                 save_picture(image, seed, recipe, folder / f"seed-{seed}.png")

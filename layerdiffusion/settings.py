@@ -44,8 +44,7 @@ class Setting:
     """One entry of the table."""
 
     default: object  # the paper's, for Stable Diffusion v1.4 at 512 × 512
-    stages: tuple[str, ...]  # those that read it, the first one first: a new value keeps what came before that; none
-    # of what shows in their pictures already
+    stages: tuple[str, ...]  # whose cache key includes this setting; empty for what shows in their pictures
     label: str
     help: str  # one line: what it does to the picture
     limit: Limit | None = None  # of a number
@@ -161,53 +160,11 @@ class Settings:
         choices={"ddim": "DDIM (the paper)", "dpmpp": "DPM-Solver++"},
         help="How a step of stage 3 is taken: DPM-Solver++ comes as far in about half the steps.",
     )  # fmt: skip
-    target_weight: float = setting(
-        0.0, SAMPLING, limit=Limit(0.0, 2.0, 0.1), advanced=True, label="Stage 3 · words as written",
-        help="0 takes the words as stage 1 fitted them (the paper), 1 as they were written; more exaggerates them.",
-    )  # fmt: skip
-    strength: float = setting(
-        1.0, SAMPLING, limit=Limit(0.0, 1.0, 0.05), advanced=True, label="Stage 3 · strength",
-        help="1 begins from noise (the paper); less, or where something is kept, from the layered picture under noise.",
-    )  # fmt: skip
-    layout: float = setting(
-        0.0, SAMPLING, limit=Limit(0.0, 1.0, 0.05), advanced=True, label="Stage 3 · keeps the layout",
-        help="The share of the noise under which it keeps the layered picture's coarse layout, if not recoloured.",
-    )  # fmt: skip
-    surroundings: float = setting(
-        0.0, SAMPLING, limit=Limit(0.0, 1.0, 0.05), advanced=True, label="Stage 3 · keeps the surroundings",
-        help="The share of the noise under which it keeps the layered picture outside the subject's box and a margin.",
-    )  # fmt: skip
-    start: str = setting(
-        "layered", SAMPLING, advanced=True, label="Stage 3 · begins from",
-        choices={"layered": "layered picture", "recoloured": "the same, recoloured"},
-        help="Which layered picture, where one is used: as it is, or its subject in the colour that its words name.",
-    )  # fmt: skip
-    forget: str = setting(
-        "none", SAMPLING, advanced=True, label="Stage 3 · lets go of",
-        choices={"none": "nothing", "encoder": "pose", "decoder": "looks", "attention": "attention",
-                 "convolution": "convolutions"},
-        help="What stage 2 learnt that stage 3 leaves out: the photo's pose (the encoder), or its looks (the decoder).",
-    )  # fmt: skip
-    embedding_training: str = setting(
-        "before", EMBEDDINGS, FINETUNE, advanced=True, label="Stage 1 · trains",
-        choices={"before": "before stage 2 (the paper)", "joint": "with stage 2"},
-        help="When the words are fitted: by themselves to the background, or in stage 2's steps to both layers.",
-    )  # fmt: skip
-    embedding_mask: str = setting(
-        "background", EMBEDDINGS, advanced=True, label="Stage 1 · looks at",
-        choices={"background": "background", "around": "around the subject", "object": "subject",
-                 "everything": "everything", "layered": "layered picture"},
-        help="Which part of the picture the words are fitted to.",
-    )  # fmt: skip
     shape: str = setting(
         "photo", check_text=_shape, advanced=True, label="Shape of the pictures",
         choices={"photo": "as the photo", "square": "square (the paper)", "4:3": "4:3", "3:2": "3:2", "16:9": "16:9",
                  "3:4": "3:4", "2:3": "2:3", "9:16": "9:16"},
         help="What is cut to this shape is what the model sees; or any other ratio from 1:2 to 2:1.",
-    )  # fmt: skip
-    detail: str = setting(
-        "off", advanced=True, label="Background's detail", choices={"off": "the model's", "on": "the picture's own"},
-        help="Where a result still shows its background, that picture's own pixels, in their full resolution.",
     )  # fmt: skip
     seeds: tuple[int, ...] = setting(
         (0, 1, 2, 3), SAMPLING, limit=SEED, label="Seeds", help="One picture for each, made as one batch.",
@@ -230,9 +187,8 @@ class Settings:
     )  # fmt: skip
     layers: str = setting(
         "composite", EMBEDDINGS, FINETUNE, advanced=True, label="Stage 2 · learns from",
-        choices={"composite": "layered picture", "overlay": "layered, nothing inpainted",
-                 "separate": "separate pictures"},
-        help="One layered picture; one whose reference keeps its own subject, left out of the loss; or each by itself.",
+        choices={"composite": "layered picture", "separate": "separate pictures"},
+        help="One picture, the subject laid over the background; or each picture by itself.",
     )  # fmt: skip
 
     def __post_init__(self) -> None:
@@ -374,11 +330,9 @@ def preset(name: str, own: Settings, quick: Settings | None = None) -> Settings:
     return own
 
 
+# Fields that settings once had, and the paper's value of each: the only one there is now.
+RETIRED = {
+    "target_weight": 0.0, "strength": 1.0, "layout": 0.0, "surroundings": 0.0, "start": "layered", "forget": "none",
+    "embedding_training": "before", "embedding_mask": "background",
+}  # fmt: skip
 PAPER = Settings().resolve()  # the paper's own, Stable Diffusion v1.4 at 512 × 512
-
-# What the page offers with the miniature: the words are fitted to the layered picture and take up what it shows; stage
-# 3 follows the words as written, from that picture under noise, in the colour that they name, and keeps what is around.
-OFFERED = Settings(
-    embedding_steps=60, embedding_lr=3e-3, embedding_mask="layered", guidance_scale=4.5,
-    schedule="object", target_weight=2.0, strength=0.9, layout=0.5, surroundings=0.9, start="recoloured",
-)  # fmt: skip

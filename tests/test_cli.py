@@ -179,11 +179,9 @@ def test_every_setting_and_placement_has_a_flag_that_reaches_the_recipe(cli, mon
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     settings = Settings(
         alpha=0.35, object_weight=1.5, background_weight=0.5, embedding_steps=1, embedding_lr=0.002,
-        finetune_steps=1, finetune_lr=0.0003, sampling_steps=2, guidance_scale=3.5, schedule="object", forget="decoder",
-        target_weight=1.5, strength=0.6, layout=0.25, surroundings=0.7, start="recoloured",
-        embedding_training="joint", solver="dpmpp",
-        embedding_mask="everything", seeds=(7, 9), training_seed=4, noise_offset=0.2, tune="lora", layers="separate",
-        draws=2, shape="3:2", detail="on",
+        finetune_steps=1, finetune_lr=0.0003, sampling_steps=2, guidance_scale=3.5, schedule="object", solver="dpmpp",
+        seeds=(7, 9), training_seed=4, noise_offset=0.2, tune="lora", layers="separate",
+        draws=2, shape="3:2",
     )  # fmt: skip
     placement = Placement(scale=0.9, dx=0.05, dy=-0.05, rotation=-15, flip=True)
     flags = []
@@ -196,6 +194,16 @@ def test_every_setting_and_placement_has_a_flag_that_reaches_the_recipe(cli, mon
     recipe = load_recipe("result")
     assert recipe.settings == settings and recipe.edit.placement == placement
     assert None not in vars(recipe.settings).values()
+
+
+def test_detail_is_how_results_are_saved_and_their_recipe_says_so(cli):
+    Image.open("dog.png").resize((800, 640)).save("large.png")
+    flags = ["--image", "large.png", "--mask", "mask.png", *WORDS, *QUICK, "--detail", "--out", "result"]
+    assert cli(*flags)[0] == 0
+    assert cli("result", "--out", "again")[0] == 0
+    for folder in ("result", "again"):
+        assert load_recipe(folder).detail
+        assert Image.open(f"{folder}/seed-{load_recipe(folder).settings.seeds[0]}.png").height > 600
 
 
 def test_a_preset_sets_several_flags_win_over_it_and_it_over_a_recipe(cli):

@@ -14,7 +14,7 @@ from PIL import Image
 from layerdiffusion.edit import Edit, Placement
 from layerdiffusion.errors import EditError, MaskError, PromptError, RecipeError, SettingsError
 from layerdiffusion.images.io import png_bytes
-from layerdiffusion.recipe import load_recipe, recipe_from_dict, recipe_to_dict, save_recipe
+from layerdiffusion.recipe import Recipe, load_recipe, recipe_from_dict, recipe_to_dict, save_recipe
 from layerdiffusion.settings import MAX_SEEDS, PAPER, Settings, setting_table
 
 WORDS = {name: entry.choices for name, entry in setting_table().items() if entry.choices and not entry.check_text}
@@ -66,16 +66,7 @@ def test_the_papers_defaults_are_the_papers_to_the_digit():
             guidance_scale=7.5,
             schedule="alternate",
             solver="ddim",
-            target_weight=0.0,
-            strength=1.0,
-            layout=0.0,
-            surroundings=0.0,
-            start="layered",
-            forget="none",
-            embedding_training="before",
-            embedding_mask="background",
             shape="photo",
-            detail="off",
             seeds=[0, 1, 2, 3],
             training_seed=0,
             noise_offset=0.0,
@@ -332,13 +323,31 @@ def test_a_recipe_in_a_folder_comes_back_the_same_to_the_pixel(make, tmp_path):
     edit, settings = make(), Settings(alpha=0.4, seeds=(5, 6), layers="separate")
     path = save_recipe(edit, settings, tmp_path / "new" / "folder", model="miniature")
     assert path.name == "edit.json"
-    assert load_recipe(path) == (edit, settings, "miniature")
-    assert load_recipe(path.parent) == (edit, settings, "miniature")
+    assert load_recipe(path) == Recipe(edit, settings, "miniature")
+    assert load_recipe(path.parent) == Recipe(edit, settings, "miniature")
 
 
 def test_a_recipe_with_its_pictures_inside_needs_no_folder():
     text = json.dumps(recipe_to_dict(full_edit(), PAPER))
-    assert recipe_from_dict(json.loads(text)) == (full_edit(), PAPER, None)
+    assert recipe_from_dict(json.loads(text)) == Recipe(full_edit(), PAPER)
+
+
+def test_a_recipe_with_retired_settings_takes_the_papers_and_names_them():
+    data = recipe_to_dict(an_edit(), Settings(alpha=0.5))
+    data["settings"] |= {"forget": "decoder", "strength": 0.9, "layers": "overlay", "embedding_mask": "background"}
+    found = recipe_from_dict(data)
+    assert found.settings == Settings(alpha=0.5, layers="composite")
+    (note,) = found.notes
+    assert "forget=decoder, strength=0.9, layers=overlay" in note and "embedding_mask" not in note
+
+
+@pytest.mark.parametrize(("said", "detail"), [("on", True), ("off", False)])
+def test_detail_of_an_old_recipe_is_how_its_results_are_saved(said, detail):
+    data = recipe_to_dict(an_edit(), Settings())
+    data["settings"]["detail"] = said
+    found = recipe_from_dict(data)
+    assert found.detail == detail and not found.notes
+    assert recipe_from_dict(recipe_to_dict(found.edit, found.settings, detail=detail)) == found
 
 
 def off_subject(mask: np.ndarray) -> str:
@@ -349,7 +358,7 @@ def test_a_recipe_of_version_1_means_what_it_meant():
     edit = full_edit()
     data = recipe_to_dict(edit, Settings(alpha=0.5)) | {"layerdiffusion": 1}
     data["edit"]["background_mask"] = off_subject(edit.background_mask)  # then it marked what lies off the subject
-    assert recipe_from_dict(data) == (edit, Settings(alpha=0.5, shape="square"), None)
+    assert recipe_from_dict(data) == Recipe(edit, Settings(alpha=0.5, shape="square"))
     data["edit"]["background_mask"] = off_subject(np.zeros((24, 48), bool))  # all of the reference was background
     assert recipe_from_dict(data).edit.background_mask is None
 
@@ -389,7 +398,7 @@ def test_a_recipe_written_by_hand_needs_only_what_has_no_default(tmp_path):
     Image.fromarray(blob()).save(tmp_path / "mask.png")
     edit = {"object_image": "dog.png", "object_mask": "mask.png", "prompt": "a dog jumping in the forest"}
     (tmp_path / "edit.json").write_text(json.dumps({"layerdiffusion": 1, "edit": edit}))
-    assert load_recipe(tmp_path / "edit.json") == (an_edit(), Settings(shape="square"), None)
+    assert load_recipe(tmp_path / "edit.json") == Recipe(an_edit(), Settings(shape="square"))
 
 
 def broken(change) -> dict:

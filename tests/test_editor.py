@@ -19,7 +19,6 @@ from layerdiffusion.editor import Editor
 from layerdiffusion.errors import EditError, MaskError, ModelError, SavedElsewhere
 from layerdiffusion.images.detail import bring_detail
 from layerdiffusion.images.layers import lay_out
-from layerdiffusion.methods.layerdiffusion import embedding_view
 from layerdiffusion.models.load import load_models
 from layerdiffusion.progress import Cancelled
 from layerdiffusion.recipe import load_recipe, recipe_from_dict
@@ -92,14 +91,8 @@ def weights_before(either_models):
 # What an edit gives back
 
 
-@pytest.mark.parametrize(
-    "own",
-    [{}, {"target_weight": 1.4, "strength": 0.7, "layout": 0.6, "surroundings": 0.8, "schedule": "object"}],
-    ids=["paper", "own"],
-)
-def test_an_edit_is_the_papers_three_stages_one_after_the_other(either_models, edit, own):
-    """The editor's pictures, from the method's functions and diffusers' parts alone; so with our own additions."""
-    settings = quick(**own).resolve(either_models.defaults)
+def test_an_edit_is_the_papers_three_stages_one_after_the_other(either_models, edit):
+    """The editor's pictures, from the method's functions and diffusers' parts alone."""
     models, layers = either_models, lay_out(edit, (either_models.size,) * 2)
     small = lambda mask: torch.from_numpy(  # noqa: E731
         np.asarray(Image.fromarray(mask.astype(np.float32)).resize((8, 8), Image.Resampling.BOX)) >= 0.5
@@ -128,13 +121,6 @@ def test_an_edit_is_the_papers_three_stages_one_after_the_other(either_models, e
         generator=training_generator("finetune", 0),
         optimizer=models.profile.optimizer(),
     )
-    how = {}
-    if own:
-        how = {name: own[name] for name in ("schedule", "strength", "layout", "surroundings")}
-        how |= {"start": models.encode(layers.composite), "room": torch.from_numpy(layers.room).float()[None, None]}
-        embeddings = embeddings.map(
-            lambda ours, words: ours + 1.4 * (words - ours), models.embed(["a dog jumps", "on ice"])
-        )
     latents = method.sample(
         method.with_weights(models.unet, weights),
         models.scheduler,
@@ -144,10 +130,9 @@ def test_an_edit_is_the_papers_three_stages_one_after_the_other(either_models, e
         models.embed([""]),
         steps=6,
         guidance_scale=7.5,
-        **how,
     )
 
-    result = Editor(models).run(edit, settings)
+    result = Editor(models).run(edit, quick())
 
     for ours, expected in zip(pixels(result), models.decode(latents), strict=True):
         assert abs(ours.astype(int) - np.asarray(expected, int)).max() <= 1
@@ -166,7 +151,7 @@ def test_a_result_says_what_it_is_made_of(editor, edit):
     assert result.edit is edit
 
 
-def test_the_photos_detail_comes_back_without_another_step(fast_editor, edit, monkeypatch):
+def test_a_detailed_result_has_the_photos_own_pixels_and_size(fast_editor, edit, monkeypatch):
     asked = []
 
     def find_again(models, image, words, near, segmenter):
@@ -180,13 +165,12 @@ def test_the_photos_detail_comes_back_without_another_step(fast_editor, edit, mo
     segmenter = SimpleNamespace(name="SAM", prepare=lambda images: asked.append(len(images)))
     monkeypatch.setattr(fast_editor.models, "segmenter", lambda name: segmenter, raising=False)
     monkeypatch.setattr(fast_editor.models, "clip", lambda: None, raising=False)
-    detailed = fast_editor.run(large, quick(detail="on"))
+    detailed = small.detailed()
     near, subjects = small.layers.object_mask, small.layers.subjects
     for image, own, mask in zip(detailed.images, small.images, (~near, near), strict=True):
         assert np.array_equal(image, bring_detail(own, photo, subjects, mask))
-    fast_editor.run(large, quick(detail="on"))
+    small.detailed()
     assert asked == [2, ("a dog", "SAM"), ("a dog", "SAM")] and not detailed.warnings
-    assert set(detailed.stages.values()) == {"reuse"} and detailed.edit_id != small.edit_id
     assert all(image.size == (300, 300) for image in detailed.images)
     assert detailed.contact_sheet().size == small.contact_sheet().size
 
@@ -194,8 +178,9 @@ def test_the_photos_detail_comes_back_without_another_step(fast_editor, edit, mo
         raise ModelError("There is no CLIP.")
 
     monkeypatch.setattr(fast_editor.models, "clip", no_clip)
-    without = fast_editor.run(large, quick(detail="on"))
-    assert np.array_equal(without.images[0], bring_detail(small.images[0], photo, subjects))
+    other = fast_editor.run(large, quick(seeds=(2, 3)))
+    without = other.detailed()
+    assert np.array_equal(without.images[0], bring_detail(other.images[0], photo, subjects))
     assert "can't be looked for: There is no CLIP." in without.warnings[0]
 
 
@@ -218,23 +203,11 @@ def test_a_cut_prompt_is_in_the_results_warnings(fast_editor, edit):
         {"guidance_scale": 3},
         {"schedule": "edit"},
         {"schedule": "object"},
-        {"target_weight": 1.0},
-        {"strength": 0.5},
-        {"layout": 0.5},
-        {"surroundings": 0.5},
-        {"forget": "encoder"},
-        {"forget": "decoder"},
-        {"embedding_mask": "around"},
-        {"embedding_mask": "object"},
-        {"embedding_mask": "everything"},
-        {"embedding_mask": "layered"},
-        {"embedding_training": "joint"},
         {"seeds": (2, 3)},
         {"training_seed": 1},
         {"noise_offset": 0.5},
         {"tune": "lora"},
         {"draws": 3},
-        {"layers": "overlay"},
         {"layers": "separate"},
     ],
     ids=str,
@@ -251,28 +224,6 @@ def test_every_setting_changes_the_pictures_and_the_same_again_does_not(experien
     fresh = Editor(editor.models).run(edit, settings)
     assert same_pictures(changed, fresh)
     assert changed.edit_id == fresh.edit_id
-
-
-def test_stage_3_begins_from_the_colour_that_the_words_name_where_it_begins_from_a_picture(tiny_models, edit):
-    editor = Editor(tiny_models)
-    red = dataclasses.replace(edit, object_prompt="a red dog jumps")
-    for edited, how, same in (
-        (red, {"strength": 0.5}, False),
-        (red, {"layout": 0.5}, False),
-        (red, {"surroundings": 0.5}, False),
-        (red, {}, True),
-        (edit, {"strength": 0.5}, True),
-    ):
-        plain, recoloured = (editor.run(edited, quick(start=start, **how)) for start in ("layered", "recoloured"))
-        assert same_pictures(plain, recoloured) == same
-
-
-def test_a_layout_is_not_held_where_the_start_is_in_a_new_colour(tiny_models, edit):
-    editor = Editor(tiny_models)
-    red = dataclasses.replace(edit, object_prompt="a red dog jumps")
-    for edited, start, same in ((red, "recoloured", True), (edit, "recoloured", False), (red, "layered", False)):
-        free, held = (editor.run(edited, quick(strength=0.9, start=start, layout=share)) for share in (0.0, 1.0))
-        assert same_pictures(free, held) == same
 
 
 # The cache
@@ -301,11 +252,6 @@ def test_a_second_run_of_a_recipe_takes_no_step_and_gives_the_same_pixels(editor
         ({"sampling_steps": 9}, {"sampling": 9}),
         ({"guidance_scale": 2}, {"sampling": 6}),
         ({"schedule": "edit"}, {"sampling": 6}),
-        ({"target_weight": 1}, {"sampling": 6}),
-        ({"strength": 0.5}, {"sampling": 3}),
-        ({"layout": 0.5}, {"sampling": 6}),
-        ({"surroundings": 0.5}, {"sampling": 6}),
-        ({"forget": "decoder"}, {"sampling": 6}),
         ({"object_weight": 3}, {"finetune": 3, "sampling": 6}),
         ({"alpha": 0.5}, {"finetune": 3, "sampling": 6}),
         ({"tune": "lora"}, {"finetune": 3, "sampling": 6}),
@@ -335,42 +281,8 @@ def test_what_an_edit_says_decides_what_is_run_again(fast_editor, edit):
     assert fast_editor.plan(same, quick()) == dict.fromkeys(EVERYTHING, "reuse")
     # Stage 1 looks at the background alone, wherever the subject is laid.
     assert fast_editor.plan(moved, quick()) == EVERYTHING | {"embeddings": "reuse"}
-    assert fast_editor.plan(moved, quick(embedding_mask="object")) == EVERYTHING
     assert fast_editor.plan(reworded, quick()) == EVERYTHING
     assert fast_editor.plan(edit.swapped(), quick()) == EVERYTHING
-
-
-def test_what_stage_1_sees_and_where_it_looks_in_each_variant(edit):
-    layers = lay_out(edit, (64, 64))
-    subject, place = layers.object_mask, ~layers.background_mask
-    for variant, embedding_mask, picture, mask in (
-        ("composite", "background", layers.inpainted_background, place),
-        ("composite", "everything", layers.inpainted_background, subject | ~subject),
-        ("composite", "around", layers.composite, ~subject),
-        ("composite", "object", layers.composite, subject),
-        ("composite", "layered", layers.composite, subject | ~subject),
-        ("overlay", "background", layers.background_image, place),
-        ("overlay", "around", layers.overlay, place & ~subject),
-        ("overlay", "object", layers.overlay, subject),
-        ("separate", "background", layers.background_image, place),
-        ("separate", "around", layers.background_image, place & ~subject),
-        ("separate", "object", layers.object_image, subject),
-    ):
-        settings = Settings(layers=variant, embedding_mask=embedding_mask)
-        seen, marked, fits_mask = embedding_view(settings, layers)
-        looked_at = marked if fits_mask else ~marked
-        assert np.array_equal(np.asarray(seen), np.asarray(picture)), (variant, embedding_mask)
-        assert np.array_equal(looked_at, mask), (variant, embedding_mask)
-
-
-def test_words_that_are_trained_with_the_network_have_no_stage_of_their_own(fast_editor, edit):
-    steps, joint = Steps(), quick(embedding_training="joint")
-    first = fast_editor.run(edit, joint, on_progress=steps)
-    assert steps.taken == {"finetune": 3, "sampling": 6} and first.stages["embeddings"] == "skip"
-    assert fast_editor.plan(edit, quick(embedding_training="joint", embedding_lr=0.05))["finetune"] == "run"
-    assert fast_editor.plan(edit, quick(embedding_training="joint", embedding_steps=9))["finetune"] == "reuse"
-    still = fast_editor.run(edit, quick(embedding_training="joint", embedding_lr=0))
-    assert same_pictures(still, fast_editor.run(edit, quick(embedding_steps=0))), "at no rate they stay the words' own"
 
 
 def test_another_mask_on_the_same_picture_is_tuned_again(fast_editor, edit):
@@ -636,14 +548,6 @@ def test_the_references_own_subject_is_painted_out_of_the_composite(edit):
     assert np.array_equal(painted[far], original[far])
 
 
-def test_the_overlay_is_the_subject_over_the_reference_as_it_is(edit):
-    layers = lay_out(edit, (64, 64))
-    overlay, subject = np.asarray(layers.overlay), layers.object_mask
-    assert np.array_equal(overlay[subject], np.asarray(layers.object_image)[subject])
-    assert np.array_equal(overlay[~subject], np.asarray(layers.background_image)[~subject])
-    assert not np.array_equal(overlay, np.asarray(layers.composite))
-
-
 def test_a_generated_background_is_painted_by_the_untouched_model_and_used(fast_editor, edit, weights_before_v):
     generated = Edit(
         edit.object_image, edit.object_mask, prompt="a dog on ice", background="generate", background_seed=1
@@ -748,7 +652,7 @@ def test_a_device_that_keeps_weights_in_half_precision_trains_from_the_float32_o
 # What is too small
 
 
-@pytest.mark.parametrize("layers", ["composite", "overlay", "separate"])
+@pytest.mark.parametrize("layers", ["composite", "separate"])
 @pytest.mark.parametrize("background", ["reference", "keep"])
 def test_a_background_too_small_to_see_names_the_mask_that_leaves_it(fast_editor, edit, layers, background):
     subject = np.ones((64, 64), bool)
@@ -762,16 +666,6 @@ def test_a_background_too_small_to_see_names_the_mask_that_leaves_it(fast_editor
     for settings in (quick(layers=layers), quick(layers="separate", embedding_steps=0)):
         with pytest.raises(MaskError, match=words):
             fast_editor.run(tight, settings)
-
-
-def test_a_subject_that_leaves_nothing_around_it_is_told_so(fast_editor, edit):
-    subject = np.ones((64, 64), bool)
-    subject[:3, :3] = False
-    large = dataclasses.replace(edit, object_image=noise_picture(0, 64, 64), object_mask=subject)
-    with pytest.raises(
-        MaskError, match="what object_mask leaves of the layered picture is too small .* make it smaller"
-    ):
-        fast_editor.run(large, quick(embedding_mask="around"))
 
 
 # Saving

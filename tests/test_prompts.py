@@ -6,8 +6,6 @@ import pytest
 from transformers import CLIPTokenizer
 
 from layerdiffusion.prompts import (
-    named_colour,
-    named_look,
     prompt_notes,
     split_prompt,
     subject_noun,
@@ -222,25 +220,3 @@ def test_what_no_model_here_understands_is_noted(prompt, note):
 )
 def test_plain_english_is_not_noted(prompt):
     assert prompt_notes([prompt]) == []
-
-
-@pytest.mark.parametrize(
-    ("prompt", "look"),
-    [("a red dog jumping", "red"), ("a dog, golden and furry", "golden"), ("a redhead jumping", None), ("", None)],
-)
-def test_a_look_that_the_words_name_is_found(prompt, look):
-    assert named_look(prompt) == look
-
-
-@pytest.mark.parametrize(
-    ("prompt", "colour"),
-    [
-        ("a striped Red dog, jumping", (255, 0, 0)),
-        ("a dog, green and furry", (0, 128, 0)),
-        ("a salmon jumping", None),  # CSS has a colour of that name, and the words mean a fish
-        ("a golden dog", None),  # CSS has none
-        ("", None),
-    ],
-)
-def test_a_colour_that_the_words_name_is_found(prompt, colour):
-    assert named_colour(prompt) == colour

@@ -31,9 +31,8 @@ FEW_STEPS = {
 RUNS = {
     "composite": ("epsilon", OWN, {}, {}),
     "composite, v-prediction, noise offset": ("v_prediction", OWN, {"noise_offset": 0.3}, {}),
-    "overlay": ("epsilon", OWN, {"layers": "overlay"}, {}),
     "separate": ("epsilon", OWN, {"layers": "separate"}, {}),
-    "around, object schedule": ("epsilon", OWN, {"embedding_mask": "around", "schedule": "object"}, {}),
+    "object schedule": ("epsilon", OWN, {"schedule": "object"}, {}),
     "LoRA": ("epsilon", OWN, {"tune": "lora"}, {}),
     "placed": ("v_prediction", OWN, {}, {"placement": Placement(0.8, 0.1, 0.05, 20.0, True)}),
     "keep": ("epsilon", OWN, {}, {"background": "keep"}),

@@ -62,14 +62,13 @@ def test_a_new_setting_is_in_the_key_of_its_stage_and_of_no_stage_before(tiny_v_
     assert editor.plan(edit, harder) == {"embeddings": "reuse", "finetune": "reuse", "sampling": "run"}
 
 
-ELSEWHERE = ("layers", "tune", "shape", "detail", "embedding_training", "start")
+ELSEWHERE = ("layers", "tune", "shape")
 
 
 @pytest.mark.parametrize("name", [name for name in setting_table() if name not in ELSEWHERE])
 def test_a_setting_invalidates_the_first_stage_that_reads_it_and_what_comes_after(tiny_v_models, edit, name):
-    """All but those whose other words take longer than a test should, that no stage reads, and that need a colour."""
-    words = {"schedule": "edit", "solver": "dpmpp", "forget": "decoder", "embedding_mask": "everything"}
-    others = words | {"seeds": (5,), "strength": 0.5}
+    """All but those whose other words take longer than a test should, and the shape, which no stage reads."""
+    others = {"schedule": "edit", "solver": "dpmpp", "seeds": (5,)}
     value = getattr(QUICK.resolve(tiny_v_models.defaults), name)
     changed = dataclasses.replace(QUICK, **{name: others.get(name, value + 1 if isinstance(value, int) else 0.05)})
     editor = Editor(tiny_v_models)
@@ -83,7 +82,7 @@ def test_settings_of_a_stage_are_those_that_it_reads():
     settings = QUICK.resolve()
     assert settings.of(FINETUNE).to_dict().keys() == {
         *("alpha", "object_weight", "background_weight", "finetune_steps", "finetune_lr", "training_seed"),
-        *("noise_offset", "draws", "tune", "layers", "embedding_training"),
+        *("noise_offset", "draws", "tune", "layers"),
     }
     assert settings.of(SAMPLING).embedding_steps is None
 

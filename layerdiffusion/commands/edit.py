@@ -89,6 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     machine.add_argument("--detector", help="a Grounding DINO or OWLv2 for --find: a folder or hub id")
     machine.add_argument("--device", default=None, help="cpu, cuda, cuda:1, mps; else the best there is")
     machine.add_argument("--out", metavar="DIR", help="folder for the results; else a new one named by the edit")
+    machine.add_argument("--detail", action="store_true", help="save results with the background picture's own pixels")
     machine.add_argument("--save-layers", action="store_true", help="save the layers and each result's subject too")
     machine.add_argument("--json", action="store_true", default=False, help="one JSON object instead of a bar")
 
@@ -124,7 +125,7 @@ def run(args: argparse.Namespace) -> int:
         segmenter = _Segmenters(models, given.get("sam"), given.get("detector"))
         edit = _edit(given, photo, reference, Placement(**placement), segmenter)
     editor = Editor(models, sam=given.get("sam"))
-    before = [*filter(None, [models.notice]), *editor.warnings(edit)]
+    before = [*filter(None, [models.notice]), *(recipe.notes if recipe else ()), *editor.warnings(edit)]
     if need := editor.need(settings):
         before.append(f"This edit {need}.")
     for sentence in before:
@@ -134,6 +135,8 @@ def run(args: argparse.Namespace) -> int:
             result = editor.run(edit, settings, on_progress=bars, cancel=cancel, subject=subject)
     except Cancelled:
         raise KeyboardInterrupt from None
+    if given.get("detail") or (recipe and recipe.detail):
+        result = result.detailed()
     for warning in result.warnings:
         if warning not in before:
             _say(args, warning)

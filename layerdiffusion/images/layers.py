@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from layerdiffusion.edit import Edit
 from layerdiffusion.errors import PlacementError
@@ -37,7 +36,7 @@ class Layers:
 
     @cached_property
     def inpainted_background(self) -> Image.Image:
-        """The background with its own subject painted out."""
+        """The background with its own subject inpainted."""
         hole = self.background_mask
         if self.background_alpha is not None and not (soft := hole | (self.background_alpha > GHOST)).all():
             hole = soft
@@ -45,35 +44,11 @@ class Layers:
 
     @cached_property
     def composite(self) -> Image.Image:
-        """The placed subject over the painted background: what `layers="composite"` trains on."""
-        if self.in_place:  # painting out and laying over would only harm the subject's rim
+        """The placed subject over the inpainted background: what `layers="composite"` trains on."""
+        if self.in_place:  # inpainting and laying over would only harm the subject's rim
             return self.object_image
-        return self._over(self.inpainted_background)
-
-    @cached_property
-    def overlay(self) -> Image.Image:
-        """The placed subject over the background as it is, its own subject included: for `layers="overlay"`."""
-        return self._over(self.background_image)
-
-    def recoloured(self, colour: tuple[int, ...] | None) -> Image.Image:
-        """The composite with its subject in shades of `colour`, RGB, 0 to 255, as for SDEdit's strokes; None: as is."""
-        if colour is None:
-            return self.composite
-        subject = Image.fromarray(self.object_mask)
-        shades = ImageOps.autocontrast(self.composite.convert("L"), cutoff=2, mask=subject)
-        return Image.composite(ImageOps.colorize(shades, "black", "white", colour), self.composite, subject)
-
-    @cached_property
-    def room(self) -> np.ndarray:
-        """True (H, W) where the subject may come to be in any pose: in its box and a margin, most of it below."""
-        left, top, width, height = cv2.boundingRect(self.object_mask.astype(np.uint8))
-        room, margin = np.zeros_like(self.object_mask), min(self.object_mask.shape) // 16  # below, its shadow falls
-        room[max(0, top - 2 * margin) : top + height + 4 * margin, max(0, left - margin) : left + width + margin] = True
-        return room
-
-    def _over(self, background: Image.Image) -> Image.Image:
         mask = self.object_mask if self.object_alpha is None else self.object_alpha
-        return lay_over(self.object_image, mask, background)
+        return lay_over(self.object_image, mask, self.inpainted_background)
 
 
 def lay_out(edit: Edit, size: tuple[int, int], generated: Image.Image | None = None) -> Layers:

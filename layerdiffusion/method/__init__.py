@@ -9,7 +9,6 @@ from layerdiffusion.method.finetune import (
     TrainingLayers,
     composite_layers,
     finetune,
-    overlay_layers,
     separate_layers,
     with_weights,
 )
@@ -25,7 +24,6 @@ __all__ = [
     "finetune",
     "initial_latents",
     "optimize_embeddings",
-    "overlay_layers",
     "sample",
     "separate_layers",
     "with_weights",

@@ -102,20 +102,3 @@ def interpolated(target: Condition, optimized: Condition, weight: float) -> Cond
     shapes; 0 is `optimized`, 1 `target`, and more goes beyond the words.
     """
     return target.map(lambda own, fitted: weight * own + (1 - weight) * fitted, optimized)
-
-
-class JointEmbeddings:
-    """[e_a, e_b] that are trained beside the network they condition by Eq. 2, with Adam of their own.
-
-    Joint optimisation as in Zhang et al. 2023, Forgedit, https://arxiv.org/abs/2309.10556, §3.2, in place of stage 1.
-    `embeddings` are the words' own, and are left as they are; `alpha` is Eq. 2's.
-    """
-
-    def __init__(self, embeddings: Condition, alpha: float, lr: float) -> None:
-        self.embeddings = embeddings.map(lambda tensor: tensor.detach().float().clone().requires_grad_(True))
-        self.alpha = alpha
-        self.optimizer = torch.optim.Adam(self.embeddings.tensors.values(), lr=lr)
-
-    def mixed(self) -> Condition:
-        """e_opt as it is now, through which gradients reach both."""
-        return edit_embedding(self.embeddings[:1], self.embeddings[1:], self.alpha)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import copy
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from layerdiffusion.method.embeddings import JointEmbeddings
 from layerdiffusion.method.objective import (
     OnStep,
     OptimizerStep,
@@ -29,13 +27,6 @@ from layerdiffusion.models.family import Condition
 LORA_RANK = 16
 LORA_LR_FACTOR = 50  # the paper's 2e-6 becomes 1e-4, what diffusers' LoRA training scripts use
 LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
-PARTS = {  # of a UNet, by the names of their parameters; the middle block is in neither encoder nor decoder
-    "encoder": re.compile(r"^(conv_in|down_blocks)\."),
-    "decoder": re.compile(r"^(up_blocks|conv_norm_out|conv_out)\."),
-    "attention": re.compile(r"\.attentions\."),
-    "convolution": re.compile(r"^conv_|\.(resnets|downsamplers|upsamplers)\."),
-}
-
 Weights = dict[str, Tensor]
 
 
@@ -51,14 +42,6 @@ class TrainingLayers:
 def composite_layers(latents: Tensor, object_mask: Tensor) -> TrainingLayers:
     """One picture (1, C, h, w) for both terms, the subject laid over the background; they share it out."""
     return TrainingLayers(latents, object_mask, off_subject(object_mask))
-
-
-def overlay_layers(latents: Tensor, object_mask: Tensor, background_mask: Tensor) -> TrainingLayers:
-    """One picture (1, C, h, w) for both terms, the subject over the reference, at whose own subject neither looks.
-
-    `background_mask`, M_r, is 1 on that subject.
-    """
-    return TrainingLayers(latents, object_mask, off_subject(background_mask) * off_subject(object_mask))
 
 
 def separate_layers(
@@ -111,7 +94,7 @@ def finetune(
     unet: nn.Module,
     scheduler: NoiseScheduler,
     layers: TrainingLayers,
-    edit_embedding: Condition | JointEmbeddings,
+    edit_embedding: Condition,
     *,
     object_weight: float,
     background_weight: float,
@@ -129,7 +112,7 @@ def finetune(
     compiled: Callable[[nn.Module], nn.Module] | None = None,
     on_step: OnStep | None = None,
 ) -> Weights:
-    """§3.2.2: the weights that `steps` of Adam on Eq. 5 lead to, conditioned on `edit_embedding`, or training it too.
+    """§3.2.2: the weights that `steps` of Adam on Eq. 5 lead to, conditioned on `edit_embedding`, e_opt.
 
     `unet` itself is left as it is: a copy is tuned, on the latents' device. With `tune="full"` its weights are
     float32 whatever `unet` is, and so is what it returns, every parameter by name: steps of 2e-6 are below the
@@ -153,7 +136,7 @@ def finetune(
     half = _halve(tuned, precision) if rounded else []
     trained, rate = (weights if half else named).values(), lr * LORA_LR_FACTOR if lora else lr
     optimizer_step = OptimizerStep(trained, rate, precision, optimizer, half=half, steps=steps, on_step=on_step)
-    condition, optimizer_step.beside = _condition(edit_embedding)
+    condition = edit_embedding.map(torch.Tensor.detach).float()
     layers = _without_idle_pictures(layers, object_weight, background_weight)
     shape, pictures = (1, *layers.latents.shape[1:]), len(layers.latents)
     layers = TrainingLayers(*(part.repeat(draws_a_step, 1, 1, 1) for part in vars(layers).values()))
@@ -164,19 +147,9 @@ def finetune(
             noise, timesteps = noise.repeat_interleave(pictures, 0), timesteps.repeat_interleave(pictures)
             noisy = scheduler.add_noise(layers.latents, noise, timesteps)
             target = prediction_target(scheduler, layers.latents, noise, timesteps)
-            prediction = predict(network, noisy, timesteps, condition().expand(len(noisy)), precision)
+            prediction = predict(network, noisy, timesteps, condition.expand(len(noisy)), precision)
             optimizer_step(total_loss(prediction, target, layers, object_weight, background_weight) / draws_a_step)
     return weights
-
-
-def _condition(
-    edit_embedding: Condition | JointEmbeddings,
-) -> tuple[Callable[[], Condition], torch.optim.Optimizer | None]:
-    """What a step is conditioned on, and what trains it."""
-    if isinstance(edit_embedding, JointEmbeddings):
-        return edit_embedding.mixed, edit_embedding.optimizer
-    fixed = edit_embedding.map(torch.Tensor.detach).float()
-    return lambda: fixed, None
 
 
 def with_weights(unet: nn.Module, weights: Weights) -> nn.Module:
@@ -197,15 +170,6 @@ def with_weights(unet: nn.Module, weights: Weights) -> nn.Module:
         old = parameters[name]
         parameters[name].data = weight.to(old.device, old.dtype).contiguous(memory_format=_memory_format(old))
     return tuned.requires_grad_(False).eval()
-
-
-def without_part(weights: Weights, part: str) -> Weights:
-    """The `weights` from `finetune` without those of `part`, one of `PARTS`, where the network then stays untuned.
-
-    What tuning changed in a UNet's encoder holds the photo's structure, what it changed in the decoder its appearance:
-    "forgetting" of Zhang et al. 2023, Forgedit, https://arxiv.org/abs/2309.10556, §3.3. "none" leaves out nothing.
-    """
-    return weights if part == "none" else {n: w for n, w in weights.items() if not PARTS[part].search(n)}
 
 
 def in_precision(unet: nn.Module, precision: torch.dtype) -> nn.Module:

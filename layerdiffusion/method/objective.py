@@ -142,8 +142,7 @@ class OptimizerStep:
     `optimizer` is called as `optimizer(parameters, lr=lr)`: `torch.optim.Adam` or one with its interface; None:
     Adam, on CUDA or a CPU as one kernel. A float16 backward is scaled up, so that small gradients survive it. Where
     the network computes with rounded copies of `parameters`, these are `half`: they get the gradients, and new
-    values after each step. `beside`, where it is set, has tensors of its own, which the same loss trains at their
-    own rate.
+    values after each step.
 
     A GPU works behind the program that asks it, and to read a loss is to wait for all that is queued. There the losses
     are fetched `MOST_WAITING` at a time, or after `LONGEST_WAIT` seconds, and reported then; on a CPU each at once.
@@ -160,7 +159,6 @@ class OptimizerStep:
         steps: int = 1,
         on_step: OnStep | None = None,
     ) -> None:
-        self.beside: torch.optim.Optimizer | None = None
         self.parameters = list(parameters)
         device = self.parameters[0].device
         # As one kernel: a step of the miniature's stage 2 takes a CPU 114 ms so, and 134 ms with many.
@@ -199,9 +197,6 @@ class OptimizerStep:
             if half:
                 with torch.no_grad():
                     torch._foreach_copy_(half, parameters)
-        if self.beside is not None:
-            self.scaler.step(self.beside)
-            self.beside.zero_grad(set_to_none=True)
         self.scaler.update()
         self._done += 1
         self._waiting.append(torch.stack([loss.detach().float(), self.scaler.scale(self._one)]))

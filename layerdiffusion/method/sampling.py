@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from diffusers import DPMSolverMultistepScheduler
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from layerdiffusion.method.objective import OnStep, Step, frozen, predict
-from layerdiffusion.method.types import NoiseScheduler, SchedulerStep, Solver
+from layerdiffusion.method.types import NoiseScheduler, Solver
 from layerdiffusion.models.family import Condition
 
 PredictNoise = Callable[[int, Tensor, Tensor], Tensor]  # (index, latents, timestep) → model output, guided
-Hold = Callable[[Tensor, Tensor], Tensor]  # (latents, what they are held to) → latents
 
 
 def conditions(steps: int, schedule: str = "alternate") -> list[str]:
@@ -105,42 +102,6 @@ class Stepped:
     pred_original_sample: Tensor
 
 
-class Held:
-    """A solver whose steps, in the noisiest `share`, 0 to 1, of the noise schedule, `hold` on to `clean` latents.
-
-    `hold` draws what a step comes to towards these under `noise`, the sample's own, both (B, C, h, w).
-    """
-
-    def __init__(
-        self, solver: Solver, scheduler: NoiseScheduler, clean: Tensor, noise: Tensor, share: float, hold: Hold
-    ) -> None:
-        self._solver, self._hold = solver, hold
-        self.timesteps, self.init_noise_sigma = solver.timesteps, solver.init_noise_sigma
-        until = (1 - share) * scheduler.config.num_train_timesteps
-        self._held = {
-            int(before): scheduler.add_noise(clean, noise, after[None])
-            for before, after in pairwise(solver.timesteps)
-            if after >= until
-        }
-
-    def step(self, model_output: Tensor, timestep: Tensor, sample: Tensor, *, eta: float) -> SchedulerStep:
-        """The solver's step from `sample` (B, C, h, w), held where the noise that it leads to lies in the share."""
-        step = self._solver.step(model_output, timestep, sample, eta=eta)
-        if int(timestep) not in self._held:
-            return step
-        return Stepped(self._hold(step.prev_sample, self._held[int(timestep)]), step.pred_original_sample)
-
-
-def hold_layout(latents: Tensor, held: Tensor) -> Tensor:
-    """`latents` with the low frequencies of `held`, both (B, C, h, w): means of four cells along the shorter side.
-
-    ILVR (Choi et al. 2021, https://arxiv.org/abs/2108.02938, Algorithm 1).
-    """
-    height, width = latents.shape[-2:]
-    grid = tuple(round(4 * side / min(height, width)) for side in (height, width))
-    return latents + F.interpolate(F.interpolate(held - latents, grid, mode="area"), (height, width), mode="bilinear")
-
-
 @torch.no_grad()
 def denoise(
     scheduler: Solver,
@@ -178,9 +139,6 @@ def sample(
     solver: str = "ddim",
     start: Tensor | None = None,
     strength: float = 1.0,
-    layout: float = 0.0,
-    surroundings: float = 0.0,
-    room: Tensor | None = None,
     precision: torch.dtype = torch.float32,
     on_step: OnStep | None = None,
 ) -> Tensor:
@@ -189,8 +147,6 @@ def sample(
     `unet` is the tuned network, `scheduler` the model's `DDIMScheduler`; of each embedding there is one. With a
     `start`, clean latents (1, C, h, w), it begins as SDEdit does: with these under that noise, at the first of the
     last `taken_steps` at `strength`, 0 to 1, the only ones that are then taken; without any, the start comes back.
-    In the noisiest share `layout`, 0 to 1, of the noise schedule its coarse layout is held, see `hold_layout`, and in
-    the noisiest share `surroundings` what is outside `room`, (1, 1, H, W) of 0 and 1, where the subject may come to be.
     """
     sampler: Solver = DPMSolver(scheduler, steps) if solver == "dpmpp" else ddim_scheduler(scheduler, steps)
     embeddings = {"object": object_embedding.float(), "edit": edit_embedding.float()}
@@ -207,12 +163,6 @@ def sample(
     latents = latents.float() * sampler.init_noise_sigma
     if start is not None:
         clean = start.float().expand_as(latents)
-        if layout:
-            sampler = Held(sampler, scheduler, clean, latents, layout, hold_layout)
-        if surroundings and room is not None:  # Blended Latent Diffusion, https://arxiv.org/abs/2206.02779, Algorithm 1
-            free = F.interpolate(room, latents.shape[-2:], mode="area")
-            outside = lambda own, held: held.lerp(own, free)  # noqa: E731
-            sampler = Held(sampler, scheduler, clean, latents, surroundings, outside)
         latents = scheduler.add_noise(clean, latents, timesteps[:1]) if len(timesteps) else clean
     with frozen(unet):
         return denoise(sampler, latents, sampler.timesteps[first:], predict_noise, on_step)

@@ -1,4 +1,4 @@
-"""What becomes of a method's pictures: their subjects found again, and their background's own pixels."""
+"""The subjects of an edit's results, found again by Segment Anything and the words."""
 
 from __future__ import annotations
 
@@ -10,11 +10,8 @@ from pathlib import Path
 from PIL import Image
 
 from layerdiffusion.edit import Edit
-from layerdiffusion.errors import ModelError, SegmentError
-from layerdiffusion.images.detail import bring_detail
-from layerdiffusion.images.layers import Layers, background_window
+from layerdiffusion.images.layers import Layers
 from layerdiffusion.images.masks import Mask
-from layerdiffusion.methods.stages import Task
 from layerdiffusion.models.find import find_again
 from layerdiffusion.models.load import Models
 from layerdiffusion.prompts import subject_noun
@@ -23,28 +20,13 @@ from layerdiffusion.runtime import digest
 FOUND = 32  # masks of results' subjects that are cached
 
 
-class Finisher:
+class SubjectFinder:
     """Finds subjects in results, with the Segment Anything that `sam` names as in `Models.segmenter`."""
 
     def __init__(self, models: Models, sam: str | Path | None = None) -> None:
         self._models, self._sam = models, sam
         self._found: OrderedDict[str, Mask] = OrderedDict()  # by result, the last `FOUND` of them
         self._lock = threading.Lock()
-
-    def own_pictures(self, images: list[Image.Image], task: Task) -> tuple[list[Image.Image], list[str]]:
-        """Copies of the cached pictures, with their background's own pixels where the settings say so, and notes."""
-        source = background_window(task.edit, task.size) if task.settings.detail == "on" else None
-        if source is None or task.layers is None:
-            return [image.copy() for image in images], []
-        layers, notes = task.layers, list[str]()
-        found: list[Mask | None] = [None] * len(images)
-        try:
-            self._models.clip()
-            found = [*self.subjects_of(images, task.edit, layers)]
-        except (ModelError, SegmentError) as error:
-            notes = [f"Detail comes back by comparison alone, since the subject can't be looked for: {error}"]
-        pairs = zip(images, found, strict=True)
-        return [bring_detail(image, source, layers.subjects, mask) for image, mask in pairs], notes
 
     def subjects_of(self, images: Sequence[Image.Image], edit: Edit, layers: Layers) -> list[Mask]:
         """The mask, bool (H, W), of the subject in each of the edit's results. Raises `ModelError`."""
@@ -54,6 +36,7 @@ class Finisher:
             found = {key: self._found[key] for key in keys if key in self._found}
         missing = {key: image for key, image in zip(keys, images, strict=True) if key not in found}
         if missing:
+            self._models.clip()  # where there is none, that is known before SAM has looked at anything
             segmenter = self._models.segmenter(self._sam)
             segmenter.prepare(missing.values())  # together, as a GPU is lent by the call
             for key, image in missing.items():

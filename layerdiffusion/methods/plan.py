@@ -46,8 +46,7 @@ class Plan:
     @property
     def identity(self) -> str:
         """Twelve hex digits that are the same for the same pictures."""
-        parts = [self.task.models.name, self.stages[-1].key, *(["detail"] if self.task.settings.detail == "on" else [])]
-        return digest(*parts)[:12]
+        return digest(self.task.models.name, self.stages[-1].key)[:12]
 
     def with_background(self, picture: Image.Image) -> Plan:
         """The same with the generated background, and with that the stages that depend on it."""

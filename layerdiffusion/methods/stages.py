@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from layerdiffusion.edit import Edit
 from layerdiffusion.images.layers import Layers, object_fit
-from layerdiffusion.method.embeddings import JointEmbeddings
 from layerdiffusion.method.finetune import TrainingLayers, Weights, finetune, in_precision, with_weights
 from layerdiffusion.method.objective import OnStep
 from layerdiffusion.method.sampling import initial_latents, sample
@@ -47,7 +46,6 @@ class TunedWeights(NamedTuple):
     weights: Weights  # by name; empty: the network is as it was
     losses: list[float]
     note: str = ""  # a sentence, where it was tuned otherwise than it was asked to
-    embeddings: Condition | None = None  # [ê_a, ê_b] that were trained beside it, in main memory
 
 
 Trained = FittedEmbeddings | TunedWeights
@@ -188,7 +186,7 @@ def tuned_weights(  # type: ignore[explicit-any]  # the dials are those of `fine
     models: Models,
     report: Reporter,
     layers: TrainingLayers,
-    embedding: Condition | Callable[[], JointEmbeddings],
+    embedding: Condition,
     tune: str,
     training_seed: int,
     **dials: Any,
@@ -201,12 +199,11 @@ def tuned_weights(  # type: ignore[explicit-any]  # the dials are those of `fine
         report.again(note)
         lora = way == "lora"
         network, precision = frozen_network(models) if lora else (models.master, profile.training_precision)
-        condition = embedding if isinstance(embedding, Condition) else embedding()
         weights = finetune(
             network,
             models.scheduler,
             layers,
-            condition,
+            embedding,
             tune=way,
             generator=training_generator(FINETUNE, training_seed),
             precision=precision,
@@ -218,8 +215,7 @@ def tuned_weights(  # type: ignore[explicit-any]  # the dials are those of `fine
             on_step=report.step,
             **dials,
         )
-        fitted = None if isinstance(condition, Condition) else condition.embeddings.map(torch.Tensor.detach).to("cpu")
-        return TunedWeights(stored_weights(models, weights, way), report.losses, note, fitted)
+        return TunedWeights(stored_weights(models, weights, way), report.losses, note)
 
     # For LoRA, checkpointing saves little and takes a third more arithmetic: only where nothing else is left, or where
     # stage 1 can't do without it either.

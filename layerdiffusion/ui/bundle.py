@@ -43,7 +43,7 @@ class Opened:
 def save_pictures(result: Any, folder: Path, offset: int = 0) -> list[Path]:
     """The result's pictures in `folder`, each with the whole recipe, pictures and masks, in its metadata."""
     paths = []
-    recipe = carried_recipe(result.seen, result.settings, result.model)
+    recipe = carried_recipe(result.seen, result.settings, result.model, result.detail)
     for index, (seed, image) in enumerate(zip(result.seeds, result.images, strict=True), offset):
         paths.append(folder / f"{index:02}-seed-{seed}.png")
         save_picture(image, seed, recipe, paths[-1])
@@ -69,18 +69,21 @@ def save_zip(
     baselines: Sequence[Path] = (),
     cut_outs: Sequence[Image.Image] | None = None,
     recipe: bool = True,
+    detail: bool = False,
 ) -> Path:
     """All results in one zip, and the baselines' pictures.
 
     With `recipe`, `edit.json` with the photo, the reference and their masks, a contact sheet, and `pictures`, the files
     by seed that carry the recipe themselves; without, the results are pictures and nothing more. With `cut_outs`, the
-    layers, and these: the subject of each result.
+    layers, and these: the subject of each result. With `detail`, the pictures are those of `Result.detailed`.
     """
     first = results[0]
     seeds = tuple(seed for result in results for seed in result.seeds)
     images = [image for result in results for image in result.images]
     settings = replace(first.settings, seeds=seeds)
     whole = replace(first, images=images, seeds=seeds, settings=settings, edit=first.seen)
+    if detail:
+        whole, pictures = whole.detailed(), {}
     try:
         with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             if recipe and first.edit.background == "generate":
@@ -89,13 +92,13 @@ def save_zip(
                 whole.save(folder, rescue=False)
             else:
                 pictures = {}
-                for seed, image in zip(seeds, images, strict=True):
+                for seed, image in zip(seeds, whole.images, strict=True):
                     image.save(Path(folder) / f"seed-{seed}.png")
             if cut_outs is not None:
                 whole.save_layers(folder, cut_outs)
             for file in sorted(Path(folder).iterdir()):
                 if file.name == "edit.json":  # with its pictures inside, so that it opens without the others
-                    carried = carried_recipe(whole.edit, whole.settings, whole.model)
+                    carried = carried_recipe(whole.edit, whole.settings, whole.model, whole.detail)
                     archive.writestr(file.name, json.dumps(carried, ensure_ascii=False))
                     continue
                 seed = re.fullmatch(r"seed-(\d+)\.png", file.name)

@@ -7,8 +7,7 @@ import pytest
 import torch
 from tiny import every_family
 
-from layerdiffusion.method import composite_layers, finetune, objective, overlay_layers, separate_layers, with_weights
-from layerdiffusion.method.embeddings import JointEmbeddings
+from layerdiffusion.method import composite_layers, finetune, objective, separate_layers, with_weights
 from layerdiffusion.method.finetune import (
     LORA_LR_FACTOR,
     LORA_RANK,
@@ -16,9 +15,7 @@ from layerdiffusion.method.finetune import (
     background_loss,
     object_loss,
     total_loss,
-    without_part,
 )
-from layerdiffusion.method.objective import prediction_target
 
 pytestmark = pytest.mark.usefixtures("global_random_state_is_left_alone")
 
@@ -59,12 +56,6 @@ def test_which_pixels_each_term_looks_at_in_each_variant(masks, seeded):
 
     composite = composite_layers(first, subject)
     assert torch.equal(composite.object_mask + composite.background_mask, torch.ones(1, 1, 8, 8))
-
-    stranger = torch.zeros_like(subject)
-    stranger[..., 4:8, 3:5] = 1  # the reference's own subject, half behind the one laid over it
-    overlay = overlay_layers(first, subject, stranger)
-    assert torch.equal(overlay.object_mask, subject)
-    assert torch.equal(overlay.background_mask.bool(), ~subject.bool() & ~stranger.bool())
 
     separate = separate_layers(first, subject, second, 1 - background)
     prediction = torch.zeros(2, 4, 8, 8)
@@ -135,39 +126,6 @@ def test_a_weight_of_zero_trains_as_if_there_were_only_the_other_layer(
     )
     assert all(torch.equal(zero[name], alone[name]) for name in alone)
     assert not all(torch.equal(zero[name], both[name]) for name in both)
-
-
-@every_family
-def test_joint_training_moves_words_and_network_each_at_its_rate(either_models, layers, seeded):
-    """The oracle is one Adam of two groups."""
-    words, scheduler = either_models.embed(["a dog", "on ice"]), either_models.scheduler
-    before = words.map(torch.clone)
-    joint, dials = JointEmbeddings(words, 0.7, 1e-2), dict(object_weight=2.0, background_weight=1.0, steps=3, lr=1e-3)
-    weights = finetune(either_models.unet, scheduler, layers, joint, generator=seeded(7), **dials)
-
-    unet = copy.deepcopy(either_models.unet).requires_grad_(True)
-    e = words.map(lambda tensor: tensor.clone().requires_grad_(True))
-    groups = {1e-3: [*unet.parameters()], 1e-2: [*e.tensors.values()]}
-    optimizer = torch.optim.Adam([{"params": params, "lr": lr} for lr, params in groups.items()])
-    generator = seeded(7)
-    for _ in range(3):
-        noise, t = torch.randn(1, 4, 8, 8, generator=generator), torch.randint(1000, (1,), generator=generator)
-        noisy, mixed = (
-            scheduler.add_noise(layers.latents, noise, t),
-            e.map(lambda each: 0.7 * each[:1] + 0.3 * each[1:]),
-        )
-        prediction = unet(noisy, t, **mixed.arguments(noisy)).sample
-        loss = total_loss(prediction, prediction_target(scheduler, layers.latents, noise, t), layers, 2.0, 1.0)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-    for name, found in joint.embeddings.tensors.items():
-        torch.testing.assert_close(found, e.tensors[name], atol=2e-4, rtol=0)
-        assert (found - before.tensors[name]).abs().max() > 1e-2
-        assert torch.equal(words.tensors[name], before.tensors[name])
-    name = "mid_block.attentions.0.proj_out.weight"
-    torch.testing.assert_close(weights[name], unet.get_parameter(name).detach(), atol=2e-4, rtol=0)
 
 
 @pytest.mark.parametrize("layers", ["separate"], indirect=True)
@@ -280,29 +238,6 @@ def test_several_draws_a_step_are_the_mean_of_their_losses(layers, tune):
     tune(layers, steps=2, lr=0.0, on_step=lambda step: one.append(step.loss))
     tune(layers, steps=1, draws_a_step=2, lr=0.0, on_step=lambda step: two.append(step.loss))
     assert two == pytest.approx([sum(one) / 2], rel=1e-5)
-
-
-@pytest.mark.parametrize("how", ["full", "lora"])
-@pytest.mark.parametrize(("part", "prefix"), [("encoder", "down_blocks."), ("decoder", "up_blocks.")])
-def test_a_part_that_is_let_go_of_is_the_untuned_one_and_the_rest_is_tuned(
-    either_models, layers, tune, how, part, prefix
-):
-    unet, weights = either_models.unet, tune(layers, tune=how, lr=1e-2)
-    before, tuned = dict(unet.named_parameters()), dict(with_weights(unet, weights).named_parameters())
-    found = dict(with_weights(unet, without_part(weights, part)).named_parameters())
-    for name in before:
-        gone = name.startswith(prefix) or (part == "encoder" and name.startswith("conv_in."))
-        gone = gone or (part == "decoder" and name.startswith(("conv_out.", "conv_norm_out.")))
-        assert torch.equal(found[name], before[name] if gone else tuned[name]), name
-    assert any(not torch.equal(found[name], tuned[name]) for name in before)
-    assert without_part(weights, "none") is weights
-
-
-def test_attention_and_convolutions_share_out_what_holds_no_norm_and_no_time(either_models):
-    names = dict(either_models.unet.named_parameters())
-    left = [n for n in names if n in without_part(without_part(names, "attention"), "convolution")]
-    assert left and all(name.startswith("time_embedding.") for name in left)
-    assert not without_part(names, "attention").keys() & {n for n in names if ".attn1." in n or ".attn2." in n}
 
 
 @pytest.mark.slow

@@ -6,10 +6,9 @@ import pytest
 import torch
 from tiny import WIDTH, every_family, stable_diffusion_scheduler
 from torch import nn
-from torch.nn import functional
 
 from layerdiffusion.method import initial_latents, sample
-from layerdiffusion.method.sampling import DPMSolver, conditions, ddim_scheduler, hold_layout
+from layerdiffusion.method.sampling import DPMSolver, conditions, ddim_scheduler
 from layerdiffusion.models.family import Condition, ConditionXL
 
 pytestmark = pytest.mark.usefixtures("global_random_state_is_left_alone")
@@ -198,68 +197,6 @@ def test_from_a_start_the_last_steps_are_taken_each_under_the_words_it_has_witho
     assert torch.equal(
         sample(part, scheduler, noise, *embeddings, start=start, strength=0.1, **how), start.expand(noise.shape)
     )
-
-
-def low_pass(latents: torch.Tensor) -> torch.Tensor:
-    """ILVR's φ: down to four cells along the shorter side, and up again."""
-    cell = min(latents.shape[-2:]) // 4
-    return functional.interpolate(functional.avg_pool2d(latents, cell), scale_factor=cell, mode="bilinear")
-
-
-@pytest.mark.parametrize("solver", ["ddim", "dpmpp"])
-@pytest.mark.parametrize("shape", [(8, 8), (8, 16), (24, 16)])
-def test_a_layout_is_held_in_the_noisiest_share_of_the_schedule_and_only_there(embeddings, solver, shape):
-    """ILVR's algorithm, step by step: x ← x + φ(y) − φ(x), where y is the start under its own noise."""
-    scheduler, noise = stable_diffusion_scheduler(), initial_latents([0, 1], (4, *shape))
-    start = torch.randn((1, 4, *shape), generator=torch.Generator().manual_seed(5)).expand_as(noise)
-    how = {"steps": 10, "guidance_scale": 1.0, "solver": solver, "start": start[:1], "strength": 0.9}
-    held = sample(Recorder(), scheduler, noise, *embeddings, layout=0.6, **how)
-    free = sample(Recorder(), scheduler, noise, *embeddings, **how)
-
-    steps = DPMSolver(scheduler, 10) if solver == "dpmpp" else ddim_scheduler(scheduler, 10)
-    latents = scheduler.add_noise(start, noise, steps.timesteps[1:2])
-    nearer = []
-    for index in range(1, 10):
-        latents = steps.step(torch.zeros_like(latents), steps.timesteps[index], latents, eta=0.0).prev_sample
-        if index < 9 and steps.timesteps[index + 1] >= 400:
-            layout = scheduler.add_noise(start, noise, steps.timesteps[index + 1 : index + 2])
-            before = (low_pass(latents) - low_pass(layout)).norm()
-            latents = latents + low_pass(layout) - low_pass(latents)
-            nearer.append((low_pass(latents) - low_pass(layout)).norm() < 0.7 * before)
-    assert len(nearer) > 3 and all(nearer)
-    torch.testing.assert_close(held, latents, atol=1e-5, rtol=1e-4)
-    assert not torch.allclose(held, free, atol=1e-2)
-
-
-@pytest.mark.parametrize("solver", ["ddim", "dpmpp"])
-@pytest.mark.parametrize("layout", [0.0, 0.6])
-def test_the_surroundings_are_held_in_the_noisiest_share_of_the_schedule_and_the_room_is_not(
-    embeddings, solver, layout
-):
-    """Blended Latent Diffusion, step by step: x ← x in the room, and the start under its own noise outside."""
-    scheduler, noise = stable_diffusion_scheduler(), initial_latents([0, 1], (4, 8, 12))
-    start = torch.randn((1, 4, 8, 12), generator=torch.Generator().manual_seed(5)).expand_as(noise)
-    room = torch.zeros((1, 1, 8, 12))
-    room[..., 2:6, 3:9] = 1
-    how = {"steps": 10, "guidance_scale": 1.0, "solver": solver, "start": start[:1], "strength": 0.9, "layout": layout}
-    pixels = functional.interpolate(room, scale_factor=8)
-    held = sample(Recorder(), scheduler, noise, *embeddings, surroundings=0.8, room=pixels, **how)
-
-    steps = DPMSolver(scheduler, 10) if solver == "dpmpp" else ddim_scheduler(scheduler, 10)
-    latents = scheduler.add_noise(start, noise, steps.timesteps[1:2])
-    for index in range(1, 10):
-        latents = steps.step(torch.zeros_like(latents), steps.timesteps[index], latents, eta=0.0).prev_sample
-        if index < 9 and steps.timesteps[index + 1] >= 200:
-            noised = scheduler.add_noise(start, noise, steps.timesteps[index + 1 : index + 2])
-            if layout and steps.timesteps[index + 1] >= 400:
-                latents = hold_layout(latents, noised)
-            latents = torch.where(room > 0, latents, noised)
-    torch.testing.assert_close(held, latents, atol=1e-5, rtol=1e-4)
-    free = sample(Recorder(), scheduler, noise, *embeddings, **how)
-    outside = (room == 0).expand_as(free)
-    assert not torch.allclose(held[outside], free[outside], atol=1e-2)
-    if not layout:  # whose cells lie across the room's edge; the network looks at no neighbour
-        torch.testing.assert_close(held[~outside], free[~outside])
 
 
 def test_the_models_own_scheduler_is_not_stepped(either_models, embeddings):

@@ -12,7 +12,6 @@ from layerdiffusion.editor import Editor
 from layerdiffusion.errors import EditError
 from layerdiffusion.models.load import load_models
 from layerdiffusion.recipe import load_recipe
-from layerdiffusion.settings import OFFERED
 from layerdiffusion.ui import examples
 from layerdiffusion.ui.make_examples import make, wishes
 from layerdiffusion.ui.widgets.showcase import examples_strip, slides
@@ -69,7 +68,6 @@ def test_a_broken_example_is_left_out(tmp_path, monkeypatch, capsys):
 # The committed ones
 
 REPLAYED = "jump-on-the-beach"
-PAINTED = "painted-red"  # in the settings that the page offers
 
 
 @pytest.fixture
@@ -93,8 +91,6 @@ def test_the_committed_examples_are_those_that_their_command_makes():
         assert example.recipe.settings == replace(example.recipe.settings, **wished[name].settings)
         assert example.title == wished[name].title and example.lesson == wished[name].lesson
         assert list(example.pictures) == list(map(int, example.scores))
-    offered = found[PAINTED].recipe.settings
-    assert offered == OFFERED.resolve(offered)
 
 
 def test_a_committed_recipe_replays_with_its_own_pictures_and_layers(replay):
@@ -113,8 +109,8 @@ def test_a_committed_recipe_replays_with_its_own_pictures_and_layers(replay):
 
 @pytest.mark.slow
 def test_a_committed_example_replays_to_its_picture(replay):
-    """With its own settings, on this machine: the arithmetic may round otherwise, and seed 1 is far off (16 dB)."""
-    new = Image.open(replay(PAINTED) / "seed-0.png")
-    old = Image.open(examples.FOLDER / PAINTED / "seed-0.png")
+    """With its own settings, on this machine: the arithmetic may round otherwise."""
+    new = Image.open(replay(REPLAYED) / "seed-0.png")
+    old = Image.open(examples.FOLDER / REPLAYED / "seed-0.png")
     error = np.mean((np.asarray(new, float) - np.asarray(old, float)) ** 2)
     assert 10 * np.log10(255**2 / max(error, 1e-9)) > 35

@@ -163,11 +163,11 @@ def embeddings_in_the_worker() -> Iterator[int]:
 
 
 def test_the_subjects_of_an_edits_results_share_a_booking(slow, spaces):
-    result = run(slow, visit(1), Settings(detail="on", seeds=(0, 1)))
+    result = run(slow, visit(1), Settings(seeds=(0, 1))).detailed()
     assert [len(call.given) for call in spaces.calls] == [2, 1, 2] and spaces.calls[-1].seconds == LEAST
     assert len(slow.cut_outs(result)) == 2  # of other pictures: the background's own detail is in them
     assert len(spaces.calls) == 4 and len(spaces.calls[-1].given) == 2
-    again = run(slow, visit(1), Settings(detail="on", seeds=(0, 1)))
+    again = run(slow, visit(1), Settings(seeds=(0, 1))).detailed()
     assert len(spaces.calls) == 4
     assert all(np.array_equal(a, b) for a, b in zip(result.images, again.images, strict=True))
 

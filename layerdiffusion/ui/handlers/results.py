@@ -22,10 +22,12 @@ from layerdiffusion.ui.handlers.backgrounds import gallery_of
 from layerdiffusion.ui.handlers.boards import board_of
 from layerdiffusion.ui.handlers.events import QUIET, event_data
 from layerdiffusion.ui.handlers.inspection import own_pictures, request_inspection
+from layerdiffusion.ui.handlers.plan import notes_html
 from layerdiffusion.ui.page import Page
 from layerdiffusion.ui.session import Session
 from layerdiffusion.ui.widgets.dials import dial_values
 from layerdiffusion.ui.widgets.results import (
+    DETAIL,
     LAYERS,
     RECIPE,
     comparison,
@@ -98,7 +100,8 @@ def packed(backend: Backend) -> Callable[..., str]:
         cut_outs = (
             [cut for result in session.results for cut in backend.cut_outs(result)] if LAYERS in contents else None
         )
-        return str(save_zip(session.results, pictures, path, baselines, cut_outs, RECIPE in contents))
+        recipe, detail = RECIPE in contents, DETAIL in contents
+        return str(save_zip(session.results, pictures, path, baselines, cut_outs, recipe, detail))
 
     return pack
 
@@ -179,7 +182,7 @@ def put(
         "",
         request_inspection(own_pictures(session, backend) or unmeasured(session)),
         *show(session),
-        "",
+        notes_html([*recipe.notes]),
     )
 
 
@@ -229,4 +232,5 @@ def finished(opened: Opened, pictures: dict[int, Image.Image], settings: Setting
         settings=settings,
         model=recipe.model or "an unnamed model",
         layers=lay_out(recipe.edit, size, generated),
+        detail=recipe.detail,
     )

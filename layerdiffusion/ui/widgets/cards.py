@@ -46,7 +46,6 @@ class WordsCard:
     background_prompt: gr.Textbox
     seed_count: gr.Slider
     plan: gr.HTML
-    advice: gr.Button  # takes the settings that its words offer
     job: JobControls
 
     @property
@@ -135,13 +134,12 @@ def words_card(seed_count: gr.Slider) -> WordsCard:
             background_prompt = _part("Background", "on the beach", "background-prompt")
         seed_count.render()
         plan = gr.HTML(elem_id="plan", value="")
-        advice = gr.Button("", size="sm", elem_id="advice", visible=False)
         with gr.Row(elem_classes=["ld-run"]):
             start = gr.Button("Run", variant="primary", elem_id="run", scale=3)
             cancel = gr.Button("Cancel", variant="stop", elem_id="cancel", visible=False, scale=3)
         line = gr.HTML(elem_id="progress", value="")
     job = JobControls(start, cancel, line)
-    return WordsCard(prompt, object_prompt, background_prompt, seed_count, plan, advice, job)
+    return WordsCard(prompt, object_prompt, background_prompt, seed_count, plan, job)
 
 
 def _part(label: str, example: str, elem_id: str) -> gr.Textbox:

@@ -16,7 +16,7 @@ from layerdiffusion.ui.session import Session
 from layerdiffusion.ui.widgets.drawing import duration, escape, heading, picture_gallery
 from layerdiffusion.ui.widgets.progress import JobControls
 
-RECIPE, LAYERS = "recipe", "layers"  # what a download may hold beside the pictures
+RECIPE, LAYERS, DETAIL = "recipe", "layers", "detail"  # what a download may hold beside the pictures
 BARS = {  # of a result: what each is
     "words": "CLIP: how well the picture fits the whole prompt",
     "subject": "CLIP: how like the photo's subject the result's is, both cut out",
@@ -92,7 +92,7 @@ def results_card() -> ResultsCard:
                     )
                     zip_file = gr.DownloadButton("zip", elem_id="zip-file", visible="hidden")
                 contents = gr.CheckboxGroup(
-                    [("Recipe, with the photo", RECIPE), ("Layers", LAYERS)],
+                    [("Recipe, with the photo", RECIPE), ("Layers", LAYERS), ("Background's own detail", DETAIL)],
                     value=[RECIPE, LAYERS],
                     label="In the download",
                     show_label=False,
@@ -114,7 +114,8 @@ def contents_hint(contents: list[str]) -> str:
         else "The pictures carry nothing but themselves, and can't be opened here again as an edit."
     )
     layers = " The layers, and each result's subject cut out, come as transparent PNGs." if LAYERS in contents else ""
-    return f'<p class="ld-hint">{carried}{layers}</p>'
+    detail = " Where a picture shows the background, it has that one's own pixels." if DETAIL in contents else ""
+    return f'<p class="ld-hint">{carried}{layers}{detail}</p>'
 
 
 def _baselines() -> BaselinesCard:
