@@ -160,17 +160,18 @@ def interruptible() -> Iterator[threading.Event]:
 
 STAGE_NAMES = {
     "background": "Background",
-    "embeddings": "1 Embeddings",
-    "finetune": "2 Layers",
-    "sampling": "3 Sampling",
+    "embeddings": "Embeddings",
+    "finetune": "Fine-tuning",
+    "sampling": "Sampling",
+    "inversion": "Inversion",
 }
 
 
 class Bars:
-    """A tqdm bar for each stage, with its loss; `names` are the stages' names for people."""
+    """A tqdm bar for each stage, with its loss."""
 
-    def __init__(self, quiet: bool, names: Mapping[str, str] = STAGE_NAMES) -> None:
-        self._quiet, self._names = quiet, names
+    def __init__(self, quiet: bool) -> None:
+        self._quiet = quiet
         self._stage: str | None = None
         self._bar: Any = None
 
@@ -189,7 +190,7 @@ class Bars:
 
             self.__exit__()
             self._stage = progress.stage
-            name = self._names[progress.stage]
+            name = STAGE_NAMES[progress.stage]
             self._bar = tqdm(total=progress.steps, desc=f"{name:12}", unit="step", dynamic_ncols=True)
         if progress.loss is not None:
             self._bar.set_postfix(loss=f"{progress.loss:.3f}", refresh=False)

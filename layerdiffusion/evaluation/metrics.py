@@ -111,10 +111,14 @@ class Measures:
 
 
 def judged(bench_edit: BenchEdit, shown: dict[str, str]) -> dict[str, bool]:
-    """Which wanted attributes are right in a picture that shows these, and whether all of a sort are."""
+    """Which wanted attributes are right in a picture that shows these, and whether all of a sort are.
+
+    Nothing that the prompt asks for is `satisfied` by a subject that the judge finds broken.
+    """
     right = {name: shown.get(name) == value for name, value in bench_edit.wanted.items()}
+    whole = shown.get("shape", "whole") == "whole"
     return right | {
-        "satisfied": all(right[name] for name in bench_edit.asked),
+        "satisfied": whole and all(right[name] for name in bench_edit.asked),
         "kept": all(right[name] for name in bench_edit.preserved),
-        "as_wanted": all(right.values()),
+        "as_wanted": whole and all(right.values()),
     }

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from layerdiffusion.errors import ModelError
 from layerdiffusion.models._torchvision import ensure_torchvision
-from layerdiffusion.models.hub import download
-from layerdiffusion.models.parts import BUILDING, quiet, reason
+from layerdiffusion.models.parts import BUILDING, reason
 
 LPIPS_SIDE = 64  # pixels; AlexNet's last layers see nothing of a smaller picture
 
@@ -30,14 +29,12 @@ class Dino:
         from transformers import AutoImageProcessor, AutoModel
 
         self.name, self.device = Path(source).name, torch.device(device)
-        folder = Path(source) if Path(source).is_dir() else download(str(source), ("*.json", "model.safetensors"))
         try:
-            with BUILDING, quiet():
-                self._processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
-                model = AutoModel.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+            with BUILDING:
+                self._processor = AutoImageProcessor.from_pretrained(source)
+                self._model = AutoModel.from_pretrained(source, use_safetensors=True).float().eval().to(self.device)
         except Exception as error:  # damaged files raise nearly anything
             raise ModelError(f"The DINOv2 in {source} can't be opened ({reason(error)}); download it again.") from error
-        self._model = model.float().requires_grad_(False).eval().to(self.device)
 
     @torch.no_grad()
     def __call__(self, images: Sequence[Image.Image], photo: Image.Image) -> list[float]:
@@ -57,21 +54,18 @@ class Lpips:
     def __init__(self, net: str = "alex", device: str | torch.device = "cpu") -> None:
         ensure_torchvision()
         try:
-            from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
-        except ImportError as error:
-            raise ModelError(
-                "LPIPS needs torchmetrics, which is not installed; run pip install torchmetrics."
-            ) from error
-        self.name, self.device = f"lpips-{net}", torch.device(device)
-        try:
+            from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity as Metric
+
             # `net_type` is checked by torchmetrics, whose own words name those there are.
-            metric = LearnedPerceptualImagePatchSimilarity(net_type=net, normalize=True)  # type: ignore[arg-type]
+            self._metric = Metric(net_type=net, normalize=True).to(device)  # type: ignore[arg-type]
+        except ImportError as error:
+            raise ModelError("LPIPS needs torchmetrics; run pip install torchmetrics.") from error
         except Exception as error:
             raise ModelError(
                 f"The weights of LPIPS ({net}) can't be had ({reason(error)}); connect once, or put torchvision's file "
                 "into torch's cache."
             ) from error
-        self._metric = metric.to(self.device)
+        self.name, self.device = f"lpips-{net}", torch.device(device)
 
     @torch.no_grad()
     def __call__(self, wanted: Image.Image, image: Image.Image, where: np.ndarray) -> float | None:
@@ -82,14 +76,12 @@ class Lpips:
         """
         if not where.any():
             return None
-        expected, found = np.asarray(wanted), np.asarray(image)
-        both = [_tensor(expected), _tensor(np.where(where[..., None], found, expected))]
+        expected, found = np.asarray(wanted), np.where(where[..., None], np.asarray(image), np.asarray(wanted))
         self._metric.reset()
-        return float(self._metric(*(one.to(self.device) for one in both))) / float(where.mean())
+        return float(self._metric(self._tensor(expected), self._tensor(found))) / float(where.mean())
 
-
-def _tensor(pixels: np.ndarray) -> Tensor:
-    """(1, 3, H, W) in 0 … 1, at least `LPIPS_SIDE` a side."""
-    found = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
-    shortest = min(found.shape[2:])
-    return found if shortest >= LPIPS_SIDE else F.interpolate(found, scale_factor=LPIPS_SIDE / shortest)
+    def _tensor(self, pixels: np.ndarray) -> Tensor:
+        """(1, 3, H, W) in 0 … 1, at least `LPIPS_SIDE` a side."""
+        found = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float().to(self.device) / 255
+        shortest = min(found.shape[2:])
+        return found if shortest >= LPIPS_SIDE else F.interpolate(found, scale_factor=LPIPS_SIDE / shortest)

@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -16,6 +17,7 @@ from layerdiffusion.commands.terminal import Parser
 from layerdiffusion.errors import EditError
 from layerdiffusion.evaluation.records import Records
 from layerdiffusion.evaluation.worker import Worker
+from layerdiffusion.images.layers import lay_out
 from layerdiffusion.settings import Settings
 
 # Every stage of every method, none of them for long.
@@ -166,7 +168,7 @@ def parsed(*flags: str):
 def test_the_arguments_given_decide_and_not_those_of_the_process(cli, tmp_path, monkeypatch, elsewhere):
     """As from another program, whose own command line is none of ours."""
     monkeypatch.setattr("sys.argv", elsewhere)
-    for measure, flag in (("toybench", "--tuning"), ("search", "--edits=1"), ("edits", "--no-baseline")):
+    for measure, flag in (("toybench", "--tuning"), ("search", "--edits=1"), ("edits", "--tuning")):
         status, _, words = cli(
             measure, flag, "--set", "sharpness=1", *(["--out", tmp_path] if measure != "edits" else [])
         )
@@ -176,12 +178,12 @@ def test_the_arguments_given_decide_and_not_those_of_the_process(cli, tmp_path, 
 def test_a_preset_is_measured_and_what_is_set_beside_it_goes_first(cli, monkeypatch):
     used = []
 
-    def generate(editor, toy, settings, words_alone=False):
+    def generate(editor, edit, settings):
         used.append((editor.models, settings))
-        return [toy.photo.image]
+        return SimpleNamespace(images=[edit.object_image], seeds=settings.seeds, layers=lay_out(edit, (128, 128)))
 
-    monkeypatch.setattr("layerdiffusion.commands.evaluate.edits.generate", generate)
-    flags = ("--edits", 1, "--seeds", 3, "--no-baseline", "--preset", "quick", "--set", "sampling_steps=7", "--json")
+    monkeypatch.setattr("layerdiffusion.editor.Editor.run", generate)
+    flags = ("--edits", 1, "--seeds", 3, "--preset", "quick", "--set", "sampling_steps=7", "--json")
     assert cli("edits", *flags)[0] == 1, "the photo is not the edit"
     ((models, settings),) = used
     assert settings == replace(models.preset("quick"), seeds=(3,), sampling_steps=7) != models.preset("quick")

@@ -76,6 +76,13 @@ def test_an_outline_in_the_pose_asked_for_is_whole_and_that_of_another_animal_is
     assert "shape" not in Measures(models, judge)(edit, [perfect(edit)], (0,))[0]
 
 
+def test_what_is_asked_is_satisfied_by_a_whole_subject_alone(edits):
+    edit = edits["both"]
+    assert judged(edit, edit.wanted | {"shape": "whole"})["as_wanted"]
+    found = judged(edit, edit.wanted | {"shape": "broken"})
+    assert found["animal"] and found["pose"] and not found["satisfied"] and not found["as_wanted"]
+
+
 @shipped
 def test_the_scores_are_clips_own_cosines(models, judge, edits):
     """The oracle embeds pictures and words one by one, by the model's own two towers."""

@@ -5,8 +5,6 @@ import pytest
 import torch
 from PIL import Image
 
-from layerdiffusion.commands.evaluate.edits import summary, verdicts_on
-from layerdiffusion.evaluation.datasets.toybench import pose_edits
 from layerdiffusion.miniature import broken, fidelity, quality
 from layerdiffusion.miniature.data import scenes
 from layerdiffusion.miniature.outline import SCALES, best_overlap
@@ -112,30 +110,6 @@ def test_each_way_of_breaking_changes_the_outline(way):
     mask = way(layer, np.random.default_rng(3), 1.0)[..., 3] > 127
     assert mask.any()
     assert (mask & scene.object_mask).sum() < 0.93 * (mask | scene.object_mask).sum()
-
-
-def test_an_edits_verdict_has_the_outline_of_the_pose_asked_for(measure):
-    """The picture asked for, the photo as it was, and the picture asked for with its subject broken."""
-    toy = pose_edits(1)[0]
-    asked = draw(5, size="big", **toy.wanted)
-    wreck = broken.break_scene(asked, np.random.default_rng(0))
-    assert "shape" in wreck.attributes
-    right, photo, broke = verdicts_on(measure, toy, [asked.image, toy.photo.image, wreck.image], (0, 1, 2))
-    assert right["outlined"] and right["shape"] > 0.85 and right["satisfied"] and right["as_wanted"]
-    assert not photo["outlined"] and not photo["pose"]
-    assert not broke["outlined"] and broke["shape"] < right["shape"]
-    assert summary([right, photo, broke])["shape"] == pytest.approx(1 / 3)
-
-
-def test_what_was_asked_counts_only_of_a_whole_subject(measure, monkeypatch):
-    toy = pose_edits(1)[0]
-    asked = draw(5, size="big", **toy.wanted)
-    judge = type(measure.judge)
-    words = judge.__call__
-    monkeypatch.setattr(judge, "__call__", lambda *args: [{**found, "shape": "broken"} for found in words(*args)])
-    (found,) = verdicts_on(measure, toy, [asked.image], (0,))
-    assert found["outlined"] and found["animal"] and found["pose"]
-    assert not (found["whole"] or found["satisfied"] or found["as_wanted"])
 
 
 def test_two_drawn_subjects_apart_are_two(measure):

@@ -5,7 +5,7 @@ import argparse
 # What can be measured: the module that does it, and a line of help.
 MEASURES = {
     "miniature": ("layerdiffusion.evaluation.miniature", "the embedded models against the bars they are to reach"),
-    "edits": ("layerdiffusion.commands.evaluate.edits", "edits of the toybox, pose and place, against words alone"),
+    "edits": ("layerdiffusion.commands.evaluate.edits", "edits of pose and place, against the bars they are to reach"),
     "toybench": ("layerdiffusion.commands.evaluate.toybench", "ours, baselines and the rows of Table 1 on the toybox"),
     "tedbench": (
         "layerdiffusion.commands.evaluate.tedbench",

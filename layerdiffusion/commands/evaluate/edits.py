@@ -1,38 +1,24 @@
-"""`evaluate edits`: how many edits of the toybox come out as asked for, beside the same words without any tuning.
-
-An edit takes a subject in a paint that no prompt names, and asks for another pose in the place of a reference.
-"""
+"""`evaluate edits`: how many edits of pose and place come out as asked for, in the looks that only the photo shows."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from layerdiffusion.commands.terminal import Seeds, assignments, with_changes
 from layerdiffusion.errors import EditError
-from layerdiffusion.evaluation.datasets.toybench import POSE_SEED, POSE_TUNING_SEED, BenchEdit, pose_edits
-from layerdiffusion.evaluation.metrics import judged
-from layerdiffusion.images.layers import lay_out
-from layerdiffusion.images.masks import grow
-from layerdiffusion.scoring import psnr
+from layerdiffusion.evaluation.datasets.toybench import POSE_SEED, POSE_TUNING_SEED, pose_edits
+from layerdiffusion.result import captioned
 from layerdiffusion.settings import PRESET_FLAGS, Settings
 
-if TYPE_CHECKING:
-    from layerdiffusion.editor import Editor
-    from layerdiffusion.miniature.shape import ShapeMeasure
-
-BARS = {"as asked": 0.88, "paint": 0.88, "as asked, in its paint": 0.80, "shape": 0.70}
-WITHOUT = "words alone"  # the untouched model, given the whole prompt
-SHARES = {"animal": "animal", "pose": "pose", "place": "place", "paint": "paint", "as asked": "satisfied",
-          "as asked, in its paint": "as_wanted", "judged whole": "whole", "shape": "outlined"}  # fmt: skip
+BARS = {"satisfied": 0.88, "paint": 0.88, "as_wanted": 0.80, "outlined": 0.70}
+SHARES = {"animal": "animal", "pose": "pose", "place": "place", "paint": "paint", "satisfied": "as asked",
+          "as_wanted": "as asked, in its looks", "outlined": "whole"}  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,9 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--tuning", action="store_true", help="on the edits that defaults are chosen on instead")
     add("--preset", choices=PRESET_FLAGS, help="several settings at once")
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting other than the model's default")
-    add("--no-baseline", action="store_true", help=f"leave out “{WITHOUT}”")
     add("--pictures", type=Path, metavar="FILE", help="save photo, layers and results as one sheet")
-    add("--json", action="store_true", help="print every verdict as JSON")
+    add("--json", action="store_true", help="print what was measured of every picture as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -55,87 +40,35 @@ def run(args: argparse.Namespace) -> int:
     settings = with_changes(Settings(seeds=args.seeds), changes.pop("", {}))
     if changes:
         raise EditError(f"--set is of {next(iter(changes))}, but only settings can be changed here: NAME=VALUE.")
-    from layerdiffusion.editor import Editor
-    from layerdiffusion.miniature.quality import shape_measure
-    from layerdiffusion.models.load import load_models
+    from layerdiffusion.evaluation.worker import Worker
 
-    models = load_models(args.model)
-    if not all((models.folder / part).is_dir() for part in ("judge", "sam")):
-        raise EditError(f"The model {models.name} has no judge and SAM to measure with; use the miniature.")
+    worker = Worker.load(args.model)
+    if worker.measures.shapes is None:
+        raise EditError(f"The model {worker.models.name} has no judge and SAM to measure with; use the miniature.")
     if args.preset:
-        settings = Settings.from_dict(models.preset(PRESET_FLAGS[args.preset]).to_dict() | settings.to_dict())
-    editor, measure = Editor(models, cache_limit=1), shape_measure(models.folder)
-    verdicts: dict[str, list[dict[str, Any]]] = {
-        name: [] for name in ("edits", WITHOUT)[: 1 if args.no_baseline else 2]
-    }
-    rows: list[list[Image.Image]] = []
+        preset = worker.models.preset(PRESET_FLAGS[args.preset])
+        settings = Settings.from_dict(preset.to_dict() | settings.to_dict())
+    found, rows = [], []
     edits = pose_edits(args.edits, POSE_TUNING_SEED if args.tuning else POSE_SEED)
     for toy in tqdm(edits, desc="edits", disable=args.json):
-        layers = lay_out(toy.edit, (models.size, models.size))
-        rows.append([layers.object_image, layers.background_image, layers.composite])
-        for name, found in verdicts.items():
-            images = generate(editor, toy, settings, words_alone=name == WITHOUT)
-            found += verdicts_on(measure, toy, images, args.seeds)
-            rows[-1] += images
+        result = worker.editor.run(toy.edit, settings)
+        measured = worker.measures(toy, result.images, result.seeds)
+        found += [{"edit": toy.id, **one} for one in measured]
+        names = ("subject", "background", "layers")
+        given = (result.layers.object_image, result.layers.background_image, result.layers.composite)
+        shown = [
+            ("as wanted" if one["as_wanted"] else "", image) for one, image in zip(measured, result.images, strict=True)
+        ]
+        rows.append([*zip(names, given, strict=True), *shown])
     if args.pictures:
-        _sheet(rows).save(args.pictures)
-    shares = {name: summary(found) for name, found in verdicts.items()}
-    print(json.dumps({"shares": shares, "verdicts": verdicts}) if args.json else _table(shares))
-    return 0 if all(shares["edits"][name] >= bar for name, bar in BARS.items()) else 1
+        captioned(rows).save(args.pictures)
+    shares = {name: float(np.mean([one[name] for one in found])) for name in SHARES}
+    print(json.dumps({"shares": shares, "pictures": found}) if args.json else _table(shares, found))
+    return 0 if all(shares[name] >= bar for name, bar in BARS.items()) else 1
 
 
-def generate(editor: Editor, toy: BenchEdit, settings: Settings, words_alone: bool = False) -> list[Image.Image]:
-    """The edit's pictures, or those of the untouched model for the same words and seeds."""
-    if not words_alone:
-        return editor.run(toy.edit, settings).images
-    words = replace(toy.edit, object_prompt=toy.edit.prompt, background_prompt=toy.edit.prompt)
-    return editor.run(words, replace(settings, embedding_steps=0, finetune_steps=0, schedule="edit")).images
-
-
-def verdicts_on(
-    measure: ShapeMeasure, toy: BenchEdit, images: list[Image.Image], seeds: Sequence[int]
-) -> list[dict[str, Any]]:
-    """For each of an edit's pictures the judge's word on each attribute and on whether the subject is `whole`.
-
-    `satisfied`: all that the prompt names is right, of a subject that is whole; `as_wanted`: its paint too.
-    `shape`: the IoU of its outline with the animal's own in the pose asked for, `outlined` if it has that outline;
-    `background`: its likeness in dB.
-    """
-
-    layers = lay_out(toy.edit, images[0].size)
-    judge, shapes = measure.judge, measure(images, [toy.wanted] * len(images))
-    verdicts = []
-    for seed, image, shown, subject, shape in zip(
-        seeds, images, judge(images), judge.masks(images), shapes, strict=True
-    ):
-        right, whole = judged(toy, shown), shown.get("shape", "whole") == "whole"
-        right |= {name: right[name] and whole for name in ("satisfied", "as_wanted")}
-        background = psnr(layers.background_image, image, ~(grow(subject, 4) | layers.background_mask))
-        found = {"whole": whole, "shape": shape.iou, "outlined": shape.whole, "background": background}
-        verdicts.append({"edit": toy.id, "seed": seed, **right, **found})
-    return verdicts
-
-
-def summary(verdicts: list[dict[str, Any]]) -> dict[str, float]:
-    """Shares of pictures: each attribute right; all that was asked right; the outline; the background's likeness."""
-    shares = {name: float(np.mean([one[key] for one in verdicts])) for name, key in SHARES.items()}
-    return shares | {"background": float(np.mean([v["background"] for v in verdicts if v["background"] is not None]))}
-
-
-def _table(shares: dict[str, dict[str, float]]) -> str:
-    lines = ["".ljust(28) + "".join(name.rjust(14) for name in shares) + "bar".rjust(10)]
-    for key in next(iter(shares.values())):
-        values = [found[key] for found in shares.values()]
-        cells = [f"{value:.1f} dB" if key == "background" else f"{100 * value:.1f} %" for value in values]
-        bar = f"{100 * BARS[key]:.0f} %" if key in BARS else ""
-        lines.append(key.ljust(28) + "".join(cell.rjust(14) for cell in cells) + bar.rjust(10))
-    return "\n".join(lines)
-
-
-def _sheet(rows: list[list[Image.Image]]) -> Image.Image:
-    width, height = rows[0][0].size
-    sheet = Image.new("RGB", (len(rows[0]) * width, len(rows) * height))
-    for y, row in enumerate(rows):
-        for x, image in enumerate(row):
-            sheet.paste(image, (x * width, y * height))
-    return sheet
+def _table(shares: dict[str, float], found: list[dict[str, Any]]) -> str:
+    bars = {name: f"   bar {100 * bar:.0f} %" for name, bar in BARS.items()}
+    lines = [f"{SHARES[name]:26}{100 * share:5.1f} %{bars.get(name, '')}" for name, share in shares.items()]
+    known = [one["background_psnr"] for one in found if one["background_psnr"] is not None]
+    return "\n".join([*lines, f"{'background':26}{np.mean(known):5.1f} dB"])

@@ -37,7 +37,7 @@ def test_all_four_methods_become_folders_and_one_sheet_with_a_row_each(cli):
             Image.open(f"result/{name}/{file}").verify()
     assert Image.open("result/compare.png").size == (3 * 68 + 4, 5 * 84 + 4)  # the edit above, and a row a method
     assert all(
-        label in err for label in ("LayerDiffusion", "SDEdit", "Imagic", "Plug-and-Play", "Inversion", "Network")
+        label in err for label in ("LayerDiffusion", "SDEdit", "Imagic", "Plug-and-Play", "Inversion", "Fine-tuning")
     )
 
 
@@ -70,12 +70,15 @@ def test_set_reaches_the_methods_options_and_our_settings(cli):
             ["--methods", "layerdiffusion,p2p"],
             "--methods is 'layerdiffusion,p2p': it must be some of layerdiffusion, sdedit, imagic, pnp,",
         ),
-        (["--set", "strength=0.5"], "--set strength=0.5 is not of the form METHOD.NAME=VALUE"),
+        (["--set", "strength=0.5"], "--set must name one of --methods"),
         (["--set", "sdedit.strength=2"], "strength must be a number from 0 to 1, not 2."),
         (["--set", "sdedit.power=2"], "sdedit has no option power; it has strength, source."),
         (["--set", "layerdiffusion.power=2"], "There is no setting 'power'; there are alpha,"),
         (["--set", "layerdiffusion.seeds=2"], "There is no setting 'seeds';"),
-        (["--methods", "layerdiffusion", "--set", "pnp.feature_share=1"], "--set speaks of pnp, which is not among"),
+        (
+            ["--methods", "layerdiffusion", "--set", "pnp.feature_share=1"],
+            "--set must name one of --methods layerdiffusion, as in",
+        ),
     ],
 )
 def test_bad_flags_are_refused_in_one_sentence(cli, flags, said):
