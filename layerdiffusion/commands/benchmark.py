@@ -1,7 +1,4 @@
-"""`python -m layerdiffusion benchmark`: what each stage of an edit costs here, beside Imagic's plain way of stepping.
-
-With `--accept`, what a machine's first minutes have to show instead; see `acceptance`.
-"""
+"""`python -m layerdiffusion benchmark`: seconds and peak memory of each stage of an edit, by the presets."""
 
 from __future__ import annotations
 
@@ -9,91 +6,206 @@ import argparse
 import json
 import platform
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
-from layerdiffusion.commands.terminal import add_lora
-from layerdiffusion.evaluation.datasets.toybench import pose_and_place
+from layerdiffusion.commands.terminal import add_lora, writable
+from layerdiffusion.edit import Edit
+from layerdiffusion.errors import EditError
 from layerdiffusion.settings import Settings
 
 if TYPE_CHECKING:
-    from layerdiffusion.edit import Edit
-    from layerdiffusion.models.load import Models
+    import torch
 
-SEEDS = (0, 1, 2, 3)
-MORE_SEEDS = (4, 5, 6, 7)
+    from layerdiffusion.models.load import Models
+    from layerdiffusion.progress import Progress
+
+UNTRAINED = "untrained"
+PRESETS = ("paper", "quick", "lora")
+STAGES = ("embeddings", "finetune", "sampling", "total")
+SEEDS, MORE_SEEDS = (0, 1, 2, 3), (4, 5, 6, 7)
+# Stable Diffusion v1.4's architecture, where it differs from diffusers' and transformers' defaults.
+UNET: dict[str, Any] = {"sample_size": 64, "cross_attention_dim": 768}
+VAE: dict[str, Any] = {
+    "block_out_channels": (128, 256, 512, 512),
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "layers_per_block": 2,
+    "sample_size": 512,
+}
+TEXT_ENCODER: dict[str, Any] = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the `benchmark` command."""
-    parser.add_argument("--model", default="auto", help="miniature, a diffusers folder, a hub id, or auto")
+    add = parser.add_argument
+    words = f"random weights of Stable Diffusion v1.4's size ({UNTRAINED})"
+    add("--model", default="auto", help=f"miniature, a diffusers folder, a hub id, auto, or {words}")
     add_lora(parser)
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps; else the best there is")
-    parser.add_argument("--steps", type=int, default=20, metavar="N", help="steps of each stage beside the plain way")
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
-    accept = "check this machine with untrained models of Stable Diffusion's true size, and write the figures to OUT"
-    parser.add_argument("--accept", metavar="OUT", help=f"{accept}; at most 15 minutes on a GPU")
-    parser.add_argument("--tiny", action="store_true", help="with --accept: a tiny model, on a CPU in a minute")
+    add("--device", help="cpu, cuda, cuda:1, mps; else the best there is")
+    add("--presets", default=",".join(PRESETS), metavar="P,P", help=f"some of {', '.join(PRESETS)}; all by default")
+    add("--steps", type=int, metavar="N", help="so many steps of every stage; else the preset's")
+    add("--out", type=Path, metavar="DIR", help="write benchmark.json and benchmark.md there")
+    add("--json", action="store_true", help="print the figures as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Time a default edit of four seeds, new seeds for it, and both ways of stepping; print them."""
-    if args.accept:
-        from layerdiffusion.commands.acceptance import accept
-
-        return accept(args.accept, args.device, args.tiny)
+    """Time an edit of four seeds by each preset, and four new seeds for it; print and save the figures."""
+    presets = [name.strip() for name in args.presets.split(",")]
+    if not set(presets) <= set(PRESETS):
+        raise EditError(f"--presets is {args.presets!r}: it must be some of {', '.join(PRESETS)}, with commas.")
+    out = None if args.out is None else writable(args.out)
     import torch
 
-    from layerdiffusion.commands.stepping import few_steps, stepping
-    from layerdiffusion.editor import Editor
     from layerdiffusion.models.load import load_models
 
-    models = load_models(args.model, args.device, loras=args.lora or ())
-    settings = replace(models.defaults, **few_steps(args.steps), seeds=SEEDS)  # refused here, if it is to be refused
-    edit = _edit(models)
-    if models.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(models.device)
-    editor = Editor(models)
-    cold = editor.run(edit, Settings(seeds=SEEDS)).timings
-    again = editor.run(edit, Settings(seeds=MORE_SEEDS)).timings
-    peak, device = None, platform.processor() or "cpu"
-    if models.device.type == "cuda":  # read before the plain way takes more
-        peak, device = torch.cuda.max_memory_allocated(models.device) / 2**30, torch.cuda.get_device_name(models.device)
-    figures: dict[str, Any] = {"model": models.name, "device": device, "threads": torch.get_num_threads()}
-    figures |= {"seconds": cold, "seconds_for_new_seeds": again}
-    figures["milliseconds_a_step"] = stepping(models, edit, settings)
-    if peak is not None:
-        figures["peak_memory_gib"] = peak
-    if args.json:
-        print(json.dumps(figures))
-        return 0
-    print(f"{models.name} on {device}, {figures['threads']} threads")
-    for title, timings in ((f"an edit, {len(SEEDS)} seeds", cold), (f"{len(MORE_SEEDS)} new seeds for it", again)):
-        print(title.ljust(24) + "  ".join(f"{stage} {seconds:.1f} s" for stage, seconds in timings.items()))
-    if "peak_memory_gib" in figures:
-        print(f"peak memory {figures['peak_memory_gib']:.1f} GiB")
-    print("milliseconds a step".ljust(40) + "ours".rjust(8) + "plain".rjust(8) + "ratio".rjust(8))
-    for stage, (ours, plain) in figures["milliseconds_a_step"].items():
-        print(stage.ljust(40) + f"{ours:8.1f}{plain:8.1f}{plain / ours:8.2f}")
+    if args.model == UNTRAINED:
+        models = untrained_models(args.device)
+    else:
+        models = load_models(args.model, args.device, loras=args.lora or ())
+    cuda = models.device.type == "cuda"
+    figures = {
+        "model": models.name,
+        "device": torch.cuda.get_device_name(models.device) if cuda else platform.processor() or "cpu",
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "presets": {name: measure(models, settings_of(models, name, args.steps)) for name in presets},
+    }
+    page = markdown(figures)
+    if out is not None:
+        try:
+            (out / "benchmark.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+            (out / "benchmark.md").write_text(page, encoding="utf-8")
+        except OSError as error:
+            raise EditError(f"The figures can't be saved to {out} ({error.strerror or error}).") from error
+    print(json.dumps(figures) if args.json else page)
     return 0
 
 
-def _edit(models: Models) -> Edit:
-    """An edit of the toybox, at the model's size."""
-    edit = pose_and_place(0).edit
-    if models.size == edit.object_image.width or edit.background_image is None:
-        return edit
-    size = (models.size, models.size)
-    return replace(
-        edit,
-        object_image=edit.object_image.resize(size),
-        object_mask=_resized(edit.object_mask, size),
-        background_image=edit.background_image.resize(size),
-        background_mask=_resized(edit.background_mask, size),
-    )
+def settings_of(models: Models, name: str, steps: int | None) -> Settings:
+    """A preset's settings with four seeds; "lora": the paper's, stage 2 tuning low-rank additions."""
+    settings = models.preset("paper" if name == "lora" else name)
+    if name == "lora":
+        settings = replace(settings, tune="lora")
+    if steps is not None:
+        settings = replace(settings, embedding_steps=steps, finetune_steps=steps, sampling_steps=steps)
+    return replace(settings, seeds=SEEDS)
 
 
-def _resized(mask: Any, size: tuple[int, int]) -> Any:
-    return np.asarray(Image.fromarray(mask).resize(size))
+def measure(models: Models, settings: Settings) -> dict[str, Any]:
+    """Seconds of each stage, of the first edit and of new seeds for it; on CUDA GiB at each stage's peak as well.
+
+    An edit that can't be done says so under "refused".
+    """
+    import torch
+
+    from layerdiffusion.editor import Editor
+    from layerdiffusion.models.memory import predicted_need
+
+    peaks: dict[str, float] = {}
+
+    def watch(event: Progress) -> None:
+        peaks[event.stage] = max(peaks.get(event.stage, 0.0), torch.cuda.max_memory_allocated(models.device) / 2**30)
+        torch.cuda.reset_peak_memory_stats(models.device)
+
+    cuda = models.device.type == "cuda"
+    if cuda:
+        torch.cuda.reset_peak_memory_stats(models.device)
+    editor, edit = Editor(models), edit_of_noise(models.size)
+    try:
+        first = editor.run(edit, settings, watch if cuda else None)
+        again = editor.run(edit, replace(settings, seeds=MORE_SEEDS))
+    except EditError as error:
+        return {"refused": str(error)}
+    need = predicted_need(models, settings)
+    return {
+        "settings": first.settings.to_dict(),
+        "seconds": first.timings,
+        "seconds_for_new_seeds": again.timings["total"],
+        "peak_gib": peaks,
+        "predicted_gib": need and need.bytes / 2**30,
+        "warnings": list(first.warnings),
+    }
+
+
+def markdown(figures: dict[str, Any]) -> str:
+    """The figures as a table, a preset a row."""
+    lines = [
+        f"{figures['model']} on {figures['device']}, torch {figures['torch']}, {figures['threads']} threads.",
+        "",
+        f"| four pictures | {' | '.join(STAGES)} | new seeds |",
+        f"|{'---|' * (len(STAGES) + 2)}",
+    ]
+    for name, found in figures["presets"].items():
+        if "refused" in found:
+            lines.append(f"| {name} | {found['refused']} |" + " |" * len(STAGES))
+            continue
+        cells = [_cell(found["seconds"].get(stage), found["peak_gib"].get(stage)) for stage in STAGES]
+        lines.append(f"| {name} | {' | '.join(cells)} | {found['seconds_for_new_seeds']:.1f} s |")
+        lines += [f"| | {warning} |" + " |" * len(STAGES) for warning in found["warnings"]]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(seconds: float | None, peak: float | None) -> str:
+    if seconds is None:
+        return "–"
+    return f"{seconds:.1f} s" + ("" if peak is None else f", {peak:.1f} GiB")
+
+
+def edit_of_noise(side: int) -> Edit:
+    """An edit of two square pictures of noise: what they show changes neither time nor memory."""
+    photo, reference = np.random.default_rng(0).integers(0, 256, (2, side, side, 3), dtype=np.uint8)
+    mask = np.zeros((side, side), bool)
+    mask[side // 4 : -side // 4, side // 4 : -side // 4] = True
+    return Edit(
+        Image.fromarray(photo), mask, Image.fromarray(reference), np.roll(mask, side // 4, 0),
+        object_prompt="a dog jumping", background_prompt="on the beach",
+    )  # fmt: skip
+
+
+def untrained_models(device: str | None) -> Models:
+    """Models of `UNET`, `VAE` and `TEXT_ENCODER` with seeded random weights, so that nothing is downloaded."""
+    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    from layerdiffusion.models.family import StableDiffusion
+    from layerdiffusion.models.load import MINIATURE, assemble
+    from layerdiffusion.models.parts import Parts
+    from layerdiffusion.models.profile import device_profile
+
+    tokenizer = CLIPTokenizer.from_pretrained(MINIATURE / "tokenizer", model_max_length=77)
+    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    networks = [
+        UNet2DConditionModel(**UNET),
+        AutoencoderKL(**VAE),
+        CLIPTextModel(CLIPTextConfig(**TEXT_ENCODER, **ids)),
+    ]
+    for network in networks:
+        _bound(network.requires_grad_(False).eval())
+    scheduler = DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, clip_sample=False,
+        set_alpha_to_one=False,
+    )  # fmt: skip
+    unet, vae, text_encoder = networks
+    parts = Parts(unet, vae, StableDiffusion(text_encoder, tokenizer), scheduler)
+    return assemble(UNTRAINED, parts, Path(UNTRAINED), device_profile(device))
+
+
+def _bound(network: torch.nn.Module) -> None:
+    """Weights of the size that keeps a trained network's activations in bounds, from one seed."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    for name, weights in network.named_parameters():
+        if weights.dim() > 1:
+            weights.normal_(0, 0.7 * weights[0].numel() ** -0.5, generator=generator)
+        else:
+            weights.fill_(float(name.endswith("weight")))
