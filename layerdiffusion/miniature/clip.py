@@ -169,7 +169,7 @@ class _Helpers(nn.Module):
 def train(
     scenes: Scenes, plan: Plan, teacher: Judge | None = None, start: tuple[CLIPModel, CLIPProcessor] | None = None
 ) -> tuple[CLIPModel, CLIPProcessor]:
-    """Train on `scenes` for `plan.minutes`, from nothing or from `start`, helped by a trained judge where there is one."""
+    """Train on `scenes` for `plan.minutes`, from nothing or from `start`, helped by a trained judge if there is one."""
     torch.manual_seed(plan.seed)
     clip, processor = start or build()
     helpers = _Helpers(teacher)

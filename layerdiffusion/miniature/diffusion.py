@@ -26,7 +26,6 @@ NO_CAPTION = 0.1  # the share of pictures trained with "", for classifier-free g
 SNR_CLAMP = 5.0
 SUBJECT_WEIGHT = 5.0  # of the loss where the subject is, to 1 elsewhere: a tenth of the picture, and all its detail
 RATES = Rates(lr=2e-3, ema=0.9995, cooldown=0.35, muon=True)
-CONTINUED = Rates(lr=7e-4, warmup=20, ema=0.99, cooldown=0.7, muon=True)  # from trained weights, for an hour or so
 EMPTY = 0.08  # the share of scenes with nobody in them
 FRESH = 4  # scenes drawn anew for a step: what drawing and encoding cost is a sixteenth of it
 FRESH_FROM, SEEDS_A_SCENE = 100_000_000, 16

@@ -2,8 +2,9 @@
 
 `--out` holds the checkpoints (`vae.pt`, `diffusion.pt`, …, with their loss curves) and `miniature/`, the
 finished folder. Training a part again goes on from its checkpoint or, where that is gone, from its weights in the
-finished folder (a copy of `assets/miniature` will do); of the autoencoder, whose latents the diffusion model has learnt,
-only the decoder does. The order that `all` takes is the order of need: the diffusion model wants the autoencoder, the judge is better with it, the CLIP better with the judge.
+finished folder (a copy of `assets/miniature` will do). Of the autoencoder only the decoder goes on: the diffusion model
+has learnt its latents. The order that `all` takes is the order of need: the diffusion model wants the autoencoder, the
+judge is better with it, the CLIP better with the judge.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ def train_part(
     elif name == "diffusion":
         trained_before = (finished / "model_index.json").exists()
         pipeline = diffusion.load(finished) if trained_before else diffusion.build(_vae(finished))
-        rates = diffusion.CONTINUED if trained_before else diffusion.RATES
+        rates = diffusion.RATES.continued() if trained_before else diffusion.RATES
         diffusion.train(pipeline, diffusion.Pool(pipeline.vae, count), plan, rates)
         diffusion.save(pipeline, finished)
         model, batch = pipeline.unet, diffusion.BATCH
