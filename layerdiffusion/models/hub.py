@@ -9,7 +9,6 @@ from pathlib import Path
 
 from layerdiffusion.errors import ModelError
 
-PLUS = " + "  # between a model's name and the LoRA files on top of it
 HUB_DEFAULT = "CompVis/stable-diffusion-v1-4"
 HUB_XL = "stabilityai/stable-diffusion-xl-base-1.0"
 HUB_CLIP = "openai/clip-vit-base-patch32"  # what CLIPScore is defined with

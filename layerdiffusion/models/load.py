@@ -26,7 +26,7 @@ from layerdiffusion.models._torchvision import ensure_torchvision
 from layerdiffusion.models.clip import load_clip
 from layerdiffusion.models.compiled import Compiler
 from layerdiffusion.models.family import Condition, Network, StableDiffusion, StableDiffusionXL
-from layerdiffusion.models.lora import add_loras, split_name
+from layerdiffusion.models.lora import PLUS, add_loras, split_name
 from layerdiffusion.models.memory import check_need, fitting_preset, fitting_settings
 from layerdiffusion.models.parts import (
     Parts,
@@ -236,7 +236,7 @@ def load_models(
         threads = threads_for(sum(parameter.numel() for parameter in parts.unet.parameters()))
         if profile.device.type == "cpu" and threads is not None:
             torch.set_num_threads(threads)
-        return assemble(hub.PLUS.join([base, *files]), parts, folder, profile, size, notice)
+        return assemble(PLUS.join([base, *files]), parts, folder, profile, size, notice)
 
 
 def _automatic(profile: Profile, asked: object = None) -> tuple[str, str | None]:
