@@ -88,11 +88,11 @@ def clip_cosines(
 ) -> list[dict[str, float]]:
     """Of each picture "clip_score" (the plain cosine with the prompt, −1 to 1), "clipscore" (CLIPScore, 0 to 2.5) and
     "subject_likeness" (the cosine of its subject and the photo's, cut out in squares). Raises `ModelError`."""
-    from layerdiffusion.models.clip import PREFIX, clipscore, embed
+    from layerdiffusion.models.clip import PREFIX, clipscore
 
     crops = [cut_out(image, subject) for image, subject in zip(images, subjects, strict=True)]
     photo = cut_out(edit.object_image, edit.object_mask)
-    pictures, words = embed(models, [*images, *crops, photo], [edit.prompt, PREFIX + edit.prompt])
+    pictures, words = models.clip().embed([*images, *crops, photo], [edit.prompt, PREFIX + edit.prompt])
     count = len(images)
     plain, prefixed = (pictures[:count] @ words.T).T.tolist()
     alike = (pictures[count:-1] @ pictures[-1]).tolist()

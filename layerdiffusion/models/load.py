@@ -23,7 +23,7 @@ from torch import Tensor
 from layerdiffusion.errors import ModelError, SettingsError
 from layerdiffusion.models import hub
 from layerdiffusion.models._torchvision import ensure_torchvision
-from layerdiffusion.models.clip import load_clip
+from layerdiffusion.models.clip import Clip, load_clip
 from layerdiffusion.models.compiled import Compiler
 from layerdiffusion.models.family import Condition, Network, StableDiffusion, StableDiffusionXL
 from layerdiffusion.models.lora import PLUS, add_loras, split_name
@@ -140,7 +140,7 @@ class Models:
         """About what `decode` gives, in its size: where the autoencoder is a large one, soft and without it."""
         if type(self.vae).__name__ == "AutoencoderTiny":
             return self.decode(latents)
-        colours = self._once("preview", lambda: fit_colours(self))
+        colours = self._once("preview", lambda: fit_colours(self.encode, self.size))
         return linear_preview(latents, colours, vae_factor(self.vae))
 
     def check(self, settings: Settings) -> None:
@@ -186,12 +186,10 @@ class Models:
 
         return self._once(f"segmenter {name}", load)
 
-    def clip(self) -> tuple[Network, Any]:
-        """The `CLIPModel` (on CUDA float16) and `CLIPProcessor` of the score, loaded at the first call.
-
-        From the model's `clip` folder, else ViT-B/32 from the hub. Raises `ModelError`.
+    def clip(self) -> Clip:
+        """The CLIP of the score, loaded at the first call: the one in the model's `clip` folder, else ViT-B/32 from the
+        hub. Raises `ModelError`.
         """
-
         return self._once("clip", lambda: load_clip(self.folder / "clip", self.helpers_device or self.device))
 
     def _once(self, name: str, load: Callable[[], Any]) -> Any:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 
 from layerdiffusion.errors import ModelError
 from layerdiffusion.models.parts import Parts, reason
@@ -65,8 +66,6 @@ def add_loras(parts: Parts, files: Sequence[str]) -> None:
 
 def _load_into_network(unet: Any, path: Path, header: Mapping[str, str]) -> None:
     """Load the LoRA of a network alone, as PEFT's `save_pretrained` or diffusers' `save_lora_adapter` write it."""
-    from safetensors.torch import load_file
-
     weights = load_file(path)
     config = json.loads(header["lora_adapter_metadata"]) if "lora_adapter_metadata" in header else None
     if all(name.startswith(PEFT_PREFIX) for name in weights):

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 
 from layerdiffusion.errors import EditError
-from layerdiffusion.models.family import StableDiffusionXL
+from layerdiffusion.models.family import Network, StableDiffusion, StableDiffusionXL
 from layerdiffusion.models.profile import GIB, Profile
 from layerdiffusion.settings import Settings, preset
-
-if TYPE_CHECKING:
-    from layerdiffusion.models.load import Models
 
 CONTEXT = GIB  # what CUDA and the allocator take beside live tensors
 CLIP = 300 * 2**20  # ViT-B/32 in float16
@@ -42,6 +39,22 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(part in words for part in OUT_OF_MEMORY)
 
 
+class Placed(Protocol):
+    """What of loaded models their need of memory depends on."""
+
+    unet: Network
+    family: StableDiffusion
+    profile: Profile
+    own: Settings
+    quick: Settings | None
+
+    @property
+    def networks(self) -> tuple[Network, ...]: ...
+    @property
+    def latent_shape(self) -> tuple[int, int, int]: ...
+    def checkpoints(self, draws: int) -> bool: ...
+
+
 class TooLarge(EditError):
     """The edit can't fit the device's memory."""
 
@@ -52,7 +65,7 @@ class Need:
 
     bytes: int
     free: int
-    saving: bool  # whether it goes a way that takes less at some cost
+    saving: bool  # whether memory saving is on, which costs time
 
     @property
     def fits(self) -> bool:
@@ -63,7 +76,7 @@ class Need:
         return f"needs about {self.bytes / GIB:.0f} of {self.free / GIB:.0f} GB{way}"
 
 
-def predicted_need(models: Models, settings: Settings) -> Need | None:
+def predicted_need(models: Placed, settings: Settings) -> Need | None:
     """What the edit takes at its peak, the networks, Segment Anything and CLIP included; None where nobody knows the
     device's memory, as on a CPU.
     """
@@ -76,7 +89,7 @@ def predicted_need(models: Models, settings: Settings) -> Need | None:
     return Need(int(peak), profile.memory, saving)
 
 
-def check_need(models: Models, settings: Settings) -> None:
+def check_need(models: Placed, settings: Settings) -> None:
     """Raise `TooLarge` where the edit can't fit, with the setting that would."""
     need = predicted_need(models, settings)
     if need is None or need.fits:
@@ -91,7 +104,7 @@ def check_need(models: Models, settings: Settings) -> None:
     raise TooLarge(f"{start}; choose a smaller model, or the CPU.")
 
 
-def fitting_settings(models: Models) -> Settings:
+def fitting_settings(models: Placed) -> Settings:
     """What an edit takes by itself: the model's own settings; where memory is short the first that fit of these, with
     8-bit Adam, and of the quick ones.
     """
@@ -101,12 +114,12 @@ def fitting_settings(models: Models) -> Settings:
     return _first_fitting(models, ([own] if profile.eight_bit_adam else []) + _quick_ways(models))
 
 
-def fitting_preset(models: Models, name: str) -> Settings:
+def fitting_preset(models: Placed, name: str) -> Settings:
     """The settings of a preset for these models, as `preset` has them; "quick" with as many draws a step as fit."""
     return _first_fitting(models, _quick_ways(models)) if name == "quick" else preset(name, models.own)
 
 
-def _quick_ways(models: Models) -> list[Settings]:
+def _quick_ways(models: Placed) -> list[Settings]:
     """The quick settings, and the same with fewer draws a step in as many more steps."""
     own = models.own
     quick, ways = preset("quick", own, models.quick), []
@@ -116,12 +129,12 @@ def _quick_ways(models: Models) -> list[Settings]:
     return ways
 
 
-def _first_fitting(models: Models, ways: list[Settings]) -> Settings:
+def _first_fitting(models: Placed, ways: list[Settings]) -> Settings:
     needs = [(way, predicted_need(models, way)) for way in ways]
     return next((way for way, need in needs if need is None or need.bytes <= need.free), ways[-1])
 
 
-def _working(models: Models, settings: Settings, profile: Profile) -> float:
+def _working(models: Placed, settings: Settings, profile: Profile) -> float:
     """The most that any of the stages takes beside the networks."""
     parameters = sum(parameter.numel() for parameter in models.unet.parameters())
     _, height, width = models.latent_shape
