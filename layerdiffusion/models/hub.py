@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from layerdiffusion.errors import ModelError
@@ -106,13 +106,19 @@ def download(repository: str, patterns: Sequence[str], revision: str | None = No
         raise ModelError(_unavailable(repository, error)) from error
 
 
-def _unavailable(repository: str, error: OSError) -> str:
+def _unavailable(repository: str, error: BaseException | None) -> str:
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    numbers = {each.errno for each in _chain(error) if isinstance(each, OSError)}
+    numbers = set()
+    while error is not None:
+        numbers.add(getattr(error, "errno", None))
+        error = error.__cause__ or error.__context__
+    cache = next(path for path in (Path(HF_HUB_CACHE), *Path(HF_HUB_CACHE).parents) if path.exists())
     if errno.ENOSPC in numbers:
         return f"The disk is full: {repository} can't be downloaded; free some space."
-    if numbers & {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR} or not _writable(Path(HF_HUB_CACHE)):
+    if numbers & {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR} or not (
+        cache.is_dir() and os.access(cache, os.W_OK)
+    ):
         return (
             f"{repository} can't be saved: the hub's cache folder {HF_HUB_CACHE} can't be written; "
             "allow it, or set HF_HOME to a folder that can."
@@ -121,14 +127,3 @@ def _unavailable(repository: str, error: OSError) -> str:
         f"{repository} is no folder here, not in the hub's cache, and the hub can't be reached; "
         "check the network, or give a model's folder."
     )
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _writable(folder: Path) -> bool:
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    return existing.is_dir() and os.access(existing, os.W_OK)

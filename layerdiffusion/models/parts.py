@@ -47,12 +47,10 @@ def open_folder(folder: Path) -> Parts:
         "text_encoder_2": {"CLIPTextModelWithProjection": CLIPTextModelWithProjection},
     }
     index = _index(folder)
-    if index and not (folder / "unet").is_dir():
-        refused.check_index(folder, index, {})
+    refused.check_index(folder, index)
     unet = _config(folder, "unet")
-    refused.check_network(folder, unet)
+    refused.check_configs(folder, unet, _config(folder, "scheduler", "scheduler_config.json"))
     is_xl = unet.get("addition_embed_type") == "text_time"
-    refused.check_index(folder, index, _config(folder, "scheduler", "scheduler_config.json"))
     parts = hub.XL_PARTS if is_xl else hub.PARTS
     configs = {part: _config(folder, part) for part in parts}
     opened = {}
