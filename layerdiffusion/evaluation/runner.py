@@ -12,7 +12,7 @@ from layerdiffusion.evaluation.datasets.toybench import BenchEdit
 from layerdiffusion.evaluation.ray_backend import spread
 from layerdiffusion.evaluation.records import Records
 from layerdiffusion.evaluation.variants import Variant
-from layerdiffusion.evaluation.worker import Failed, Finished, Job, Worker, versions
+from layerdiffusion.evaluation.worker import Failed, Job, Measured, Worker, versions
 from layerdiffusion.settings import EMBEDDINGS, FINETUNE, Settings, setting_table
 
 TRAINED_BY = [name for name, entry in setting_table().items() if {EMBEDDINGS, FINETUNE} & set(entry.stages)]
@@ -25,7 +25,7 @@ class BenchProgress:
     done: int
     total: int
     found: int
-    last: Finished | Failed | None = None  # None: nothing has been done yet
+    last: Measured | Failed | None = None  # None: nothing has been done yet
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def in_turn(
     settings: Settings,
     variants: Sequence[Variant],
     begin: Callable[[dict[str, Any]], None],
-) -> Generator[Finished | Failed, None, None]:
+) -> Generator[Measured | Failed, None, None]:
     """The jobs one after the other, here. `begin` gets what the worker is, before the first of them."""
     worker = make_worker()
     begin(worker.ready(variants))

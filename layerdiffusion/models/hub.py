@@ -23,10 +23,10 @@ REVISIONS = {
 }
 CLIP_SAFETENSORS = "refs/pr/15"  # the revision of HUB_CLIP that has them, where its main branch does not
 
-PARTS = ("unet", "vae", "text_encoder")
-XL_PARTS = (*PARTS, "text_encoder_2")
+NETWORKS = ("unet", "vae", "text_encoder")
+XL_NETWORKS = (*NETWORKS, "text_encoder_2")
 CONFIG_FILES = ("model_index.json", "settings.json", "scheduler/*.json", "tokenizer/*", "tokenizer_2/*") + tuple(
-    f"{part}/config.json" for part in XL_PARTS
+    f"{part}/config.json" for part in XL_NETWORKS
 )
 WEIGHTS = ("model", "diffusion_pytorch_model")  # transformers' name of a weight file, and diffusers'
 
@@ -43,8 +43,8 @@ def download_model(repository: str) -> Path:
     already, of either kind, is not fetched again. Raises `ModelError`.
     """
     folder = download(repository, CONFIG_FILES)
-    parts = XL_PARTS if (folder / "text_encoder_2").is_dir() else PARTS
-    for variant in (".fp16", "") if parts is XL_PARTS else ("", ".fp16"):
+    parts = XL_NETWORKS if (folder / "text_encoder_2").is_dir() else NETWORKS
+    for variant in (".fp16", "") if parts is XL_NETWORKS else ("", ".fp16"):
         if lacking := [part for part in parts if not _has_weights(folder / part)]:
             folder = download(repository, (*CONFIG_FILES, *weight_files(lacking, variant)))
     return folder

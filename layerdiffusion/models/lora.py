@@ -16,21 +16,21 @@ from layerdiffusion.errors import ModelError
 from layerdiffusion.models.parts import Parts, reason
 
 PLUS = " + "  # between a model's name and the LoRA files on top of it
-MOST = 10  # the largest scale: what goes far beyond 1 is a slip
-FILE = re.compile(
+MOST_SCALE = 10  # the largest scale: what goes far beyond 1 is a slip
+LORA_FILE = re.compile(
     r"(.+?\.safetensors(?::[^:]*?)?)(?: \+ |$)", re.IGNORECASE
-)  # a file, or FILE:SCALE, up to the next one
+)  # a file, or LORA_FILE:SCALE, up to the next one
 OF_A_PIPELINE = ("unet.", "text_encoder", "lora_")  # the beginnings of names in diffusers' and kohya's files
 PEFT_PREFIX = "base_model.model."  # of names in PEFT's own files, whose scale is in a config beside them
 
 
 def split_name(name: str) -> tuple[str, list[str]]:
-    """A model's name as `load_models` takes it: the model's own, and its LoRA files as FILE or FILE:SCALE."""
+    """A model's name as `load_models` takes it: the model's own, and its LoRA files as LORA_FILE or LORA_FILE:SCALE."""
     pieces = name.split(PLUS)
     lengths = range(len(pieces), 0, -1)  # of folders and files whose own names have a plus, the longest that is there
     length = next((n for n in lengths if Path(PLUS.join(pieces[:n])).exists()), 1)
     rest = PLUS.join(pieces[length:])
-    return PLUS.join(pieces[:length]), FILE.findall(rest) or pieces[length:]
+    return PLUS.join(pieces[:length]), LORA_FILE.findall(rest) or pieces[length:]
 
 
 def add_loras(parts: Parts, files: Sequence[str]) -> None:
@@ -97,8 +97,8 @@ def _file_and_scale(text: str) -> tuple[Path, float]:
         scale = float(number)
     except ValueError:
         scale = math.nan
-    if not abs(scale) <= MOST:
-        raise ModelError(f"The scale of {path} is {number}: it must be a number from -{MOST} to {MOST}.")
+    if not abs(scale) <= MOST_SCALE:
+        raise ModelError(f"The scale of {path} is {number}: it must be a number from -{MOST_SCALE} to {MOST_SCALE}.")
     if path.suffix.lower() != ".safetensors":
         raise ModelError(f"{path} is no .safetensors file; give a LoRA as one.")
     if not path.is_file():

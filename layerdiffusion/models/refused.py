@@ -14,7 +14,7 @@ DISTILLED = "it is distilled to a few steps without guidance ({}), which samplin
 DISTILLED_NAME = re.compile(r"(?<![a-z])(turbo|lightning|lcm|hyper|schnell)(?![a-z])", re.IGNORECASE)
 FEW_STEP_SCHEDULERS = ("LCMScheduler", "TCDScheduler")
 # By a part of the names of a single file's weights.
-WEIGHTS = {
+WEIGHT_NAMES = {
     "joint_blocks.": "it is Stable Diffusion 3, a transformer that is trained by flow matching",
     "double_blocks.": "it is Flux, a transformer that is trained by flow matching",
     "cond_stage_model.model.": "it is Stable Diffusion 2.x, which opens from its diffusers folder alone",
@@ -65,7 +65,7 @@ def check_configs(folder: Path, unet: Mapping[str, Any], scheduler: Mapping[str,
 
 def check_weights(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Refuse a single file by its weights' names and shapes."""
-    for part, why in WEIGHTS.items():
+    for part, why in WEIGHT_NAMES.items():
         if any(part in name for name in shapes):
             refuse(path, why)
     if not is_xl(shapes) and any(name.startswith("conditioner.embedders.0.model.") for name in shapes):

@@ -17,7 +17,7 @@ from layerdiffusion.scoring import Score, score_results
 from layerdiffusion.settings import PAPER, Settings, model_settings, preset
 from layerdiffusion.ui.examples import ASSETS
 from layerdiffusion.ui.follow import follow
-from layerdiffusion.ui.options import Options
+from layerdiffusion.ui.options import PageOptions
 from layerdiffusion.ui.spaces import (
     LEAST,
     LONGEST_ENCODING,
@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 class Backend:
     """Loads the models once, in a thread; whoever needs them first waits for them."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: PageOptions) -> None:
         self.options = options
         self._done = threading.Event()
         self._editor: Editor | None = None

@@ -20,7 +20,7 @@ from layerdiffusion.models.segmenter import Segmenter
 from layerdiffusion.progress import Cancelled
 from layerdiffusion.settings import PAPER, Settings, preset
 from layerdiffusion.ui.backend import Backend
-from layerdiffusion.ui.options import Options
+from layerdiffusion.ui.options import PageOptions
 from layerdiffusion.ui.spaces import LEAST, MOST, SETUP, SLACK, UNIT, booked, click_sentence, quota_sentence, split
 
 LONG = Settings(embedding_steps=400)  # some seconds of stage 1
@@ -30,7 +30,7 @@ LONG = Settings(embedding_steps=400)  # some seconds of stage 1
 def lent(page_model) -> Iterator[tuple[Spaces, Backend]]:
     with pytest.MonkeyPatch.context() as patch:
         spaces = Spaces().install(patch)
-        backend = Backend(Options(model=str(page_model), offline=True))
+        backend = Backend(PageOptions(model=str(page_model), offline=True))
         backend.start()
         assert backend.ready, "on ZeroGPU it is loaded before the first request"
         yield spaces, backend
@@ -57,7 +57,7 @@ def backend(lent, spaces) -> Backend:
 def slow(spaces, page_model, monkeypatch) -> Backend:
     """One on whose CPU SAM's image encoder takes longer than a click may."""
     monkeypatch.setattr("layerdiffusion.ui.backend.LONGEST_ENCODING", 0.0)
-    backend = Backend(Options(model=str(page_model), offline=True))
+    backend = Backend(PageOptions(model=str(page_model), offline=True))
     backend.start()
     return backend
 
