@@ -9,8 +9,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from layerdiffusion.commands.bars import Bars
 from layerdiffusion.commands.terminal import (
+    Bars,
     Seeds,
     add_lora,
     add_setting,
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
-    from layerdiffusion.methods.subject import Subject
     from layerdiffusion.result import Result
+    from layerdiffusion.subject import Subject
 
 PLACEMENT_HELP = {
     "scale": "the subject's size, 1 as it is",
@@ -244,7 +244,7 @@ def _opened_subject(given: dict[str, Any], recipe: str | None) -> Subject | None
     )
     if wrong:
         raise EditError(f"{wrong} can't be combined with --subject, which has its own pictures; leave one of them out.")
-    from layerdiffusion.methods.subject import load_subject
+    from layerdiffusion.subject import load_subject
 
     steps = replace(setting_table()["finetune_steps"], name="train_on").check(given.get("train_on", 0))
     return replace(load_subject(given["subject"]), train_on=cast(int, steps))
@@ -299,7 +299,7 @@ def _report(args: argparse.Namespace, result: Result, folder: Path) -> None:
         "losses": {stage: [finite_or_none(loss) for loss in losses] for stage, losses in result.losses.items()},
         "warnings": list(result.warnings),
     }
-    print(json.dumps(report, allow_nan=False))
+    print(json.dumps(report, ensure_ascii=False, allow_nan=False))
 
 
 def _say(args: argparse.Namespace, sentence: str) -> None:

@@ -13,9 +13,9 @@ from layerdiffusion.evaluation.ray_backend import spread
 from layerdiffusion.evaluation.records import Records
 from layerdiffusion.evaluation.variants import Variant
 from layerdiffusion.evaluation.worker import Failed, Job, Measured, Worker, versions
-from layerdiffusion.settings import EMBEDDINGS, FINETUNE, Settings, setting_table
+from layerdiffusion.settings import Settings
 
-TRAINED_BY = [name for name, entry in setting_table().items() if {EMBEDDINGS, FINETUNE} & set(entry.stages)]
+SAMPLED_BY = ("sampling_steps", "guidance_scale", "schedule", "solver", "seeds")  # a new value needs no new training
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def in_order(variants: Iterable[Variant]) -> tuple[Variant, ...]:
     """
     groups: dict[str, list[Variant]] = {}
     for variant in variants:
-        training = [(name, variant.settings[name]) for name in TRAINED_BY if name in variant.settings]
+        training = sorted(item for item in variant.settings.items() if item[0] not in SAMPLED_BY)
         groups.setdefault(repr((variant.method, training, sorted(variant.options.items()))), []).append(variant)
     return tuple(variant for group in groups.values() for variant in group)
 

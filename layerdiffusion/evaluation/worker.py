@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from layerdiffusion.baselines import options_for
 from layerdiffusion.edit import Edit
 from layerdiffusion.editor import Editor
 from layerdiffusion.evaluation.datasets.toybench import BenchEdit
@@ -22,7 +23,6 @@ from layerdiffusion.evaluation.perceptual import Dino, Lpips
 from layerdiffusion.evaluation.variants import Variant
 from layerdiffusion.images.io import png_bytes
 from layerdiffusion.images.layers import Layers, object_fit
-from layerdiffusion.methods.options import options_for
 from layerdiffusion.miniature.judge import load_judge
 from layerdiffusion.miniature.shape import ShapeMeasure
 from layerdiffusion.models.load import Models, load_models

@@ -24,7 +24,6 @@ from layerdiffusion.errors import ModelError, SettingsError
 from layerdiffusion.models import hub
 from layerdiffusion.models._torchvision import ensure_torchvision
 from layerdiffusion.models.clip import Clip, load_clip
-from layerdiffusion.models.compiled import Compiler
 from layerdiffusion.models.family import Condition, Network, StableDiffusion, StableDiffusionXL
 from layerdiffusion.models.lora import PLUS, add_loras, split_name
 from layerdiffusion.models.memory import check_need, fitting_preset, fitting_settings
@@ -79,7 +78,6 @@ class Models:
     defaults: Settings  # what an edit takes by itself: the same, or quicker ones where memory is short
     size: int
     quick: Settings | None = None  # what its own quick preset sets, where it has one
-    compiler: Compiler | None = None  # of the networks that train and sample, where it is asked for
     notice: str | None = None  # one line for the user: why this is not the model they might expect
     helpers_device: torch.device | None = None  # where SAM and CLIP go; None: to the same device
     _lazy: dict[str, Any] = field(default_factory=dict, repr=False)
@@ -300,7 +298,6 @@ def assemble(
         defaults=own,
         size=size,
         notice=notice,
-        compiler=Compiler() if profile.compile else None,
     )
     if not isinstance(parts.family, StableDiffusionXL):
         # SDXL is tuned by LoRA anyway, and the quick way's draws are what it has least memory for.

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-import torch
-
 from layerdiffusion.errors import EditError
 from layerdiffusion.models.family import Network, StableDiffusion, StableDiffusionXL
 from layerdiffusion.models.profile import GIB, Profile
@@ -25,18 +23,6 @@ FITTED, TRAINED, CHECKPOINTED, ADAPTED, FORWARD, WIDENED, DECODED = 0.72, 0.9, 0
 # The same, counted on SDXL's at 128 × 128 latents: a draw of stage 1 and one of LoRA in stage 2, each with activations
 # recomputed and not; and its autoencoder's, which is float32.
 XL_FITTED, XL_TRAINED, XL_DECODED = {True: 0.63, False: 2.5}, {True: 0.55, False: 1.4}, 1.22
-
-
-OUT_OF_MEMORY = (  # as torch, cuBLAS, cuDNN and the allocators of CPUs say it
-    *("out of memory", "can't allocate memory", "not enough memory", "unable to find an engine"),
-    *("cublas_status_alloc_failed", "cudnn_status_alloc_failed"),
-)
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether the error says that a device's or the machine's memory is used up."""
-    words = str(error).lower()
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(part in words for part in OUT_OF_MEMORY)
 
 
 class Placed(Protocol):
