@@ -2,47 +2,65 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import cast
 
 from PIL import Image
 
+from layerdiffusion.baselines import OWN, BaselineOptions, check_options, edit_of, options_for
+from layerdiffusion.cache import Run, Stage, StageCache, digest
+from layerdiffusion.cut_outs import SubjectFinder
 from layerdiffusion.edit import Edit
+from layerdiffusion.engine import FittedEmbeddings, TunedWeights, Turns
 from layerdiffusion.errors import EditError
-from layerdiffusion.images.layers import Layers, seen
+from layerdiffusion.images.layers import Layers, lay_out, seen
 from layerdiffusion.images.masks import Mask, cut_out
-from layerdiffusion.methods.options import OWN, Options
-from layerdiffusion.methods.pictures import SubjectFinder
-from layerdiffusion.methods.plan import Planner
-from layerdiffusion.methods.stages import FittedEmbeddings, Trained, TunedWeights, background_stage, generate_background
-from layerdiffusion.methods.subject import OF_A_SUBJECT, Subject, trained_subject
+from layerdiffusion.method.embeddings import edit_embedding
+from layerdiffusion.method.layerdiffusion import generate_background
 from layerdiffusion.models.load import Models
 from layerdiffusion.models.memory import Need, predicted_need
+from layerdiffusion.models.profile import GIB
 from layerdiffusion.progress import OnProgress, Reporter
 from layerdiffusion.prompts import prompt_notes
 from layerdiffusion.recipe import Recipe
 from layerdiffusion.result import Result
-from layerdiffusion.runtime import RUN, Runtime, Stage
-from layerdiffusion.settings import Settings
+from layerdiffusion.settings import SAMPLING, Settings
+from layerdiffusion.subject import OF_A_SUBJECT, Subject, trained_subject
+from layerdiffusion.task import Task
+
+BACKGROUND = "background"
+
+
+@dataclass(frozen=True)
+class EditPlan:
+    """An edit's stages, the last of which gives its pictures."""
+
+    task: Task
+    stages: list[Stage[object]]
+    known: bool  # False while the background is yet to be generated, for which a blank picture stands in
 
 
 class Editor:
     """Edits pictures with one set of models; safe to share between threads, which then take turns.
 
-    `cache_limit` bounds the finished stages that are kept, in bytes of main memory; see `Runtime`. `sam` is which
-    Segment Anything finds subjects in results, as in `Models.segmenter`. The models are never changed: stage 2 tunes a
-    copy, which lives in this cache.
+    `cache_limit` bounds the finished stages that are kept, in bytes of main memory (None: a GiB, or two tuned networks
+    if that is more). `sam` is which Segment Anything finds subjects in results, as in `Models.segmenter`. The models
+    are never changed: stage 2 tunes a copy, which lives in this cache.
     """
 
     def __init__(self, models: Models, cache_limit: int | None = None, sam: str | Path | None = None) -> None:
+        if cache_limit is None:
+            parameters = sum(parameter.numel() for parameter in models.master.parameters())
+            cache_limit = max(GIB, int(2.5 * parameters * models.profile.weights.itemsize))
         self.models, self.sam = models, sam
-        self.runtime = Runtime(models, cache_limit)
-        self._planner, self._subjects = Planner(models, self.runtime), SubjectFinder(models, sam)
+        self.cache, self.turns, self._subjects = StageCache(cache_limit), Turns(), SubjectFinder(models, sam)
+        self._last_layers: tuple[Edit, tuple[int, int], Layers] | None = None
 
     def run(
         self,
@@ -52,93 +70,135 @@ class Editor:
         cancel: threading.Event | None = None,
         *,
         method: str = OWN,
-        options: Options | None = None,
+        options: BaselineOptions | None = None,
         subject: Subject | None = None,
     ) -> Result:
         """Run the edit, taking from the cache every stage whose inputs are the same as before.
 
         Fields that `settings` leaves open are the model's own defaults. `on_progress` gets a `Progress` for each step;
-        once `cancel` is set the edit ends within a step. `method` is one of `methods.options.METHODS`, `options` its
-        own (`options_for`; None: its defaults). With a kept `subject` nothing is trained but its `train_on` steps, in
+        once `cancel` is set the edit ends within a step. `method` is one of `baselines.LABELS`, `options` its own
+        (`options_for`; None: its defaults). With a kept `subject` nothing is trained but its `train_on` steps, in
         place of stages 1 and 2. The baselines see the whole prompt and one picture. Raises an `EditError`: `Cancelled`,
         `OutOfMemory`, or one that names what is wrong with the edit. Whatever is raised, finished stages are kept.
         """
         began = time.perf_counter()
-        plan = self._planner.plan(edit, settings, method, options, subject)
-        with self.runtime.turn(cancel):
-            background = plan.background
-            if background is not None and plan.waits and (picture := self.runtime.cached(background)):
-                plan = plan.with_background(picture)  # made while this waited for its turn
-            status = self.runtime.plan(plan.whole)
-            report = self.runtime.reporter(plan.whole, on_progress, cancel)
-            seconds: dict[str, float] = {}
-            if background is not None and plan.waits:
-                made = self.runtime.run_stages([background], report)
-                seconds |= made.seconds
-                plan = plan.with_background(made[background])
-                status |= self.runtime.plan(plan.stages)
-            elif background is not None:
-                report.reused(background.name)
-            task, stages = plan.task, plan.stages
-            finished = self.runtime.run_stages(stages, report)
-            seconds |= finished.seconds
-            images = [image.copy() for image in cast("list[Image.Image]", finished[stages[-1]])]
-        assert task.layers is not None
-        trained = {stage.name: value for stage in stages if isinstance(value := finished[stage], Trained)}
+        plan = self._plan(edit, settings, method, options, subject)
+        with self.turn(cancel):
+            status = self.cache.plan(plan.stages)
+            report = self.cache.reporter(plan.stages, on_progress, cancel)
+            if not plan.known:
+                background = self.cache.compute(plan.stages[:1], self.models, report)[plan.stages[0]]
+                plan = self._plan(edit, settings, method, options, subject, cast(Image.Image, background))
+                status = self.cache.plan(plan.stages) | {BACKGROUND: status[BACKGROUND]}
+            elif edit.background == "generate":
+                report.reused(BACKGROUND)
+            stages = [stage for stage in plan.stages if stage.name != BACKGROUND]
+            values = self.cache.compute(stages, self.models, report)
+        trained = {stage.name: values[stage] for stage in stages if hasattr(values[stage], "losses")}
         return Result(
-            images=images,
-            seeds=task.settings.seeds,
-            timings=seconds | {"total": time.perf_counter() - began},
+            images=[image.copy() for image in values[stages[-1]]],
+            seeds=plan.task.settings.seeds,
+            timings=report.seconds | {"total": time.perf_counter() - began},
             losses={name: list(value.losses) for name, value in trained.items()},
-            edit_id=plan.identity,
+            edit_id=digest(self.models.name, stages[-1].key)[:12],
             stages=status,
             edit=edit,
-            settings=task.settings,
+            settings=plan.task.settings,
             model=self.models.name,
-            layers=task.layers,
+            layers=plan.task.layers,
             warnings=(
                 *self.warnings(edit, method),
                 *(value.note for value in trained.values() if isinstance(value, TunedWeights) and value.note),
                 *([] if subject is None else [OF_A_SUBJECT]),
             ),
-            find_subjects=partial(self._find_subjects, edit=edit, layers=task.layers),
+            find_subjects=partial(self._find_subjects, edit=edit, layers=plan.task.layers),
         )
 
     def plan(
         self, edit: Edit, settings: Settings | None = None, method: str = OWN, subject: Subject | None = None
     ) -> dict[str, str]:
         """What `run` would do now with each stage: "run", "reuse" (from the cache) or "skip" (no steps)."""
-        return self.runtime.plan(self._planner.plan(edit, settings, method, subject=subject).whole)
-
-    def warnings(self, edit: Edit, method: str = OWN) -> list[str]:
-        """What will be made of masks and prompts otherwise than they may be meant, a sentence each."""
-        prompts = [edit.object_prompt, edit.background_prompt] if method == OWN else [edit.prompt]
-        return [*edit.notes, *self.models.prompt_warnings(prompts), *prompt_notes(prompts)]
-
-    def need(self, settings: Settings | None = None) -> Need | None:
-        """What an edit takes of the device's memory, where that is known. Raises `TooLarge` where it can't fit."""
-        settings = (settings or Settings()).resolve(self.models.defaults)
-        self.models.check(settings)
-        return predicted_need(self.models, settings)
+        return self.cache.plan(self._plan(edit, settings, method, subject=subject).stages)
 
     def estimate(
         self, edit: Edit, settings: Settings | None = None, method: str = OWN, subject: Subject | None = None
     ) -> float | None:
         """The seconds that `run` would take now, by the speeds seen so far; None before any was."""
-        return self.runtime.estimate(self._planner.plan(edit, settings, method, subject=subject).whole)
+        return self.cache.estimate(self._plan(edit, settings, method, subject=subject).stages)
 
-    def left(self, edit: Edit, settings: Settings | None = None, method: str = OWN) -> list[Stage[object]]:
+    def missing(self, edit: Edit, settings: Settings | None = None, method: str = OWN) -> list[Stage[object]]:
         """The stages that `run` would have to run now."""
-        return [each for each in self._planner.plan(edit, settings, method).whole if self.runtime.status(each) == RUN]
+        return self.cache.missing(self._plan(edit, settings, method).stages)
 
-    def measure(self) -> None:
-        """Take a few steps of sampling, so that the first `estimate` has a speed to go by."""
-        with self.runtime.turn():
-            for steps in (1, 3):  # the first one pays for what is set up once
-                report = Reporter(self.runtime.seconds_per_pass, {"background": (steps, 2)}, None, None)
-                size = self.models.size, self.models.size
-                generate_background(self.models, report, "", 0, size, steps, self.models.defaults.guidance_scale)
-            self.runtime.assume(self.runtime.seconds_per_pass["background"])
+    def _plan(
+        self,
+        edit: Edit,
+        settings: Settings | None,
+        method: str = OWN,
+        options: BaselineOptions | None = None,
+        subject: Subject | None = None,
+        generated: Image.Image | None = None,
+    ) -> EditPlan:
+        """The edit's stages; with the `generated` background, where it was generated just now.
+
+        Raises an `EditError` for settings, options or masks that can't be.
+        """
+        models, run = self.models, Run()
+        check_options(method, options)
+        settings = (settings or Settings()).resolve(models.defaults)
+        models.check(settings)
+        if method != OWN:
+            options = options_for(method, models) if options is None else options.resolve(models.defaults)
+        if subject is not None:
+            subject.check(models)
+            settings = replace(settings, embedding_steps=0, finetune_steps=subject.train_on, tune=subject.tune)
+        size = models.window(settings.shape, edit.object_image.size)
+        if edit.background == "generate":
+            background = self._background(run, edit.background_prompt, edit.background_seed, settings, size)
+            generated = generated or self.cache.get(background)
+        known = edit.background != "generate" or generated is not None
+        layers = self._lay_out(edit, size, generated or Image.new("RGB", size))
+        task = Task(models, edit, layers, settings, options, subject)
+        edit_of(method)(task, run)
+        return EditPlan(task, run.stages, known)
+
+    def _background(
+        self, run: Run, prompt: str, seed: int, settings: Settings, size: tuple[int, int]
+    ) -> Stage[Image.Image]:
+        """The picture that the untouched model makes of `prompt`, alone in its batch: the same wherever it is made."""
+        return run(
+            BACKGROUND,
+            generate_background,
+            prompt=prompt,
+            seed=seed,
+            size=size,
+            steps=settings.sampling_steps,
+            guidance_scale=settings.guidance_scale,
+            solver=settings.solver,
+        )
+
+    def _lay_out(self, edit: Edit, size: tuple[int, int], generated: Image.Image) -> Layers:
+        if edit.background == "generate":
+            return lay_out(edit, size, generated)
+        last = self._last_layers  # read once: another thread may put another edit's there meanwhile
+        if last is None or last[0] is not edit or last[1] != size:
+            last = self._last_layers = edit, size, lay_out(edit, size)
+        return last[2]
+
+    @contextlib.contextmanager
+    def turn(self, cancel: threading.Event | None = None) -> Iterator[None]:
+        """The device for one piece of work; see `Turns`. Where stages run elsewhere there is nothing to wait for."""
+        if self.cache.remote is not None:
+            yield
+            return
+        with self.turns(cancel):
+            yield
+        self.cache.settle()  # the stages that followed used what lies on the device there
+
+    def layers(self, edit: Edit, settings: Settings | None = None) -> Layers | None:
+        """The edit's pictures as the stages will look at them; None while its background is not generated yet."""
+        plan = self._plan(edit, settings)
+        return plan.task.layers if plan.known else None
 
     def generate_backgrounds(
         self,
@@ -157,31 +217,26 @@ class Editor:
         if not prompt.strip():
             raise EditError("There are no words to generate a background from; describe the place.")
         settings = (settings or Settings()).resolve(self.models.defaults)
-        size = self.models.window(settings.shape, photo)
-        stages = [background_stage(self.models, prompt, seed, settings, size) for seed in seeds]
-        with self.runtime.turn(cancel):
-            finished = self.runtime.run_stages(stages, self.runtime.reporter(stages, on_progress, cancel))
-            return [finished[stage].copy() for stage in stages]
-
-    def layers(self, edit: Edit, settings: Settings | None = None) -> Layers | None:
-        """The edit's pictures as the stages will look at them; None while its background is not generated yet."""
-        return self._planner.plan(edit, settings).task.layers
+        size, run = self.models.window(settings.shape, photo), Run()
+        stages = [self._background(run, prompt, seed, settings, size) for seed in seeds]
+        with self.turn(cancel):
+            values = self.cache.compute(stages, self.models, self.cache.reporter(stages, on_progress, cancel))
+        return [values[stage].copy() for stage in stages]
 
     def subject(self, edit: Edit, settings: Settings | None = None, subject: Subject | None = None) -> Subject:
         """What the edit's training came to, to be kept: from the cache, or else trained now; see `run`."""
-        plan = self._planner.plan(edit, settings, subject=subject)
-        task, training = plan.task, plan.stages[:2]
-        if task.layers is None:
+        plan = self._plan(edit, settings, subject=subject)
+        if not plan.known:
             raise EditError("The background is not generated yet; run the edit first.")
-        with self.runtime.turn():
-            finished = self.runtime.run_stages(training, self.runtime.reporter(training, None, None))
-        fitted, tuned = (cast("Trained", finished[stage]) for stage in training)
-        assert isinstance(fitted, FittedEmbeddings) and isinstance(tuned, TunedWeights)
+        task, stages = plan.task, [stage for stage in plan.stages if stage.name not in (BACKGROUND, SAMPLING)]
+        with self.turn():
+            values = self.cache.compute(stages, self.models, self.cache.reporter(stages, None, None))
+        fitted, tuned = cast("tuple[FittedEmbeddings, TunedWeights]", [values[stage] for stage in stages])
         before = 0 if subject is None else subject.recipe.settings.finetune_steps or 0
         settings = replace(task.settings, finetune_steps=before + task.settings.finetune_steps)
-        return trained_subject(
-            Recipe(seen(edit, task.size), settings, self.models.name), fitted.embeddings, tuned.weights
-        )
+        recipe = Recipe(seen(edit, task.size), settings, self.models.name)
+        mixed = edit_embedding(fitted.embeddings[:1], fitted.embeddings[1:], settings.alpha)
+        return trained_subject(recipe, fitted.embeddings, mixed, tuned.weights)
 
     def cut_out(self, result: Result) -> list[Image.Image]:
         """The subject of each of the result's pictures, found again by SAM and the words: RGBA. Raises `ModelError`."""
@@ -189,15 +244,36 @@ class Editor:
         return [cut_out(image, mask) for image, mask in zip(result.images, masks, strict=True)]
 
     def _find_subjects(self, images: Sequence[Image.Image], edit: Edit, layers: Layers) -> list[Mask]:
-        with self.runtime.turn():
+        with self.turn():
             return self._subjects.subjects_of(images, edit, layers)
+
+    def warnings(self, edit: Edit, method: str = OWN) -> list[str]:
+        """What will be made of masks and prompts otherwise than they may be meant, a sentence each."""
+        prompts = [edit.object_prompt, edit.background_prompt] if method == OWN else [edit.prompt]
+        return [*edit.notes, *self.models.prompt_warnings(prompts), *prompt_notes(prompts)]
+
+    def need(self, settings: Settings | None = None) -> Need | None:
+        """What an edit takes of the device's memory, where that is known. Raises `TooLarge` where it can't fit."""
+        settings = (settings or Settings()).resolve(self.models.defaults)
+        self.models.check(settings)
+        return predicted_need(self.models, settings)
+
+    def measure(self) -> None:
+        """Take a few steps of sampling, so that the first `estimate` has a speed to go by."""
+        settings = self.models.defaults
+        size = self.models.size, self.models.size
+        with self.turn():
+            for steps in (1, 3):  # the first one pays for what is set up once
+                stage = self._background(Run(), "", 0, replace(settings, sampling_steps=steps, solver="ddim"), size)
+                stage.run(self.models, Reporter(self.cache.seconds_per_pass, {BACKGROUND: stage.work}, None, None))
+            self.cache.assume(self.cache.seconds_per_pass[BACKGROUND])
 
     def clear_cache(self) -> None:
         """Forget every finished stage."""
-        with self.runtime.turn():
-            self.runtime.clear_cache()
+        with self.turn():
+            self.cache.clear()
 
     @property
     def cache_size(self) -> int:
         """Bytes held by the finished stages."""
-        return self.runtime.cache_size
+        return self.cache.size

@@ -6,18 +6,27 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from PIL import Image
 from torch import Tensor
 
 from layerdiffusion.errors import EditError
 
-if TYPE_CHECKING:
-    from layerdiffusion.method.objective import Step
-
 STAGES = ("background", "inversion", "embeddings", "finetune", "sampling")  # "inversion" is Plug-and-Play's
 PREVIEWS = 6  # how many previews stage 3 gives
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a stage hands to its `on_step` callback after each step; `index` counts from 1 to `steps`."""
+
+    index: int
+    steps: int
+    loss: float | None = None  # stages 1 and 2: what was minimised, before this step's update
+    x0: Tensor | None = None  # stage 3: (B, C, h, w), the clean latents predicted at this step
+
+
+OnStep = Callable[[Step], None]
 
 
 class Cancelled(EditError):
@@ -58,7 +67,8 @@ class Reporter:
         self.seconds_per_pass, self.work = seconds_per_pass, work
         self._on_progress, self._cancel = on_progress, cancel
         self.stage = ""
-        self.losses: list[float] = []
+        self.losses: list[float] = []  # of the stage that runs
+        self.seconds: dict[str, float] = {}  # that each stage has taken, by name
         self._note = ""
         self._before = 0  # steps of stages of this name that are finished
 
@@ -79,7 +89,7 @@ class Reporter:
     def begin(self, stage: str) -> None:
         if stage != self.stage:
             self.stage, self._before = stage, 0
-            self.again("")
+        self.again("")
 
     def again(self, note: str) -> None:
         """The stage takes its steps from the first; `note` is one sentence on why it does."""
@@ -89,15 +99,16 @@ class Reporter:
         self.check()
         if step.loss is not None:
             self.losses.append(step.loss)
-        done, steps = self._before + step.index, self.work.get(self.stage, (step.steps, 1.0))[0]
+        done, steps = self._before + step.index, max(self.work.get(self.stage, (0,))[0], self._before + step.steps)
         left = self._seconds_left(done, steps)
         if self._on_progress:
             picture = preview() if preview else None
             self._on_progress(Progress(self.stage, done, steps, step.loss, left, picture, note=self._note))
 
-    def finish(self, steps: int) -> None:
-        """A stage of so many steps is done; the next of the same name counts on from there."""
+    def finish(self, stage: str, steps: int, seconds: float) -> None:
+        """A stage is done after so many steps and seconds; the next of the same name counts on from there."""
         self._before += steps
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
 
     def part(
         self, index: int, parts: int, decode: Callable[[Tensor], list[Image.Image]] | None = None
@@ -115,7 +126,8 @@ class Reporter:
 
     def _seconds_left(self, done: int, steps: int) -> float:
         per_step = (time.perf_counter() - self._began) / done
-        cost = self.work.get(self.stage, (steps, 1))[1]
+        expected, cost = self.work.get(self.stage, (steps, 1.0))
+        cost *= expected / steps  # a batch in parts takes more steps, each of fewer pictures
         self.seconds_per_pass[self.stage] = per_step / cost
         left = per_step * (steps - done)
         for stage in STAGES[STAGES.index(self.stage) + 1 :]:

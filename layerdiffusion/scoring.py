@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 # What of each counts as nothing and what as all: an unrelated picture's and a very good one's.
 WORDS_HUB, WORDS_MINIATURE = (0.15, 0.35), (0.2, 0.6)  # CLIP's cosine with the prompt: ViT-B/32's, the miniature's
-SUBJECT = (0.4, 1.0)  # the cosine of both cut-outs' CLIP embeddings
-PLACE = (10.0, 30.0)  # dB: another place, and the right one through the autoencoder
-LEAST = 0.02  # of each, in the mean: whatever is worse is equally bad
+SUBJECT_COSINES = (0.4, 1.0)  # the cosine of both cut-outs' CLIP embeddings
+PLACE_PSNR = (10.0, 30.0)  # dB: another place, and the right one through the autoencoder
+LEAST_PART = 0.02  # of each, in the mean: whatever is worse is equally bad
 MOST_PSNR = 100.0  # dB, of pictures that are the same: JSON has no infinity
 RIM = 1 / 32  # of the picture's side: how far beyond a subject's mask its soft rim and its contact shadow are left out
 
@@ -36,15 +36,15 @@ class Score(NamedTuple):
     @property
     def overall(self) -> float:
         """The harmonic mean of those there are: two that are right don't make up for a third that is wrong."""
-        parts = [max(part, LEAST) for part in (self.words, self.subject, self.place) if part is not None]
+        parts = [max(part, LEAST_PART) for part in (self.words, self.subject, self.place) if part is not None]
         return len(parts) / sum(1 / part for part in parts)
 
 
 def score_of(clip_score: float, likeness: float | None, psnr: float | None, own_clip: bool) -> Score:
     """The score of a picture with these measures, `psnr` in dB; `own_clip`: scored by the miniature's CLIP."""
     words = scaled(clip_score, *(WORDS_MINIATURE if own_clip else WORDS_HUB))
-    subject = None if likeness is None else scaled(likeness, *SUBJECT)
-    return Score(clip_score, words, subject, None if psnr is None else scaled(psnr, *PLACE))
+    subject = None if likeness is None else scaled(likeness, *SUBJECT_COSINES)
+    return Score(clip_score, words, subject, None if psnr is None else scaled(psnr, *PLACE_PSNR))
 
 
 def scaled(value: float, nothing: float, everything: float) -> float:
@@ -88,11 +88,11 @@ def clip_cosines(
 ) -> list[dict[str, float]]:
     """Of each picture "clip_score" (the plain cosine with the prompt, −1 to 1), "clipscore" (CLIPScore, 0 to 2.5) and
     "subject_likeness" (the cosine of its subject and the photo's, cut out in squares). Raises `ModelError`."""
-    from layerdiffusion.models.clip import PREFIX, clipscore, embed
+    from layerdiffusion.models.clip import PREFIX, clipscore
 
     crops = [cut_out(image, subject) for image, subject in zip(images, subjects, strict=True)]
     photo = cut_out(edit.object_image, edit.object_mask)
-    pictures, words = embed(models, [*images, *crops, photo], [edit.prompt, PREFIX + edit.prompt])
+    pictures, words = models.clip().embed([*images, *crops, photo], [edit.prompt, PREFIX + edit.prompt])
     count = len(images)
     plain, prefixed = (pictures[:count] @ words.T).T.tolist()
     alike = (pictures[count:-1] @ pictures[-1]).tolist()

@@ -1,7 +1,7 @@
-"""`Settings`, the dials of the method, as one table: each field carries its default, range, words and stages.
+"""`Settings`, the dials of the method, as one table: each field carries its default, range and words.
 
-The command line's help, the page's dials, the recipe's checks and the cache's keys are made from this table; a new
-setting is one more field here and the function that uses it.
+The command line's help, the page's dials and the recipe's checks are made from this table; a new setting is one more
+field here, and its use in `method.layerdiffusion.edit`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,6 @@ class Setting:
     """One entry of the table."""
 
     default: object  # the paper's, for Stable Diffusion v1.4 at 512 × 512
-    stages: tuple[str, ...]  # whose cache key includes this setting; empty for what shows in their pictures
     label: str
     help: str  # one line: what it does to the picture
     limit: Limit | None = None  # of a number
@@ -78,7 +77,7 @@ class Setting:
 
 def setting(
     default: T,
-    *stages: str,
+    *,
     label: str,
     help: str,
     limit: Limit | None = None,
@@ -88,7 +87,7 @@ def setting(
     slider_high: float | None = None,
 ) -> T:
     """A field of `Settings` that is None until it is set, with its `Setting`."""
-    entry = Setting(default, stages, label, help, limit, choices, check_text, advanced, slider_high)
+    entry = Setting(default, label, help, limit, choices, check_text, advanced, slider_high)
     return cast(T, field(default=None, metadata={"setting": entry}))
 
 
@@ -116,47 +115,47 @@ class Settings:
     """
 
     alpha: float = setting(
-        0.7, FINETUNE, SAMPLING, limit=Limit(0.0, 1.0, 0.05), label="α · subject words",
+        0.7, limit=Limit(0.0, 1.0, 0.05), label="α · subject words",
         help="Eq. 2: higher follows what the subject should do, lower leans on the background.",
     )  # fmt: skip
     object_weight: float = setting(
-        2.0, FINETUNE, limit=Limit(0.0, 10.0, 0.1), label="λ1 · keep subject",
+        2.0, limit=Limit(0.0, 10.0, 0.1), label="λ1 · keep subject",
         help="Higher keeps more of the subject's looks; 3 suits a small subject.",
     )  # fmt: skip
     background_weight: float = setting(
-        1.0, FINETUNE, limit=Limit(0.0, 10.0, 0.1), label="λ2 · keep place", help="Higher keeps more of the place.",
+        1.0, limit=Limit(0.0, 10.0, 0.1), label="λ2 · keep place", help="Higher keeps more of the place.",
     )  # fmt: skip
     embedding_steps: int = setting(
-        500, EMBEDDINGS, limit=Limit(0, 2000, 10, whole=True), label="Stage 1 · steps",
+        500, limit=Limit(0, 2000, 10, whole=True), label="Stage 1 · steps",
         help="Steps that fit the words to the background; 0 leaves stage 1 out.",
     )  # fmt: skip
     embedding_lr: float = setting(
-        1e-3, EMBEDDINGS, limit=Limit(0.0, 0.1, 1e-4), advanced=True, label="Stage 1 · learning rate",
+        1e-3, limit=Limit(0.0, 0.1, 1e-4), advanced=True, label="Stage 1 · learning rate",
         help="How far each step of stage 1 moves the words.",
     )  # fmt: skip
     finetune_steps: int = setting(
-        250, FINETUNE, limit=Limit(0, 2000, 10, whole=True), label="Stage 2 · steps",
+        250, limit=Limit(0, 2000, 10, whole=True), label="Stage 2 · steps",
         help="Steps that fit the model to both layers: more is closer to them, fewer is freer; 0 leaves stage 2 out.",
     )  # fmt: skip
     finetune_lr: float = setting(
-        2e-6, FINETUNE, limit=Limit(0.0, 0.1, 1e-6), advanced=True, label="Stage 2 · learning rate",
+        2e-6, limit=Limit(0.0, 0.1, 1e-6), advanced=True, label="Stage 2 · learning rate",
         help="How far each step of stage 2 moves the model.",
     )  # fmt: skip
     sampling_steps: int = setting(
-        50, SAMPLING, limit=Limit(1, 1000, 1, whole=True), slider_high=200, label="Stage 3 · steps",
+        50, limit=Limit(1, 1000, 1, whole=True), slider_high=200, label="Stage 3 · steps",
         help="Steps that make the pictures; more is finer and slower.",
     )  # fmt: skip
     guidance_scale: float = setting(
-        7.5, SAMPLING, limit=Limit(0.0, 30.0, 0.5), advanced=True, label="Guidance",
+        7.5, limit=Limit(0.0, 30.0, 0.5), advanced=True, label="Guidance",
         help="How strictly the words are followed.",
     )  # fmt: skip
     schedule: str = setting(
-        "alternate", SAMPLING, advanced=True, label="Stage 3 · words",
+        "alternate", advanced=True, label="Stage 3 · words",
         choices={"alternate": "alternate (the paper)", "object": "subject only", "edit": "mixed only"},
         help="Eq. 7: which words a step of stage 3 follows.",
     )  # fmt: skip
     solver: str = setting(
-        "ddim", SAMPLING, advanced=True, label="Stage 3 · solver",
+        "ddim", advanced=True, label="Stage 3 · solver",
         choices={"ddim": "DDIM (the paper)", "dpmpp": "DPM-Solver++"},
         help="How a step of stage 3 is taken: DPM-Solver++ comes as far in about half the steps.",
     )  # fmt: skip
@@ -167,26 +166,26 @@ class Settings:
         help="What is cut to this shape is what the model sees; or any other ratio from 1:2 to 2:1.",
     )  # fmt: skip
     seeds: tuple[int, ...] = setting(
-        (0, 1, 2, 3), SAMPLING, limit=SEED, label="Seeds", help="One picture for each, made as one batch.",
+        (0, 1, 2, 3), limit=SEED, label="Seeds", help="One picture for each, made as one batch.",
     )  # fmt: skip
     training_seed: int = setting(
-        0, EMBEDDINGS, FINETUNE, limit=SEED, advanced=True, label="Training seed",
+        0, limit=SEED, advanced=True, label="Training seed",
         help="The noise of stages 1 and 2.",
     )  # fmt: skip
     noise_offset: float = setting(
-        0.0, EMBEDDINGS, FINETUNE, limit=Limit(0.0, 1.0, 0.05), advanced=True, label="Noise offset",
+        0.0, limit=Limit(0.0, 1.0, 0.05), advanced=True, label="Noise offset",
         help="How far that noise is moved as a whole: it hides colours, so that the words learn them; the paper has 0.",
     )  # fmt: skip
     draws: int = setting(
-        1, EMBEDDINGS, FINETUNE, limit=Limit(1, 8, 1, whole=True), advanced=True, label="Draws a step",
+        1, limit=Limit(1, 8, 1, whole=True), advanced=True, label="Draws a step",
         help="How many draws of noise each step of stages 1 and 2 learns from at once; the paper has 1.",
     )  # fmt: skip
     tune: str = setting(
-        "full", FINETUNE, advanced=True, label="Stage 2 · trains", choices={"full": "all", "lora": "LoRA"},
+        "full", advanced=True, label="Stage 2 · trains", choices={"full": "all", "lora": "LoRA"},
         help="All of the network, or a small addition to it.",
     )  # fmt: skip
     layers: str = setting(
-        "composite", EMBEDDINGS, FINETUNE, advanced=True, label="Stage 2 · learns from",
+        "composite", advanced=True, label="Stage 2 · learns from",
         choices={"composite": "layered picture", "separate": "separate pictures"},
         help="One picture, the subject laid over the background; or each picture by itself.",
     )  # fmt: skip
@@ -204,15 +203,6 @@ class Settings:
             candidates = getattr(self, name), getattr(defaults, name, None), entry.default
             filled[name] = next(value for value in candidates if value is not None)
         return type(self)(**filled)  # type: ignore[arg-type]  # checked one by one, by the class
-
-    def of(self: _Self, *stages: str) -> _Self:
-        """These settings with only those set that one of `stages` reads: what a stage's key has to depend on."""
-        read = {
-            name: getattr(self, name)
-            for name, entry in setting_table(type(self)).items()
-            if set(stages) & set(entry.stages)
-        }
-        return type(self)(**read)
 
     def to_dict(self) -> dict[str, object]:
         """The fields that are set, as JSON holds them."""

@@ -42,8 +42,8 @@ def thread_variables(threads: int, environment: Mapping[str, str] = os.environ) 
 def threads_for(parameters: int) -> int | None:
     """How many of the threads that `share_cores` set suit a network of that size; None: all, or the user's own number.
 
-    For the embedded model half of them: on two cores an edit took 6.9 s with one thread, 7.4 with two that sleep and
-    6.5 with two that spin; beside two busy processes 13.1 with one thread and 15.1 with two.
+    For the embedded model half of them: with all, threads that sleep between its small operations cost more than they
+    compute.
     """
     chosen = _chosen.get("OMP_NUM_THREADS")
     return None if chosen is None or parameters > SMALL else max(1, int(chosen) // 2)
@@ -59,37 +59,13 @@ def available_cores(root: Path = Path("/")) -> int:
 
 
 def cpu_quota(root: Path = Path("/")) -> float:
-    """The cores' worth of time that the control groups of this process allow, inf where there is no limit."""
-    return min(_quotas(root), default=math.inf)
-
-
-def _quotas(root: Path) -> Iterable[float]:
-    """The limits of the group and of those around it, for version 2 and version 1 of control groups."""
-    groups = root / "sys/fs/cgroup"
-    for line in _read(root / "proc/self/cgroup").splitlines():
-        _, controllers, name = (line.split(":", 2) + ["", ""])[:3]
-        if not controllers:
-            for folder in _with_parents(groups, name):
-                quota, _, period = _read(folder / "cpu.max").partition(" ")
-                yield from _share(quota, period)
-        elif "cpu" in controllers.split(","):
-            for base in (groups / controllers, groups / "cpu"):
-                for folder in _with_parents(base, name):
-                    yield from _share(_read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us"))
-
-
-def _with_parents(base: Path, name: str) -> list[Path]:
-    """The group's folder and those around it, up to the mount, which in a container is the group itself."""
-    folder = base / name.strip("/")
-    return [folder, *(parent for parent in folder.parents if parent == base or base in parent.parents)]
-
-
-def _share(quota: str, period: str) -> Iterable[float]:
-    try:
-        if int(quota) > 0 and int(period) > 0:
-            yield int(quota) / int(period)
-    except ValueError:  # "max", or no such file
-        return
+    """The cores' worth of time that this process's control groups (version 2) allow, inf where there is no limit."""
+    mount = root / "sys/fs/cgroup"
+    group = mount / _read(root / "proc/self/cgroup").rpartition("::")[2].strip("/")
+    # In a container the group's own folder is the mount, under a name that only its host knows.
+    folders = {group, mount, *(folder for folder in group.parents if mount in folder.parents)}
+    limits = (_read(folder / "cpu.max").split() for folder in folders)
+    return min((int(limit[0]) / int(limit[1]) for limit in limits if limit and limit[0] != "max"), default=math.inf)
 
 
 def _physical(cpus: Iterable[int], root: Path) -> int:

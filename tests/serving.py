@@ -19,7 +19,7 @@ from tiny import save_tiny_clip, save_tiny_model
 from layerdiffusion.models.sam import SamConfig, build_sam, save_sam
 from layerdiffusion.ui.backend import Backend
 from layerdiffusion.ui.launch import build_page, launch_arguments
-from layerdiffusion.ui.options import Options
+from layerdiffusion.ui.options import PageOptions
 from layerdiffusion.ui.session import Session
 from layerdiffusion.ui.spaces import on_zero_gpu
 
@@ -72,7 +72,7 @@ def served(folder: Path, **options: Any) -> Iterator[Served]:
 
     On ZeroGPU before, as `launch` has it.
     """
-    options = Options(model=str(folder), host="127.0.0.1", port=free_port(), offline=True, **options)
+    options = PageOptions(model=str(folder), host="127.0.0.1", port=free_port(), offline=True, **options)
     backend = Backend(options)
     if on_zero_gpu():
         backend.start()

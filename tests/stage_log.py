@@ -13,7 +13,7 @@ import torch
 from fake_cuda import GIB, Card
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from layerdiffusion import runtime
+from layerdiffusion import cache
 from layerdiffusion.models._torchvision import ensure_torchvision
 from layerdiffusion.progress import Progress, Reporter
 
@@ -85,5 +85,5 @@ class AtOnce:
 def one_thread() -> Iterator[None]:
     """While this lasts the package starts no thread."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runtime, "threading", SimpleNamespace(**{**vars(threading), "Thread": AtOnce}))
+        patch.setattr(cache, "threading", SimpleNamespace(**{**vars(threading), "Thread": AtOnce}))
         yield

@@ -25,11 +25,11 @@ from layerdiffusion.__main__ import main
 from layerdiffusion.edit import Edit, Placement
 from layerdiffusion.editor import Editor
 from layerdiffusion.errors import ModelError
-from layerdiffusion.methods.subject import load_subject
 from layerdiffusion.models.sam import SamConfig, build_sam, load_sam, save_sam
 from layerdiffusion.models.segmenter import Segmenter
 from layerdiffusion.recipe import CARRIED, load_recipe, recipe_from_dict, save_recipe
 from layerdiffusion.settings import Settings, setting_table
+from layerdiffusion.subject import load_subject
 
 QUICK = ["--embedding-steps", "2", "--finetune-steps", "2", "--sampling-steps", "3", "--seeds", "0", "1"]
 WORDS = ["--prompt", "a dog jumps on ice"]

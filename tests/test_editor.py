@@ -16,14 +16,18 @@ from tiny import QUICK, noise_picture
 from layerdiffusion import method, progress
 from layerdiffusion.edit import Edit, Placement
 from layerdiffusion.editor import Editor
+from layerdiffusion.engine import initial_latents, training_generator
 from layerdiffusion.errors import EditError, MaskError, ModelError, SavedElsewhere
 from layerdiffusion.images.detail import bring_detail
 from layerdiffusion.images.layers import lay_out
+from layerdiffusion.lru import LRU
+from layerdiffusion.models.denoiser import Denoiser
 from layerdiffusion.models.load import load_models
+from layerdiffusion.models.oom import OutOfMemory
+from layerdiffusion.models.tuning import TunedNetwork, with_weights
 from layerdiffusion.progress import Cancelled
 from layerdiffusion.recipe import load_recipe, recipe_from_dict
 from layerdiffusion.result import Result
-from layerdiffusion.runtime import OutOfMemory, StageCache, training_generator
 from layerdiffusion.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("global_random_state_is_left_alone")
@@ -99,7 +103,7 @@ def test_an_edit_is_the_papers_three_stages_one_after_the_other(either_models, e
     ).float()[None, None]
 
     embeddings = method.optimize_embeddings(
-        models.unet,
+        Denoiser(models.unet),
         models.scheduler,
         models.encode(layers.inpainted_background),
         small(~layers.background_mask),
@@ -110,7 +114,7 @@ def test_an_edit_is_the_papers_three_stages_one_after_the_other(either_models, e
     )
     blend = embeddings[:1].map(lambda own, other: 0.7 * own + 0.3 * other, embeddings[1:])
     weights = method.finetune(
-        models.unet,
+        TunedNetwork(models.unet, models.device, optimizer=models.profile.optimizer()),
         models.scheduler,
         method.composite_layers(models.encode(layers.composite), small(layers.object_mask)),
         blend,
@@ -119,12 +123,11 @@ def test_an_edit_is_the_papers_three_stages_one_after_the_other(either_models, e
         steps=3,
         lr=1e-3,
         generator=training_generator("finetune", 0),
-        optimizer=models.profile.optimizer(),
     )
     latents = method.sample(
-        method.with_weights(models.unet, weights),
+        Denoiser(with_weights(models.unet, weights)),
         models.scheduler,
-        method.initial_latents((0, 1), models.latent_shape),
+        initial_latents((0, 1), models.latent_shape),
         embeddings[:1],
         blend,
         models.embed([""]),
@@ -161,7 +164,7 @@ def test_a_detailed_result_has_the_photos_own_pixels_and_size(fast_editor, edit,
     photo = edit.object_image.resize((300, 300))
     large = Edit(photo, np.asarray(Image.fromarray(edit.object_mask).resize((300, 300))), prompt=edit.prompt)
     small = fast_editor.run(large, quick())
-    monkeypatch.setattr("layerdiffusion.methods.pictures.find_again", find_again)
+    monkeypatch.setattr("layerdiffusion.cut_outs.find_again", find_again)
     segmenter = SimpleNamespace(name="SAM", prepare=lambda images: asked.append(len(images)))
     monkeypatch.setattr(fast_editor.models, "segmenter", lambda name: segmenter, raising=False)
     monkeypatch.setattr(fast_editor.models, "clip", lambda: None, raising=False)
@@ -321,7 +324,7 @@ def test_a_picture_handed_out_can_be_drawn_on_without_spoiling_the_cache(fast_ed
 
 
 def test_the_cache_keeps_to_its_limit_and_drops_what_was_unused_longest():
-    cache = StageCache(1000)
+    cache = LRU(1000)
     for key in "abc":
         cache.put(key, torch.zeros(100))  # 400 bytes each
         if key == "b":
@@ -458,9 +461,9 @@ def poison_the_copy_in_training(stage, step):
     def on_progress(event):
         if event.stage == stage and event.step == step:
             frame = sys._getframe()
-            while "tuned" not in frame.f_locals:
+            while not isinstance(frame.f_locals.get("network"), TunedNetwork):
                 frame = frame.f_back
-            next(frame.f_locals["tuned"].parameters()).data.fill_(float("nan"))
+            next(frame.f_locals["network"].unet.parameters()).data.fill_(float("nan"))
 
     return on_progress
 
@@ -561,9 +564,17 @@ def test_a_generated_background_is_painted_by_the_untouched_model_and_used(fast_
     assert result.stages == {"background": "run", **EVERYTHING}
 
     words, empty = models.embed(["on ice"]), models.embed([None])
-    start = method.initial_latents([1], models.latent_shape)
+    start = initial_latents([1], models.latent_shape)
     latents = method.sample(
-        models.unet, models.scheduler, start, words, words, empty, steps=6, guidance_scale=7.5, schedule="edit"
+        Denoiser(models.unet),
+        models.scheduler,
+        start,
+        words,
+        words,
+        empty,
+        steps=6,
+        guidance_scale=7.5,
+        schedule="edit",
     )
     expected = np.asarray(models.decode(latents)[0])
     assert np.array_equal(np.asarray(result.layers.background_image), expected)

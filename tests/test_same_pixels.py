@@ -17,9 +17,9 @@ import pytest
 import torch
 from tiny import QUICK, noise_picture, save_tiny_model
 
+from layerdiffusion.baselines import OWN, options_for
 from layerdiffusion.edit import Edit, Placement
 from layerdiffusion.editor import Editor
-from layerdiffusion.methods.options import OWN, options_for
 from layerdiffusion.models.load import load_models
 
 FILE = Path(__file__).with_name("same_pixels.npz")

@@ -10,9 +10,9 @@ from sdxl_base import PARAMETERS, stable_diffusion_xl
 from stage_log import Log, one_thread
 from tiny import edit_of_noise
 
+from layerdiffusion.baselines import options_for
 from layerdiffusion.edit import Edit
 from layerdiffusion.editor import Editor
-from layerdiffusion.methods.options import options_for
 from layerdiffusion.models.load import Models
 from layerdiffusion.models.memory import CLIP, CONTEXT
 from layerdiffusion.models.profile import device_profile

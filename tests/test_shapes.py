@@ -11,11 +11,12 @@ from PIL import Image
 from tiny import QUICK, noise_picture
 
 from layerdiffusion import method
+from layerdiffusion.baselines import LABELS, options_for
 from layerdiffusion.edit import Edit, Placement
 from layerdiffusion.editor import Editor
 from layerdiffusion.errors import EditError
 from layerdiffusion.images.layers import lay_out
-from layerdiffusion.methods.options import METHODS, options_for
+from layerdiffusion.models.denoiser import Denoiser
 from layerdiffusion.models.parts import window_size
 from layerdiffusion.recipe import load_recipe, save_recipe
 from layerdiffusion.settings import Settings
@@ -110,7 +111,7 @@ def test_windows_lie_where_they_are_put_and_are_remembered(tmp_path):
         dataclasses.replace(edit, object_window=(0, 1.5))
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", LABELS)
 def test_every_method_makes_pictures_of_the_photos_shape(tiny_v_models, name):
     edit, previews = photo_edit((96, 64), placement=Placement(dx=-0.1)), []
     options = options_for(name, tiny_v_models, **FEW_STEPS[name]) if name in FEW_STEPS else None
@@ -130,7 +131,7 @@ def test_a_shape_is_sampled_from_noise_of_that_shape_as_diffusers_draws_it(tiny_
     words, empty = tiny_v_models.embed(["on ice"]), tiny_v_models.embed([None])
     start = torch.randn((1, 4, 10, 6), generator=torch.Generator().manual_seed(0))
     latents = method.sample(
-        tiny_v_models.unet, tiny_v_models.scheduler, start, words, words, empty, steps=3, guidance_scale=7.5,
+        Denoiser(tiny_v_models.unet), tiny_v_models.scheduler, start, words, words, empty, steps=3, guidance_scale=7.5,
         schedule="edit",
     )  # fmt: skip
     assert result.layers.background_image.tobytes() == tiny_v_models.decode(latents)[0].tobytes()

@@ -52,22 +52,6 @@ def four_cpus(monkeypatch):
             },
             2.0,
         ),
-        (
-            {
-                "proc/self/cgroup": "4:memory:/job\n1:cpu,cpuacct:/job",
-                "sys/fs/cgroup/cpu,cpuacct/job/cpu.cfs_quota_us": "250000",
-                "sys/fs/cgroup/cpu,cpuacct/job/cpu.cfs_period_us": "100000",
-            },
-            2.5,
-        ),
-        (
-            {
-                "proc/self/cgroup": "1:cpu:/",
-                "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1",
-                "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000",
-            },
-            float("inf"),
-        ),
     ],
 )
 def test_the_quota_is_the_least_of_the_groups_around_the_process(tmp_path, files, quota):

@@ -24,19 +24,19 @@ if TYPE_CHECKING:
     from layerdiffusion.progress import Progress
 
 UNTRAINED = "untrained"
-PRESETS = ("paper", "quick", "lora")
-STAGES = ("embeddings", "finetune", "sampling", "total")
+BENCHED = ("paper", "quick", "lora")
+COLUMNS = ("embeddings", "finetune", "sampling", "total")
 SEEDS, MORE_SEEDS = (0, 1, 2, 3), (4, 5, 6, 7)
 # Stable Diffusion v1.4's architecture, where it differs from diffusers' and transformers' defaults.
-UNET: dict[str, Any] = {"sample_size": 64, "cross_attention_dim": 768}
-VAE: dict[str, Any] = {
+UNET_CONFIG: dict[str, Any] = {"sample_size": 64, "cross_attention_dim": 768}
+VAE_CONFIG: dict[str, Any] = {
     "block_out_channels": (128, 256, 512, 512),
     "down_block_types": ("DownEncoderBlock2D",) * 4,
     "up_block_types": ("UpDecoderBlock2D",) * 4,
     "layers_per_block": 2,
     "sample_size": 512,
 }
-TEXT_ENCODER: dict[str, Any] = {
+TEXT_ENCODER_CONFIG: dict[str, Any] = {
     "hidden_size": 768,
     "intermediate_size": 3072,
     "num_hidden_layers": 12,
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--model", default="auto", help=f"miniature, a diffusers folder, a hub id, auto, or {words}")
     add_lora(parser)
     add("--device", help="cpu, cuda, cuda:1, mps; else the best there is")
-    add("--presets", default=",".join(PRESETS), metavar="P,P", help=f"some of {', '.join(PRESETS)}; all by default")
+    add("--presets", default=",".join(BENCHED), metavar="P,P", help=f"some of {', '.join(BENCHED)}; all by default")
     add("--steps", type=int, metavar="N", help="so many steps of every stage; else the preset's")
     add("--out", type=Path, metavar="DIR", help="write benchmark.json and benchmark.md there")
     add("--json", action="store_true", help="print the figures as JSON")
@@ -60,8 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Time an edit of four seeds by each preset, and four new seeds for it; print and save the figures."""
     presets = [name.strip() for name in args.presets.split(",")]
-    if not set(presets) <= set(PRESETS):
-        raise EditError(f"--presets is {args.presets!r}: it must be some of {', '.join(PRESETS)}, with commas.")
+    if not set(presets) <= set(BENCHED):
+        raise EditError(f"--presets is {args.presets!r}: it must be some of {', '.join(BENCHED)}, with commas.")
     out = None if args.out is None else writable(args.out)
     import torch
 
@@ -141,16 +141,16 @@ def markdown(figures: dict[str, Any]) -> str:
     lines = [
         f"{figures['model']} on {figures['device']}, torch {figures['torch']}, {figures['threads']} threads.",
         "",
-        f"| four pictures | {' | '.join(STAGES)} | new seeds |",
-        f"|{'---|' * (len(STAGES) + 2)}",
+        f"| four pictures | {' | '.join(COLUMNS)} | new seeds |",
+        f"|{'---|' * (len(COLUMNS) + 2)}",
     ]
     for name, found in figures["presets"].items():
         if "refused" in found:
-            lines.append(f"| {name} | {found['refused']} |" + " |" * len(STAGES))
+            lines.append(f"| {name} | {found['refused']} |" + " |" * len(COLUMNS))
             continue
-        cells = [_cell(found["seconds"].get(stage), found["peak_gib"].get(stage)) for stage in STAGES]
+        cells = [_cell(found["seconds"].get(stage), found["peak_gib"].get(stage)) for stage in COLUMNS]
         lines.append(f"| {name} | {' | '.join(cells)} | {found['seconds_for_new_seeds']:.1f} s |")
-        lines += [f"| | {warning} |" + " |" * len(STAGES) for warning in found["warnings"]]
+        lines += [f"| | {warning} |" + " |" * len(COLUMNS) for warning in found["warnings"]]
     return "\n".join(lines) + "\n"
 
 
@@ -172,7 +172,7 @@ def edit_of_noise(side: int) -> Edit:
 
 
 def untrained_models(device: str | None) -> Models:
-    """Models of `UNET`, `VAE` and `TEXT_ENCODER` with seeded random weights, so that nothing is downloaded."""
+    """Models of the configs above with seeded random weights, so that nothing is downloaded."""
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -184,9 +184,9 @@ def untrained_models(device: str | None) -> Models:
     tokenizer = CLIPTokenizer.from_pretrained(MINIATURE / "tokenizer", model_max_length=77)
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     networks = [
-        UNet2DConditionModel(**UNET),
-        AutoencoderKL(**VAE),
-        CLIPTextModel(CLIPTextConfig(**TEXT_ENCODER, **ids)),
+        UNet2DConditionModel(**UNET_CONFIG),
+        AutoencoderKL(**VAE_CONFIG),
+        CLIPTextModel(CLIPTextConfig(**TEXT_ENCODER_CONFIG, **ids)),
     ]
     for network in networks:
         _bound(network.requires_grad_(False).eval())

@@ -9,9 +9,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from layerdiffusion.baselines import LABELS, OWN, options_for
 from layerdiffusion.commands.terminal import Bars, Seeds, add_lora, assignments, interruptible, with_changes, writable
 from layerdiffusion.errors import EditError
-from layerdiffusion.methods.options import LABELS, METHODS, OWN, options_for
 from layerdiffusion.recipe import load_recipe
 from layerdiffusion.result import Result, captioned
 
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the `compare` command."""
     add = parser.add_argument
     add("recipe", help="an edit.json, or the folder of one")
-    add("--methods", default=",".join(METHODS), metavar="M,M", help="which, and in which order")
+    add("--methods", default=",".join(LABELS), metavar="M,M", help="which, and in which order")
     add("--out", required=True, metavar="DIR", help="a folder: one for each method in it, and a sheet")
     add("--seeds", action=Seeds, help="one picture for each; else the recipe's")
     words = "an option of one method, as in sdedit.strength=0.7, or with layerdiffusion. a setting; may be repeated"
@@ -76,8 +76,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _methods(text: str) -> list[str]:
     names = [name.strip() for name in text.split(",") if name.strip()]
-    if not names or not set(names) <= set(METHODS):
-        raise EditError(f"--methods is {text!r}: it must be some of {', '.join(METHODS)}, with commas.")
+    if not names or not set(names) <= set(LABELS):
+        raise EditError(f"--methods is {text!r}: it must be some of {', '.join(LABELS)}, with commas.")
     return list(dict.fromkeys(names))
 
 

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
-    from layerdiffusion.methods.subject import Subject
     from layerdiffusion.result import Result
+    from layerdiffusion.subject import Subject
 
 PLACEMENT_HELP = {
     "scale": "the subject's size, 1 as it is",
@@ -244,7 +244,7 @@ def _opened_subject(given: dict[str, Any], recipe: str | None) -> Subject | None
     )
     if wrong:
         raise EditError(f"{wrong} can't be combined with --subject, which has its own pictures; leave one of them out.")
-    from layerdiffusion.methods.subject import load_subject
+    from layerdiffusion.subject import load_subject
 
     steps = replace(setting_table()["finetune_steps"], name="train_on").check(given.get("train_on", 0))
     return replace(load_subject(given["subject"]), train_on=cast(int, steps))

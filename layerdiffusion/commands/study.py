@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from layerdiffusion.errors import EditError
-from layerdiffusion.evaluation.study import FIELDS, SCALES, SCORES, Study, mean_scores
+from layerdiffusion.evaluation.study import RATING_FIELDS, SCALES, SCORES, Study, mean_scores
 from layerdiffusion.images.io import png_bytes
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def write_results(study: Study, path: Path) -> None:
     ratings = study.ratings()
     try:
         with path.open("w", newline="", encoding="utf-8") as file:
-            sheet = csv.DictWriter(file, FIELDS)
+            sheet = csv.DictWriter(file, RATING_FIELDS)
             sheet.writeheader()
             sheet.writerows(ratings)
     except OSError as error:

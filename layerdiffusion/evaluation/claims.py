@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from layerdiffusion.baselines import LABELS
 from layerdiffusion.evaluation.datasets.toybench import KINDS
 from layerdiffusion.evaluation.statistics import Interval, bootstrap
 from layerdiffusion.evaluation.variants import METHOD_VARIANTS, TABLE_1
-from layerdiffusion.methods.options import LABELS
 
 HOLDS, FAILS, UNDECIDED, UNMEASURED = "holds", "does not hold", "undecided", "not measured"
 OURS, BASELINES = "ours", ("sdedit", "imagic", "pnp")

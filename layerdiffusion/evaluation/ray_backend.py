@@ -19,7 +19,7 @@ from typing import Any
 
 from layerdiffusion.errors import EditError
 from layerdiffusion.evaluation.variants import Variant
-from layerdiffusion.evaluation.worker import Failed, Finished, Job, Worker
+from layerdiffusion.evaluation.worker import Failed, Job, Measured, Worker
 from layerdiffusion.settings import Settings
 from layerdiffusion.threads import available_cores, thread_variables
 
@@ -50,7 +50,7 @@ def spread(
     begin: Callable[[dict[str, Any]], None],
     address: str = LOCAL,
     workers: int | None = None,
-) -> Generator[Finished | Failed, None, None]:
+) -> Generator[Measured | Failed, None, None]:
     """What comes of the jobs, as it comes; all variants of an edit on one worker, for its caches.
 
     `address` is "local", which starts a cluster on this machine and ends it afterwards, or that of a running one;
@@ -80,7 +80,7 @@ def spread(
                 yield one
 
 
-def _answer(ray: Any, seat: _Seat, ready: Any, begin: Callable[[dict[str, Any]], None]) -> Finished | Failed | None:
+def _answer(ray: Any, seat: _Seat, ready: Any, begin: Callable[[dict[str, Any]], None]) -> Measured | Failed | None:
     """What the worker at `seat` has come to; None where that is its models."""
     try:
         value = ray.get(ready)
@@ -112,7 +112,7 @@ class _Actor:
     def ready(self, variants: Sequence[Variant]) -> dict[str, Any]:
         return self._worker().ready(variants)
 
-    def run(self, edit: Any, variant: Variant, settings: Settings) -> Finished:
+    def run(self, edit: Any, variant: Variant, settings: Settings) -> Measured:
         return self._worker().run(edit, variant, settings)
 
 

@@ -25,7 +25,7 @@ from layerdiffusion.errors import EditError
 MANIFEST = "bench.json"
 RENAMED_IN_RECORDS = {"column": "variant", "says": "description"}  # what earlier versions wrote
 RENAMED_IN_MANIFESTS = {"columns": "variants", "says": "descriptions"}
-SAME = ("bench", "model", "settings")  # the fields of a manifest that may not change
+FIXED_FIELDS = ("bench", "model", "settings")  # the fields of a manifest that may not change
 
 
 class Records:
@@ -95,7 +95,7 @@ class Records:
             if any((self.folder / "records").glob("*/*.json")):
                 raise EditError(f"{self.folder} holds records but no {MANIFEST}; choose another folder.")
             before = {**manifest, "commands": []}
-        for key in SAME:
+        for key in FIXED_FIELDS:
             now = _plain(manifest[key])
             if key == "model" and "defaults" in now:  # settings that came since had no say in that run
                 older = before[key].get("defaults", {})

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageOps
 
 from layerdiffusion.errors import EditError
 from layerdiffusion.evaluation.claims import BenchResults, Measure, kind_label, label
 from layerdiffusion.evaluation.records import Records
+from layerdiffusion.result import captioned
 
 PAGE, TEXT, FIGURE = "report.html", "report.md", "report.webp"
 SEEDS_SHOWN = 2  # pictures of each variant, as in the paper's Figure 4
@@ -197,28 +198,25 @@ def _data_url(picture: Image.Image) -> str:
 def _figure(folder: Path, bench: BenchResults) -> Image.Image:
     """Photo, reference and the first pictures of each method, a row for the first edit of each kind."""
     variants = [name for name in bench.methods if not name.endswith("-layered")] or bench.variants[:1]
-    heads = ["photo", "reference", *(label(variant) for variant in variants for _ in range(SEEDS_SHOWN))]
-    edits = [next(edit for edit in bench.kind if bench.kind[edit] == kind) for kind in bench.kinds]
-    side, words, gap = FIGURE_SIDE, 18, 3
-    height = (len(edits) + 1) * words + len(edits) * (side + gap)
-    sheet = Image.new("RGB", (len(heads) * (side + gap), height), "white")
-    pen = ImageDraw.Draw(sheet)
-    for at, head in enumerate(heads):
-        pen.text((at * (side + gap) + side / 2, words / 2), head, fill="black", anchor="mm")
-    for row, edit in enumerate(edits):
+    rows = []
+    for kind in bench.kinds:
+        edit = next(edit for edit in bench.kind if bench.kind[edit] == kind)
         records = {v: bench.by_name[edit, v] for v in bench.variants if (edit, v) in bench.by_name}
         first = next(iter(records.values()))
-        names: list[str | None] = [_source(first, name) for name in ("photo", "reference")]
+        cells: list[tuple[str, str | None]] = [(name, _source(first, name)) for name in ("photo", "reference")]
         for variant in variants:
-            found = records[variant]["pictures"][:SEEDS_SHOWN] if variant in records else []
-            names += [*found, *[None] * (SEEDS_SHOWN - len(found))]
-        top = words + row * (side + words + gap)
-        prompt = " ".join(first["prompt"].split())
-        pen.text((2, top + words / 2), f"“{prompt}”", fill="dimgrey", anchor="lm")
-        for at, name in enumerate(names):
-            picture = _picture(folder, name, side) or Image.new("RGB", (side, side), "gainsboro")
-            sheet.paste(picture, (at * (side + gap) + (side - picture.width) // 2, top + words))
-    return sheet
+            names = records[variant]["pictures"] if variant in records else []
+            cells += [(label(variant), name) for name in [*names, *[None] * SEEDS_SHOWN][:SEEDS_SHOWN]]
+        rows.append([(caption, _square(_picture(folder, name, FIGURE_SIDE))) for caption, name in cells])
+    return captioned(rows)
+
+
+def _square(picture: Image.Image | None) -> Image.Image:
+    """The picture on a square of grey; grey alone where it is missing."""
+    square = Image.new("RGB", (FIGURE_SIDE, FIGURE_SIDE), "gainsboro")
+    if picture is not None:
+        square.paste(picture, ((FIGURE_SIDE - picture.width) // 2, (FIGURE_SIDE - picture.height) // 2))
+    return square
 
 
 def _markdown(section: Section) -> str:

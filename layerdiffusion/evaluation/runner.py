@@ -12,10 +12,10 @@ from layerdiffusion.evaluation.datasets.toybench import BenchEdit
 from layerdiffusion.evaluation.ray_backend import spread
 from layerdiffusion.evaluation.records import Records
 from layerdiffusion.evaluation.variants import Variant
-from layerdiffusion.evaluation.worker import Failed, Finished, Job, Worker, versions
-from layerdiffusion.settings import EMBEDDINGS, FINETUNE, Settings, setting_table
+from layerdiffusion.evaluation.worker import Failed, Job, Measured, Worker, versions
+from layerdiffusion.settings import Settings
 
-TRAINED_BY = [name for name, entry in setting_table().items() if {EMBEDDINGS, FINETUNE} & set(entry.stages)]
+SAMPLED_BY = ("sampling_steps", "guidance_scale", "schedule", "solver", "seeds")  # a new value needs no new training
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class BenchProgress:
     done: int
     total: int
     found: int
-    last: Finished | Failed | None = None  # None: nothing has been done yet
+    last: Measured | Failed | None = None  # None: nothing has been done yet
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def in_turn(
     settings: Settings,
     variants: Sequence[Variant],
     begin: Callable[[dict[str, Any]], None],
-) -> Generator[Finished | Failed, None, None]:
+) -> Generator[Measured | Failed, None, None]:
     """The jobs one after the other, here. `begin` gets what the worker is, before the first of them."""
     worker = make_worker()
     begin(worker.ready(variants))
@@ -111,7 +111,7 @@ def in_order(variants: Iterable[Variant]) -> tuple[Variant, ...]:
     """
     groups: dict[str, list[Variant]] = {}
     for variant in variants:
-        training = [(name, variant.settings[name]) for name in TRAINED_BY if name in variant.settings]
+        training = sorted(item for item in variant.settings.items() if item[0] not in SAMPLED_BY)
         groups.setdefault(repr((variant.method, training, sorted(variant.options.items()))), []).append(variant)
     return tuple(variant for group in groups.values() for variant in group)
 

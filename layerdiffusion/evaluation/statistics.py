@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-LEVEL = 0.95
-RESAMPLES = 10_000
+LEVEL, RESAMPLES = 0.95, 10_000
 
 Values = Sequence[float | None]  # of one edit, one a picture; None and NaN are left out
 
@@ -27,30 +26,15 @@ def bootstrap(values_by_edit: Sequence[Values]) -> Interval:
     The edits are drawn again, not the pictures: seeds of one edit succeed and fail together, and an interval over
     pictures would be too narrow. An edit without any value is left out. The same values give the same interval.
     """
-    means = edit_means(values_by_edit)
-    if not len(means):
-        return Interval(float("nan"), float("nan"), float("nan"))
-    return Interval(float(means.mean()), *bounds([means], np.mean))
-
-
-def edit_means(values_by_edit: Sequence[Values]) -> np.ndarray:
-    """Each edit's mean, (edits,); an edit without any value is left out."""
-    known = ([float(v) for v in values if v is not None and not np.isnan(v)] for values in values_by_edit)
-    return np.array([np.mean(values) for values in known if values])
-
-
-def bounds(samples: Sequence[np.ndarray], statistic: Callable[..., Any]) -> tuple[float, float]:
-    """The ends of the 95 % percentile bootstrap interval of `statistic(*samples, axis=...)`.
-
-    The samples, (edits,) each, are of the same edits in the same order and drawn together.
-    """
     from scipy import stats
 
-    if len(samples[0]) == 1:
-        only = float(statistic(*samples, axis=-1))
-        return only, only
+    known = ([float(v) for v in values if v is not None and not np.isnan(v)] for values in values_by_edit)
+    means = np.array([np.mean(values) for values in known if values])
+    if len(means) < 2:
+        only = float(means[0]) if len(means) else float("nan")
+        return Interval(only, only, only)
     low, high = stats.bootstrap(
-        tuple(samples), statistic, paired=True, vectorized=True, n_resamples=RESAMPLES, confidence_level=LEVEL,
-        method="percentile", rng=np.random.default_rng(0),
+        (means,), np.mean, n_resamples=RESAMPLES, confidence_level=LEVEL, method="percentile",
+        rng=np.random.default_rng(0),
     ).confidence_interval  # fmt: skip
-    return float(low), float(high)
+    return Interval(float(means.mean()), float(low), float(high))

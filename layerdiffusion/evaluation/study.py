@@ -20,12 +20,12 @@ from layerdiffusion.evaluation.records import Records
 from layerdiffusion.evaluation.statistics import Interval, bootstrap
 from layerdiffusion.evaluation.variants import METHOD_VARIANTS
 
-FILE = "study.sqlite"
+RATINGS = "study.sqlite"
 SCALES = ("background", "action")
 SCORES = (1, 2, 3, 4, 5)
 IMAGES, SEEDS = 10, 2  # the paper's study: 10 pictures, 2 seeds, 20 raters
 BUSY = 20  # seconds to wait for somebody else's rating to be written
-FIELDS = ("rater", "edit", "seed", "method", *SCALES, "at")
+RATING_FIELDS = ("rater", "edit", "seed", "method", *SCALES, "at")
 _TABLE = """
 CREATE TABLE IF NOT EXISTS scores (
     rater TEXT NOT NULL, edit TEXT NOT NULL, seed INTEGER NOT NULL, method TEXT NOT NULL,
@@ -120,11 +120,11 @@ class Study:
             raise EditError("You have rated these pictures already; go on with the next ones.") from error
 
     def ratings(self) -> list[dict]:
-        """Everybody's ratings by `FIELDS`, the oldest first. Raters are numbered: an id lets others rate as them."""
+        """Everybody's ratings by `RATING_FIELDS`, the oldest first; raters are numbered, as an id is secret."""
         with self._store() as store:
             rows = store.execute("SELECT * FROM scores ORDER BY at, rater, edit, seed, method").fetchall()
         number = {rater: at for at, rater in enumerate(dict.fromkeys(row[0] for row in rows), 1)}
-        return [dict(zip(FIELDS, (number[row[0]], *row[1:]), strict=True)) for row in rows]
+        return [dict(zip(RATING_FIELDS, (number[row[0]], *row[1:]), strict=True)) for row in rows]
 
     def _done(self, rater: str) -> set[tuple[str, int]]:
         with self._store() as store:
@@ -134,10 +134,10 @@ class Study:
     def _store(self) -> Iterator[sqlite3.Connection]:
         """A connection for one transaction: handlers run in threads of their own, and may be many."""
         try:
-            with closing(sqlite3.connect(self.folder / FILE, timeout=BUSY)) as store, store:
+            with closing(sqlite3.connect(self.folder / RATINGS, timeout=BUSY)) as store, store:
                 yield store
         except sqlite3.OperationalError as error:
-            raise EditError(f"The ratings in {self.folder / FILE} can't be opened ({error}).") from error
+            raise EditError(f"The ratings in {self.folder / RATINGS} can't be opened ({error}).") from error
 
 
 def mean_scores(ratings: Sequence[dict]) -> dict[str, dict[str, Interval]]:

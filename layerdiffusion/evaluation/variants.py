@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from layerdiffusion.baselines import OWN
 from layerdiffusion.errors import EditError
-from layerdiffusion.methods.options import OWN
 from layerdiffusion.settings import setting_table
 
 
@@ -19,7 +19,7 @@ class Variant:
     """One way of editing: a method, and what it changes of its own defaults.
 
     `name` is safe as a part of a file's name and never changes its meaning. `settings` are fields of `Settings`
-    laid over those of the whole run; `options` are what `layerdiffusion.methods.options_for` takes.
+    laid over those of the whole run; `options` are what `layerdiffusion.baselines_for` takes.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Variant:
 
     @property
     def engine(self) -> str:
-        """The method's name in `layerdiffusion.methods`; records have always called our own "ours"."""
+        """The method's name in `layerdiffusion.baselines.LABELS`; records have always called our own "ours"."""
         return OWN if self.method == "ours" else self.method
 
 
@@ -95,7 +95,7 @@ ABLATIONS = _by_name(
     *(
         _ablation(setting, choice)
         for setting, entry in setting_table().items()
-        if entry.stages
+        if not entry.check_text
         for choice in entry.choices or ()
     ),
     Variant("noise_offset-0", "ours", {"noise_offset": 0.0}, {}, "stages 1 and 2 see plain noise, as in the paper"),

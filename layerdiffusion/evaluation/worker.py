@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from layerdiffusion.baselines import options_for
 from layerdiffusion.edit import Edit
 from layerdiffusion.editor import Editor
 from layerdiffusion.evaluation.datasets.toybench import BenchEdit
@@ -22,7 +23,6 @@ from layerdiffusion.evaluation.perceptual import Dino, Lpips
 from layerdiffusion.evaluation.variants import Variant
 from layerdiffusion.images.io import png_bytes
 from layerdiffusion.images.layers import Layers, object_fit
-from layerdiffusion.methods.options import options_for
 from layerdiffusion.miniature.judge import load_judge
 from layerdiffusion.miniature.shape import ShapeMeasure
 from layerdiffusion.models.load import Models, load_models
@@ -42,7 +42,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Finished:
+class Measured:
     """One edit as one variant, ready to be written; pictures are PNG, so that they travel light."""
 
     record: dict[str, Any]
@@ -132,7 +132,7 @@ class Worker:
             "defaults": models.defaults.to_dict(),
         } | {name: value for name, value in measured_by.items() if value is not None}
 
-    def run(self, bench_edit: BenchEdit, variant: Variant, settings: Settings) -> Finished:
+    def run(self, bench_edit: BenchEdit, variant: Variant, settings: Settings) -> Measured:
         """The edit as this variant. Raises an `EditError` for an edit, a setting or an option that can't be."""
         settings = Settings.from_dict({**settings.to_dict(), **variant.settings})
         options = options_for(variant.engine, self.models, **variant.options)
@@ -157,7 +157,7 @@ class Worker:
             "prompt": bench_edit.edit.prompt,
         }
         pictures = {seed: png_bytes(image) for seed, image in zip(seeds, images, strict=True)}
-        return Finished(record, pictures, self._sources(bench_edit.edit, result.layers))
+        return Measured(record, pictures, self._sources(bench_edit.edit, result.layers))
 
     def _sources(self, edit: Edit, layers: Layers) -> dict[str, bytes]:
         photo = object_fit(edit, layers.composite.size).image(edit.object_image)

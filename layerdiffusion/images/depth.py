@@ -10,29 +10,14 @@ The scaling is linear, the same for all colours, and follows from the picture's 
 
 from __future__ import annotations
 
-import io
-from typing import NamedTuple
-
 import cv2
 import numpy as np
-from PIL import Image, TiffImagePlugin
+from PIL import Image
 
 DEPTHS = (8, 10, 12, 14, 16)
 OPEN_ENDED = 16.0  # floats up to here are light relative to 1, above it counts of a sensor
 MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")  # Pillow's own of more than 8 bits, one channel each
 BAND = 256  # rows scaled at once: bounds the memory of 64-bit intermediates
-
-_WIDTH, _HEIGHT, _BITS, _SAMPLES = 256, 257, 258, 277  # TIFF tags
-
-
-class TiffHeader(NamedTuple):
-    """What a TIFF file says of its first page; `bits` are of one sample."""
-
-    width: int
-    height: int
-    bits: int
-    samples: int
-    more_pages: bool
 
 
 def hides_depth(image: Image.Image) -> bool:
@@ -49,20 +34,7 @@ def read_deep(data: bytes) -> np.ndarray | None:
     if samples is None or samples.ndim == 2:
         return samples
     order = cv2.COLOR_BGRA2RGBA if samples.shape[2] == 4 else cv2.COLOR_BGR2RGB
-    return cv2.cvtColor(samples.astype(np.float32) if samples.dtype == np.float64 else samples, order)
-
-
-def tiff_header(data: bytes) -> TiffHeader | None:
-    """The header of a TIFF file, for those that Pillow doesn't open; None if it is none."""
-    try:
-        directory = TiffImagePlugin.ImageFileDirectory_v2(data[: 16 if 43 in data[2:4] else 8])
-        file = io.BytesIO(data)
-        file.seek(directory.next)
-        directory.load(file)
-        bits, samples = directory.get(_BITS, (1,)), directory.get(_SAMPLES, 1)
-        return TiffHeader(directory[_WIDTH], directory[_HEIGHT], max(bits), samples, bool(directory.next))
-    except Exception:  # a damaged directory raises nearly anything
-        return None
+    return cv2.cvtColor(samples, order)
 
 
 def to_eight_bits(samples: np.ndarray) -> np.ndarray:
@@ -90,9 +62,8 @@ def _white(samples: np.ndarray) -> float:
     if np.issubdtype(samples.dtype, np.floating):
         if high <= OPEN_ENDED:
             return max(high, 1.0)
-    elif low < 0:
+        low = max(low, 0.0)
+    whites = [2**bits - 1 for bits in DEPTHS if high <= 2**bits - 1]
+    if low < 0 or not whites:
         raise ValueError("its values lie outside 16 bits")
-    white = next((2**bits - 1 for bits in DEPTHS if high <= 2**bits - 1), None)
-    if white is None:
-        raise ValueError("its values lie outside 16 bits")
-    return float(white)
+    return float(whites[0])

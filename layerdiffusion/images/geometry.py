@@ -1,25 +1,19 @@
-"""Windows and placement: the part of a picture that a model sees, and the subject moved.
+"""Windows: the part of a picture that a model sees.
 
 Pixel coordinates are (x, y); pixel centres are at whole numbers.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from PIL import Image
 
-from layerdiffusion.errors import PlacementError
 from layerdiffusion.images.io import REDUCED_FROM
 from layerdiffusion.images.masks import resize_mask
-
-if TYPE_CHECKING:
-    from layerdiffusion.edit import Placement
 
 DISPLAY_SIDE = 1536  # of a longer side: as the page works on pictures, and as saved results carry them
 
@@ -113,55 +107,6 @@ def points_in_opened(points: Iterable[Sequence[float]], image: Image.Image) -> l
         return value * image.size[axis] / before[axis]
 
     return [tuple(scaled(value, index % 2) for index, value in enumerate(point)) for point in points]
-
-
-def place(image: Image.Image, mask: np.ndarray, placement: Placement) -> tuple[Image.Image, np.ndarray]:
-    """The picture and its mask with the subject scaled, turned, mirrored and moved by one affine map.
-
-    Colours under the new mask are averaged over subject pixels alone, so that no rim of the old background
-    travels along; beyond the picture's edge the edge is repeated. The mask is bool, or soft: float32 from 0 to 1; so is
-    the new one. Raises `PlacementError` if nothing of the
-    subject is left.
-    """
-    if placement.is_identity:
-        return image, mask
-    soft = mask.dtype != bool
-    matrix = placement_matrix(mask >= 0.5 if soft else mask, placement)
-    shrink = 1 / placement.scale
-    colours: np.ndarray = np.asarray(image, np.float32)
-    weight: np.ndarray = mask.astype(np.float32)
-    subject: np.ndarray = colours * weight[..., None]
-    if shrink > 1:  # an affine warp picks single pixels: average first what one of them will stand for
-        kernel = (0, 0), 0.4 * shrink
-        colours, weight = cv2.GaussianBlur(colours, *kernel), cv2.GaussianBlur(weight, *kernel)
-        subject = cv2.GaussianBlur(subject, *kernel)
-
-    def warp(array: np.ndarray, border: int) -> np.ndarray:
-        return cv2.warpAffine(array, matrix[:2], image.size, flags=cv2.INTER_LINEAR, borderMode=border)
-
-    weight = warp(weight, cv2.BORDER_CONSTANT)
-    subject = warp(subject, cv2.BORDER_CONSTANT) / np.maximum(weight, 1e-6)[..., None]
-    moved = weight >= 0.5
-    if not moved.any():
-        raise PlacementError("The subject is placed outside the picture; move it back, or make it larger.")
-    seen = weight > 0 if soft else moved
-    placed = np.where(seen[..., None], subject, warp(colours, cv2.BORDER_REPLICATE))
-    return Image.fromarray(np.clip(np.rint(placed), 0, 255).astype(np.uint8)), weight.clip(0, 1) if soft else moved
-
-
-def placement_matrix(mask: np.ndarray, placement: Placement) -> np.ndarray:
-    """The 3 × 3 matrix that takes a pixel (x, y, 1) of the picture to where the placement puts it."""
-    height, width = mask.shape
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    centre_x, centre_y = (columns[0] + columns[-1]) / 2, (rows[0] + rows[-1]) / 2
-    angle = math.radians(placement.rotation)
-    cos, sin = placement.scale * math.cos(angle), placement.scale * math.sin(angle)
-    mirror = -1 if placement.flip else 1
-    # Counter-clockwise to the eye, with y pointing down.
-    turn = np.array([[cos * mirror, sin, 0], [-sin * mirror, cos, 0], [0, 0, 1]])
-    there = np.array([[1, 0, -centre_x], [0, 1, -centre_y], [0, 0, 1]])
-    back = np.array([[1, 0, centre_x + placement.dx * width], [0, 1, centre_y + placement.dy * height], [0, 0, 1]])
-    return back @ turn @ there
 
 
 def reduce(

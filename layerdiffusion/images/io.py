@@ -29,7 +29,6 @@ MAX_PIXELS = 100_000_000
 MAX_JPEG_PIXELS = 200_000_000  # decoded at a reduced scale, so that more of them fit
 WORKING_PIXELS = 32_000_000  # what an opened picture has at most
 MAX_BYTES = 256 * 2**20
-MAX_DECODED = 800_000_000  # bytes of a deep picture's samples
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "HEIF")  # none that runs a program
 FIRST_PICTURE = ("MPO", "HEIF")  # what a phone stores beside its first picture are depth maps, brackets and previews
 REDUCED_FROM = "reduced_from"  # in an opened picture's `info`: the size (W, H) before it was reduced
@@ -150,11 +149,7 @@ def _load(source: Image.Image | np.ndarray | bytes, name: str) -> tuple[Image.Im
         image, data = source, b""
     else:
         data = source
-        try:
-            image = _identify(data)
-        except UnidentifiedImageError:
-            image = _unidentified_tiff(data, name)
-            return image, image.size, 1
+        image = _identify(data)
     _check_picture(image, name)
     stored = image.size
     drafted = bool(data) and image.format in ("JPEG", "MPO") and _draft(image)
@@ -185,22 +180,6 @@ def _formats() -> list[str]:
     Image.init()
     pillow_heif.register_heif_opener()
     return [name for name in FORMATS if name in Image.OPEN]
-
-
-def _unidentified_tiff(data: bytes, name: str) -> Image.Image:
-    """A TIFF of a kind that Pillow doesn't know: floats of several channels."""
-    header = depth.tiff_header(data)
-    if header is None:
-        raise UnidentifiedImageError
-    if header.more_pages:
-        raise ImageError(_several(name, "several"))
-    _check_size((header.width, header.height), name, MAX_PIXELS)
-    if header.width * header.height * header.samples * header.bits > 8 * MAX_DECODED:
-        raise ImageError(_too_large(name, MAX_DECODED * 8 // (header.samples * header.bits)))
-    samples = depth.read_deep(data)
-    if samples is None:
-        raise UnidentifiedImageError
-    return Image.fromarray(_eight_bits(samples, name))
 
 
 def _eight_bits(samples: np.ndarray, name: str) -> np.ndarray:
@@ -270,7 +249,7 @@ def _check_picture(image: Image.Image, name: str) -> None:
     _check_size(image.size, name, MAX_JPEG_PIXELS if image.format in ("JPEG", "MPO") else MAX_PIXELS)
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format not in FIRST_PICTURE:
-        raise ImageError(_several(name, str(frames)))
+        raise ImageError(f"{name} is animated or has several pages ({frames}); save one of them as a picture.")
 
 
 def _check_size(size: tuple[int, int], name: str, most: int) -> None:
@@ -281,10 +260,6 @@ def _check_size(size: tuple[int, int], name: str, most: int) -> None:
         raise ImageError(
             f"{name} is {width} × {height} pixels, too small to edit; use one of at least {MIN_SIDE} × {MIN_SIDE}."
         )
-
-
-def _several(name: str, count: str) -> str:
-    return f"{name} is animated or has several pages ({count}); save one of them as a picture."
 
 
 def _too_large(name: str, most: int, size: str = "") -> str:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import cv2
 import numpy as np
 from PIL import Image
 
-from layerdiffusion.edit import Edit
+from layerdiffusion.edit import Edit, Placement
 from layerdiffusion.errors import PlacementError
-from layerdiffusion.images.geometry import Fit, fit_window, place
+from layerdiffusion.images.geometry import Fit, fit_window
 from layerdiffusion.images.inpainting import inpaint
 from layerdiffusion.images.masks import OpenedMask, lay_over
 
@@ -133,3 +135,51 @@ def _placed(edit: Edit, fit: Fit) -> tuple[Image.Image, np.ndarray, np.ndarray |
         return whole.image(image), whole.mask(mask), None
     image, alpha = place(window, own.soft(edit.object_alpha), edit.placement)
     return whole.image(image), whole.mask(alpha >= 0.5), whole.soft(alpha)
+
+
+def place(image: Image.Image, mask: np.ndarray, placement: Placement) -> tuple[Image.Image, np.ndarray]:
+    """The picture and its mask with the subject scaled, turned, mirrored and moved by one affine map.
+
+    Colours under the new mask are averaged over subject pixels alone, so that no rim of the old background
+    travels along; beyond the picture's edge the edge is repeated. The mask is bool, or soft: float32 from 0 to 1; so is
+    the new one. Raises `PlacementError` if nothing of the subject is left.
+    """
+    if placement.is_identity:
+        return image, mask
+    soft = mask.dtype != bool
+    matrix = placement_matrix(mask >= 0.5 if soft else mask, placement)
+    shrink = 1 / placement.scale
+    colours: np.ndarray = np.asarray(image, np.float32)
+    weight: np.ndarray = mask.astype(np.float32)
+    subject: np.ndarray = colours * weight[..., None]
+    if shrink > 1:  # an affine warp picks single pixels: average first what one of them will stand for
+        kernel = (0, 0), 0.4 * shrink
+        colours, weight = cv2.GaussianBlur(colours, *kernel), cv2.GaussianBlur(weight, *kernel)
+        subject = cv2.GaussianBlur(subject, *kernel)
+
+    def warp(array: np.ndarray, border: int) -> np.ndarray:
+        return cv2.warpAffine(array, matrix[:2], image.size, flags=cv2.INTER_LINEAR, borderMode=border)
+
+    weight = warp(weight, cv2.BORDER_CONSTANT)
+    subject = warp(subject, cv2.BORDER_CONSTANT) / np.maximum(weight, 1e-6)[..., None]
+    moved = weight >= 0.5
+    if not moved.any():
+        raise PlacementError("The subject is placed outside the picture; move it back, or make it larger.")
+    seen = weight > 0 if soft else moved
+    placed = np.where(seen[..., None], subject, warp(colours, cv2.BORDER_REPLICATE))
+    return Image.fromarray(np.clip(np.rint(placed), 0, 255).astype(np.uint8)), weight.clip(0, 1) if soft else moved
+
+
+def placement_matrix(mask: np.ndarray, placement: Placement) -> np.ndarray:
+    """The 3 × 3 matrix that takes a pixel (x, y, 1) of the picture to where the placement puts it."""
+    height, width = mask.shape
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    centre_x, centre_y = (columns[0] + columns[-1]) / 2, (rows[0] + rows[-1]) / 2
+    angle = math.radians(placement.rotation)
+    cos, sin = placement.scale * math.cos(angle), placement.scale * math.sin(angle)
+    mirror = -1 if placement.flip else 1
+    # Counter-clockwise to the eye, with y pointing down.
+    turn = np.array([[cos * mirror, sin, 0], [-sin * mirror, cos, 0], [0, 0, 1]])
+    there = np.array([[1, 0, -centre_x], [0, 1, -centre_y], [0, 0, 1]])
+    back = np.array([[1, 0, centre_x + placement.dx * width], [0, 1, centre_y + placement.dy * height], [0, 0, 1]])
+    return back @ turn @ there

@@ -1,30 +1,20 @@
 """The paper, a section a file: objective (Eq. 1), embeddings (§3.2.1), finetune (§3.2.2), sampling (§3.2.3).
 
-Functions of tensors and an explicit generator, which change nothing they are given and know nothing of files,
-caches or devices beyond the tensors' own.
+`layerdiffusion` has the three stages in order. The others are functions of tensors and an explicit generator, which
+change nothing they are given and know nothing of files, caches or devices.
 """
 
 from layerdiffusion.method.embeddings import edit_embedding, optimize_embeddings
-from layerdiffusion.method.finetune import (
-    TrainingLayers,
-    composite_layers,
-    finetune,
-    separate_layers,
-    with_weights,
-)
-from layerdiffusion.method.objective import Step
-from layerdiffusion.method.sampling import denoise, initial_latents, sample
+from layerdiffusion.method.finetune import TrainingLayers, composite_layers, finetune, separate_layers
+from layerdiffusion.method.sampling import denoise, sample
 
 __all__ = [
-    "Step",
     "TrainingLayers",
     "composite_layers",
     "denoise",
     "edit_embedding",
     "finetune",
-    "initial_latents",
     "optimize_embeddings",
     "sample",
     "separate_layers",
-    "with_weights",
 ]

@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from layerdiffusion.method.graph import replayed
-from layerdiffusion.method.objective import (
-    OnStep,
-    OptimizerStep,
-    checkpointed,
-    draws,
-    frozen,
-    masked_loss,
-    predict,
-    prediction_target,
-)
-from layerdiffusion.method.types import NoiseScheduler
+from layerdiffusion.method.objective import draws, masked_loss, prediction_target
+from layerdiffusion.method.types import Denoiser, NoiseScheduler
 from layerdiffusion.models.family import Condition
+from layerdiffusion.models.optimizer import OptimizerStep
+from layerdiffusion.progress import OnStep
 
 
 def embedding_loss(
-    unet: nn.Module,
+    denoiser: Denoiser,
     scheduler: NoiseScheduler,
     latents: Tensor,
     mask: Tensor,
     embeddings: Condition,
     noise: Tensor,
     timestep: Tensor,
-    precision: torch.dtype = torch.float32,
 ) -> Tensor:
     """Eq. 1 as stage 1 minimises it, for each embedding: ‖M · (ε − f(x_t, t, e))‖², shape (B,).
 
@@ -40,12 +31,12 @@ def embedding_loss(
     noisy = scheduler.add_noise(latents, noise, timestep).repeat(count, 1, 1, 1)
     target = prediction_target(scheduler, latents, noise, timestep).repeat(count, 1, 1, 1)
     embeddings = embeddings.map(lambda tensor: tensor.repeat_interleave(each, 0))
-    prediction = predict(unet, noisy, timestep.repeat(count), embeddings, precision)
+    prediction = denoiser(noisy, timestep.repeat(count), embeddings)
     return masked_loss(prediction, target, mask).view(count, each).mean(1)
 
 
 def optimize_embeddings(
-    unet: nn.Module,
+    denoiser: Denoiser,
     scheduler: NoiseScheduler,
     latents: Tensor,
     mask: Tensor,
@@ -56,8 +47,6 @@ def optimize_embeddings(
     generator: torch.Generator,
     noise_offset: float = 0.0,
     draws_a_step: int = 1,
-    precision: torch.dtype = torch.float32,
-    checkpointing: bool = False,
     on_step: OnStep | None = None,
 ) -> Condition:
     """§3.2.1: [ê_a, ê_b], the `embeddings` [e_a, e_b] after `steps` of Adam with the model frozen.
@@ -71,34 +60,16 @@ def optimize_embeddings(
     if not steps:
         return embeddings
     parameters = [tensor.requires_grad_(True) for tensor in embeddings.tensors.values()]
-    optimizer_step = OptimizerStep(parameters, lr, precision, steps=steps, on_step=on_step)
-
-    def gradients(noise: Tensor, timestep: Tensor) -> tuple[Tensor, ...]:
-        losses = embedding_loss(unet, scheduler, latents, mask, embeddings, noise, timestep, precision)
-        found = torch.autograd.grad(optimizer_step.scaled(losses.sum()), parameters)
-        # SDXL's pooled vector has a slice for one, which Adam as one kernel reads wrong.
-        return losses.detach().mean(), *(gradient.contiguous() for gradient in found)
-
+    optimizer_step = OptimizerStep(parameters, lr, denoiser.precision, steps=steps, on_step=on_step)
     drawn = draws(
         latents.shape, scheduler, generator, latents.device, steps=steps, each=draws_a_step, noise_offset=noise_offset
     )
-    with frozen(unet), checkpointed(unet, checkpointing):
-        for loss, *found in replayed(gradients, drawn):
-            for parameter, gradient in zip(parameters, found, strict=True):
-                parameter.grad = gradient
-            optimizer_step.update(loss)
+    for noise, timestep in drawn:
+        losses = embedding_loss(denoiser, scheduler, latents, mask, embeddings, noise, timestep)
+        optimizer_step(losses.sum(), reported=losses.mean())
     return embeddings.map(torch.Tensor.detach)
 
 
 def edit_embedding(object_embedding: Condition, background_embedding: Condition, alpha: float) -> Condition:
     """Eq. 2: e_opt = α·ê_a + (1 − α)·ê_b."""
     return object_embedding.map(lambda own, other: alpha * own + (1 - alpha) * other, background_embedding)
-
-
-def interpolated(target: Condition, optimized: Condition, weight: float) -> Condition:
-    """Imagic's ē = η · e_tgt + (1 − η) · e_opt; `weight` is η, `target` the words' own embedding.
-
-    Kawar et al. 2023, https://arxiv.org/abs/2210.09276, §3.2, step C. Both hold the same tensors of the same
-    shapes; 0 is `optimized`, 1 `target`, and more goes beyond the words.
-    """
-    return target.map(lambda own, fitted: weight * own + (1 - weight) * fitted, optimized)

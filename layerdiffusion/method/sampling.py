@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from diffusers import DPMSolverMultistepScheduler
-from torch import Tensor, nn
+from torch import Tensor
 
-from layerdiffusion.method.objective import OnStep, Step, frozen, predict
-from layerdiffusion.method.types import NoiseScheduler, Solver
+from layerdiffusion.method.types import Denoiser, NoiseScheduler, Solver
 from layerdiffusion.models.family import Condition
+from layerdiffusion.progress import OnStep, Step
 
 PredictNoise = Callable[[int, Tensor, Tensor], Tensor]  # (index, latents, timestep) → model output, guided
 
@@ -34,24 +34,13 @@ def taken_steps(steps: int, strength: float) -> int:
     return min(int(steps * strength), steps)
 
 
-def initial_latents(seeds: Iterable[int], shape: tuple[int, int, int]) -> Tensor:
-    """x_T for each seed: (len(seeds), C, h, w) of standard normal noise, float32 on the CPU.
-
-    Each is drawn alone, as diffusers' pipelines draw it, so that a seed means the same picture on every
-    device and whatever else is in the batch.
-    """
-    draws = [torch.randn((1, *shape), generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-    return torch.cat(draws)
-
-
 def guided_noise_pred(
-    unet: nn.Module,
+    denoiser: Denoiser,
     latents: Tensor,
     timestep: Tensor,
     embedding: Condition,
     negative_prompt_embeds: Condition,
     guidance_scale: float,
-    precision: torch.dtype = torch.float32,
 ) -> Tensor:
     """Classifier-free guidance: f(x_t, t, "") + g · (f(x_t, t, e) − f(x_t, t, "")), (B, C, h, w).
 
@@ -60,9 +49,9 @@ def guided_noise_pred(
     count = len(latents)
     condition = embedding.expand(count)
     if guidance_scale == 1:
-        return predict(unet, latents, timestep, condition, precision)
+        return denoiser(latents, timestep, condition)
     both = negative_prompt_embeds.expand(count).join(condition)
-    without, with_condition = predict(unet, torch.cat([latents] * 2), timestep, both, precision).chunk(2)
+    without, with_condition = denoiser(torch.cat([latents] * 2), timestep, both).chunk(2)
     return without + guidance_scale * (with_condition - without)
 
 
@@ -126,7 +115,7 @@ def denoise(
 
 
 def sample(
-    unet: nn.Module,
+    denoiser: Denoiser,
     scheduler: NoiseScheduler,
     latents: Tensor,
     object_embedding: Condition,
@@ -139,12 +128,11 @@ def sample(
     solver: str = "ddim",
     start: Tensor | None = None,
     strength: float = 1.0,
-    precision: torch.dtype = torch.float32,
     on_step: OnStep | None = None,
 ) -> Tensor:
     """§3.2.3, Eqs. 6–7: clean latents (B, C, h, w) from pure noise `latents`, by DDIM, η = 0, or by "dpmpp".
 
-    `unet` is the tuned network, `scheduler` the model's `DDIMScheduler`; of each embedding there is one. With a
+    `denoiser` is the tuned network, `scheduler` the model's `DDIMScheduler`; of each embedding there is one. With a
     `start`, clean latents (1, C, h, w), it begins as SDEdit does: with these under that noise, at the first of the
     last `taken_steps` at `strength`, 0 to 1, the only ones that are then taken; without any, the start comes back.
     """
@@ -158,11 +146,10 @@ def sample(
 
     def predict_noise(index: int, latents: Tensor, timestep: Tensor) -> Tensor:
         embedding = embeddings[condition[index]]
-        return guided_noise_pred(unet, latents, timesteps[index], embedding, negative, guidance_scale, precision)
+        return guided_noise_pred(denoiser, latents, timesteps[index], embedding, negative, guidance_scale)
 
     latents = latents.float() * sampler.init_noise_sigma
     if start is not None:
         clean = start.float().expand_as(latents)
         latents = scheduler.add_noise(clean, latents, timesteps[:1]) if len(timesteps) else clean
-    with frozen(unet):
-        return denoise(sampler, latents, sampler.timesteps[first:], predict_noise, on_step)
+    return denoise(sampler, latents, sampler.timesteps[first:], predict_noise, on_step)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
+
+from layerdiffusion.models.family import Condition
 
 _Self = TypeVar("_Self", bound="NoiseScheduler")
 
@@ -48,14 +49,11 @@ class NoiseScheduler(Solver, Protocol):
     def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor: ...
 
 
-class Checkpointed(Protocol):
-    """A diffusers network that can compute its activations again instead of keeping them."""
+class Denoiser(Protocol):
+    """f of the paper, and the one way in which the method asks a network: `models.denoiser.Denoiser` is one."""
 
-    def enable_gradient_checkpointing(self, func: object = None, /) -> None: ...
-    def disable_gradient_checkpointing(self) -> None: ...
+    precision: torch.dtype  # of the computation; in float16 a loss has to be scaled up before its gradients are taken
 
-
-class OptimizerFactory(Protocol):
-    """`torch.optim.Adam`, or a class or partial with its interface."""
-
-    def __call__(self, params: Iterable[Tensor], *, lr: float) -> torch.optim.Optimizer: ...
+    def __call__(self, latents: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
+        """f(x_t, t, e): the prediction for `latents` (B, C, h, w) at `timesteps` (B,) or (), of that shape, float32."""
+        ...

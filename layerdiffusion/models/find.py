@@ -14,7 +14,6 @@ from PIL import Image
 from layerdiffusion.errors import ModelError, SegmentError
 from layerdiffusion.images.masks import keep_largest
 from layerdiffusion.models import hub
-from layerdiffusion.models.clip import embed
 from layerdiffusion.models.parts import quiet, reason
 from layerdiffusion.models.segmenter import Proposal, Segmenter
 
@@ -167,7 +166,7 @@ def similarity(models: Models, image: Image.Image, masks: Sequence[np.ndarray], 
     colours = pixels.reshape(-1, 3).mean(0), np.full(3, 128.0)
     views = [cut_out(pixels, mask, margin, colour) for mask in masks for margin in MARGINS for colour in colours]
     texts = [_named(words), *(_named(noun) for noun in NOUNS.split())]
-    embedded, meant = embed(models, views, texts)
+    embedded, meant = models.clip().embed(views, texts)
     cosines = embedded.reshape(len(masks), len(views) // len(masks), -1).mean(1) @ meant.T
     return torch.log_softmax(SHARPNESS * cosines.float(), 1)[:, 0].cpu().numpy()
 

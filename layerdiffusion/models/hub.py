@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from layerdiffusion.errors import ModelError
 
-PLUS = " + "  # between a model's name and the LoRA files on top of it
 HUB_DEFAULT = "CompVis/stable-diffusion-v1-4"
 HUB_XL = "stabilityai/stable-diffusion-xl-base-1.0"
 HUB_CLIP = "openai/clip-vit-base-patch32"  # what CLIPScore is defined with
@@ -24,10 +23,10 @@ REVISIONS = {
 }
 CLIP_SAFETENSORS = "refs/pr/15"  # the revision of HUB_CLIP that has them, where its main branch does not
 
-PARTS = ("unet", "vae", "text_encoder")
-XL_PARTS = (*PARTS, "text_encoder_2")
+NETWORKS = ("unet", "vae", "text_encoder")
+XL_NETWORKS = (*NETWORKS, "text_encoder_2")
 CONFIG_FILES = ("model_index.json", "settings.json", "scheduler/*.json", "tokenizer/*", "tokenizer_2/*") + tuple(
-    f"{part}/config.json" for part in XL_PARTS
+    f"{part}/config.json" for part in XL_NETWORKS
 )
 WEIGHTS = ("model", "diffusion_pytorch_model")  # transformers' name of a weight file, and diffusers'
 
@@ -44,8 +43,8 @@ def download_model(repository: str) -> Path:
     already, of either kind, is not fetched again. Raises `ModelError`.
     """
     folder = download(repository, CONFIG_FILES)
-    parts = XL_PARTS if (folder / "text_encoder_2").is_dir() else PARTS
-    for variant in (".fp16", "") if parts is XL_PARTS else ("", ".fp16"):
+    parts = XL_NETWORKS if (folder / "text_encoder_2").is_dir() else NETWORKS
+    for variant in (".fp16", "") if parts is XL_NETWORKS else ("", ".fp16"):
         if lacking := [part for part in parts if not _has_weights(folder / part)]:
             folder = download(repository, (*CONFIG_FILES, *weight_files(lacking, variant)))
     return folder
@@ -107,13 +106,19 @@ def download(repository: str, patterns: Sequence[str], revision: str | None = No
         raise ModelError(_unavailable(repository, error)) from error
 
 
-def _unavailable(repository: str, error: OSError) -> str:
+def _unavailable(repository: str, error: BaseException | None) -> str:
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    numbers = {each.errno for each in _chain(error) if isinstance(each, OSError)}
+    numbers = set()
+    while error is not None:
+        numbers.add(getattr(error, "errno", None))
+        error = error.__cause__ or error.__context__
+    cache = next(path for path in (Path(HF_HUB_CACHE), *Path(HF_HUB_CACHE).parents) if path.exists())
     if errno.ENOSPC in numbers:
         return f"The disk is full: {repository} can't be downloaded; free some space."
-    if numbers & {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR} or not _writable(Path(HF_HUB_CACHE)):
+    if numbers & {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR} or not (
+        cache.is_dir() and os.access(cache, os.W_OK)
+    ):
         return (
             f"{repository} can't be saved: the hub's cache folder {HF_HUB_CACHE} can't be written; "
             "allow it, or set HF_HOME to a folder that can."
@@ -122,14 +127,3 @@ def _unavailable(repository: str, error: OSError) -> str:
         f"{repository} is no folder here, not in the hub's cache, and the hub can't be reached; "
         "check the network, or give a model's folder."
     )
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _writable(folder: Path) -> bool:
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    return existing.is_dir() and os.access(existing, os.W_OK)

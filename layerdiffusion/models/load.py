@@ -23,10 +23,9 @@ from torch import Tensor
 from layerdiffusion.errors import ModelError, SettingsError
 from layerdiffusion.models import hub
 from layerdiffusion.models._torchvision import ensure_torchvision
-from layerdiffusion.models.clip import load_clip
-from layerdiffusion.models.compiled import Compiler
+from layerdiffusion.models.clip import Clip, load_clip
 from layerdiffusion.models.family import Condition, Network, StableDiffusion, StableDiffusionXL
-from layerdiffusion.models.lora import add_loras, split_name
+from layerdiffusion.models.lora import PLUS, add_loras, split_name
 from layerdiffusion.models.memory import check_need, fitting_preset, fitting_settings
 from layerdiffusion.models.parts import (
     Parts,
@@ -79,7 +78,6 @@ class Models:
     defaults: Settings  # what an edit takes by itself: the same, or quicker ones where memory is short
     size: int
     quick: Settings | None = None  # what its own quick preset sets, where it has one
-    compiler: Compiler | None = None  # of the networks that train and sample, where it is asked for
     notice: str | None = None  # one line for the user: why this is not the model they might expect
     helpers_device: torch.device | None = None  # where SAM and CLIP go; None: to the same device
     _lazy: dict[str, Any] = field(default_factory=dict, repr=False)
@@ -140,7 +138,7 @@ class Models:
         """About what `decode` gives, in its size: where the autoencoder is a large one, soft and without it."""
         if type(self.vae).__name__ == "AutoencoderTiny":
             return self.decode(latents)
-        colours = self._once("preview", lambda: fit_colours(self))
+        colours = self._once("preview", lambda: fit_colours(self.encode, self.size))
         return linear_preview(latents, colours, vae_factor(self.vae))
 
     def check(self, settings: Settings) -> None:
@@ -186,12 +184,10 @@ class Models:
 
         return self._once(f"segmenter {name}", load)
 
-    def clip(self) -> tuple[Network, Any]:
-        """The `CLIPModel` (on CUDA float16) and `CLIPProcessor` of the score, loaded at the first call.
-
-        From the model's `clip` folder, else ViT-B/32 from the hub. Raises `ModelError`.
+    def clip(self) -> Clip:
+        """The CLIP of the score, loaded at the first call: the one in the model's `clip` folder, else ViT-B/32 from the
+        hub. Raises `ModelError`.
         """
-
         return self._once("clip", lambda: load_clip(self.folder / "clip", self.helpers_device or self.device))
 
     def _once(self, name: str, load: Callable[[], Any]) -> Any:
@@ -236,7 +232,7 @@ def load_models(
         threads = threads_for(sum(parameter.numel() for parameter in parts.unet.parameters()))
         if profile.device.type == "cpu" and threads is not None:
             torch.set_num_threads(threads)
-        return assemble(hub.PLUS.join([base, *files]), parts, folder, profile, size, notice)
+        return assemble(PLUS.join([base, *files]), parts, folder, profile, size, notice)
 
 
 def _automatic(profile: Profile, asked: object = None) -> tuple[str, str | None]:
@@ -302,7 +298,6 @@ def assemble(
         defaults=own,
         size=size,
         notice=notice,
-        compiler=Compiler() if profile.compile else None,
     )
     if not isinstance(parts.family, StableDiffusionXL):
         # SDXL is tuned by LoRA anyway, and the quick way's draws are what it has least memory for.

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
-
-import torch
+from typing import Any, Protocol
 
 from layerdiffusion.errors import EditError
-from layerdiffusion.models.family import StableDiffusionXL
+from layerdiffusion.models.family import Network, StableDiffusion, StableDiffusionXL
 from layerdiffusion.models.profile import GIB, Profile
 from layerdiffusion.settings import Settings, preset
-
-if TYPE_CHECKING:
-    from layerdiffusion.models.load import Models
 
 CONTEXT = GIB  # what CUDA and the allocator take beside live tensors
 CLIP = 300 * 2**20  # ViT-B/32 in float16
@@ -30,16 +25,20 @@ FITTED, TRAINED, CHECKPOINTED, ADAPTED, FORWARD, WIDENED, DECODED = 0.72, 0.9, 0
 XL_FITTED, XL_TRAINED, XL_DECODED = {True: 0.63, False: 2.5}, {True: 0.55, False: 1.4}, 1.22
 
 
-OUT_OF_MEMORY = (  # as torch, cuBLAS, cuDNN and the allocators of CPUs say it
-    *("out of memory", "can't allocate memory", "not enough memory", "unable to find an engine"),
-    *("cublas_status_alloc_failed", "cudnn_status_alloc_failed"),
-)
+class Placed(Protocol):
+    """What of loaded models their need of memory depends on."""
 
+    unet: Network
+    family: StableDiffusion
+    profile: Profile
+    own: Settings
+    quick: Settings | None
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether the error says that a device's or the machine's memory is used up."""
-    words = str(error).lower()
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(part in words for part in OUT_OF_MEMORY)
+    @property
+    def networks(self) -> tuple[Network, ...]: ...
+    @property
+    def latent_shape(self) -> tuple[int, int, int]: ...
+    def checkpoints(self, draws: int) -> bool: ...
 
 
 class TooLarge(EditError):
@@ -52,7 +51,7 @@ class Need:
 
     bytes: int
     free: int
-    saving: bool  # whether it goes a way that takes less at some cost
+    saving: bool  # whether memory saving is on, which costs time
 
     @property
     def fits(self) -> bool:
@@ -63,7 +62,7 @@ class Need:
         return f"needs about {self.bytes / GIB:.0f} of {self.free / GIB:.0f} GB{way}"
 
 
-def predicted_need(models: Models, settings: Settings) -> Need | None:
+def predicted_need(models: Placed, settings: Settings) -> Need | None:
     """What the edit takes at its peak, the networks, Segment Anything and CLIP included; None where nobody knows the
     device's memory, as on a CPU.
     """
@@ -76,7 +75,7 @@ def predicted_need(models: Models, settings: Settings) -> Need | None:
     return Need(int(peak), profile.memory, saving)
 
 
-def check_need(models: Models, settings: Settings) -> None:
+def check_need(models: Placed, settings: Settings) -> None:
     """Raise `TooLarge` where the edit can't fit, with the setting that would."""
     need = predicted_need(models, settings)
     if need is None or need.fits:
@@ -91,7 +90,7 @@ def check_need(models: Models, settings: Settings) -> None:
     raise TooLarge(f"{start}; choose a smaller model, or the CPU.")
 
 
-def fitting_settings(models: Models) -> Settings:
+def fitting_settings(models: Placed) -> Settings:
     """What an edit takes by itself: the model's own settings; where memory is short the first that fit of these, with
     8-bit Adam, and of the quick ones.
     """
@@ -101,12 +100,12 @@ def fitting_settings(models: Models) -> Settings:
     return _first_fitting(models, ([own] if profile.eight_bit_adam else []) + _quick_ways(models))
 
 
-def fitting_preset(models: Models, name: str) -> Settings:
+def fitting_preset(models: Placed, name: str) -> Settings:
     """The settings of a preset for these models, as `preset` has them; "quick" with as many draws a step as fit."""
     return _first_fitting(models, _quick_ways(models)) if name == "quick" else preset(name, models.own)
 
 
-def _quick_ways(models: Models) -> list[Settings]:
+def _quick_ways(models: Placed) -> list[Settings]:
     """The quick settings, and the same with fewer draws a step in as many more steps."""
     own = models.own
     quick, ways = preset("quick", own, models.quick), []
@@ -116,12 +115,12 @@ def _quick_ways(models: Models) -> list[Settings]:
     return ways
 
 
-def _first_fitting(models: Models, ways: list[Settings]) -> Settings:
+def _first_fitting(models: Placed, ways: list[Settings]) -> Settings:
     needs = [(way, predicted_need(models, way)) for way in ways]
     return next((way for way, need in needs if need is None or need.bytes <= need.free), ways[-1])
 
 
-def _working(models: Models, settings: Settings, profile: Profile) -> float:
+def _working(models: Placed, settings: Settings, profile: Profile) -> float:
     """The most that any of the stages takes beside the networks."""
     parameters = sum(parameter.numel() for parameter in models.unet.parameters())
     _, height, width = models.latent_shape

@@ -47,13 +47,11 @@ def open_folder(folder: Path) -> Parts:
         "text_encoder_2": {"CLIPTextModelWithProjection": CLIPTextModelWithProjection},
     }
     index = _index(folder)
-    if index and not (folder / "unet").is_dir():
-        refused.check_index(folder, index, {})
+    refused.check_index(folder, index)
     unet = _config(folder, "unet")
-    refused.check_network(folder, unet)
+    refused.check_configs(folder, unet, _config(folder, "scheduler", "scheduler_config.json"))
     is_xl = unet.get("addition_embed_type") == "text_time"
-    refused.check_index(folder, index, _config(folder, "scheduler", "scheduler_config.json"))
-    parts = hub.XL_PARTS if is_xl else hub.PARTS
+    parts = hub.XL_NETWORKS if is_xl else hub.NETWORKS
     configs = {part: _config(folder, part) for part in parts}
     opened = {}
     for part, config in configs.items():
@@ -98,7 +96,7 @@ def open_file(path: Path) -> tuple[Parts, Path]:
         raise _not_single(path, error) from error
     names = ("unet", "vae", "text_encoder", "tokenizer", *(("text_encoder_2", "tokenizer_2") if is_xl else ()))
     opened = {name: getattr(pipeline, name) for name in names}
-    for name in hub.XL_PARTS if is_xl else hub.PARTS:
+    for name in hub.XL_NETWORKS if is_xl else hub.NETWORKS:
         opened[name] = opened[name].float().requires_grad_(False).eval()
     return _assembled(path, opened, _scheduler(folder), _index(folder)), folder
 

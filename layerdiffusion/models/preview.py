@@ -2,36 +2,34 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from layerdiffusion.models.load import Models
-
 SIDE = 256  # of the picture that it is fitted to, at most: a thousand pixels of latents for five numbers a colour
 
 
 @torch.no_grad()
-def fit_colours(models: Models) -> Tensor:
+def fit_colours(encode: Callable[[Image.Image], Tensor], side: int) -> Tensor:
     """(C + 1, 3): what a latent pixel's channels, and 1, are multiplied by for its red, green and blue, from −1 to 1.
 
-    By least squares on one picture of coarse and fine patches in every colour.
+    By least squares on one picture of coarse and fine patches in every colour. `encode` gives the latents (1, C, h, w)
+    of a picture, `side` is that of the model's own pictures.
     """
-    rng, side = np.random.default_rng(0), min(models.size, SIDE)
+    rng, side = np.random.default_rng(0), min(side, SIDE)
     coarse, fine = (
         Image.fromarray(rng.integers(0, 256, (count, count, 3), dtype=np.uint8)).resize((side, side))
         for count in (4, side // 8)
     )
     image = Image.blend(coarse, fine, 0.4)
-    latents = models.encode(image)[0]
+    latents = encode(image)[0]
     pixels = torch.from_numpy(np.array(image, np.float32)).permute(2, 0, 1)[None] / 127.5 - 1
     colours = nn.functional.interpolate(pixels, latents.shape[1:], mode="area")[0].flatten(1).T
     fitted, *_ = np.linalg.lstsq(_with_one(latents).cpu().numpy(), colours.numpy(), rcond=None)
-    return torch.from_numpy(fitted).to(models.device)
+    return torch.from_numpy(fitted).to(latents.device)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Models of another kind than Stable Diffusion 1.x and SDXL, by name, and why each can't be used."""
+"""Models of another kind than Stable Diffusion 1.x and SDXL, and why each can't be used."""
 
 from __future__ import annotations
 
@@ -9,28 +9,23 @@ from typing import Any, NoReturn
 
 from layerdiffusion.errors import ModelError
 
+PIPELINES = re.compile(r"StableDiffusion(?!\d|(XL)?InstructPix2Pix)")  # the beginning of the class of those that can be
 DISTILLED = "it is distilled to a few steps without guidance ({}), which sampling here relies on"
 DISTILLED_NAME = re.compile(r"(?<![a-z])(turbo|lightning|lcm|hyper|schnell)(?![a-z])", re.IGNORECASE)
 FEW_STEP_SCHEDULERS = ("LCMScheduler", "TCDScheduler")
-# By the beginning of the pipeline's name; the first that fits.
-PIPELINES = {
-    "StableDiffusion3": "it is Stable Diffusion 3, a transformer that is trained by flow matching",
-    "Flux": "it is Flux, a transformer that is trained by flow matching",
-    "StableDiffusionXLInstructPix2Pix": "it is InstructPix2Pix, which edits by orders instead of descriptions",
-    "StableDiffusionInstructPix2Pix": "it is InstructPix2Pix, which edits by orders instead of descriptions",
-    "Kandinsky": "it is Kandinsky, whose words come through a prior",
-    "PixArt": "it is PixArt, a transformer",
-    "LatentConsistency": DISTILLED.format("LCM"),
-}
 # By a part of the names of a single file's weights.
-WEIGHTS = {
-    "joint_blocks.": PIPELINES["StableDiffusion3"],
-    "double_blocks.": PIPELINES["Flux"],
+WEIGHT_NAMES = {
+    "joint_blocks.": "it is Stable Diffusion 3, a transformer that is trained by flow matching",
+    "double_blocks.": "it is Flux, a transformer that is trained by flow matching",
     "cond_stage_model.model.": "it is Stable Diffusion 2.x, which opens from its diffusers folder alone",
     "lora_": "it is a LoRA, which goes on top of a model: give it as --lora",
     "control_model.": "it is a ControlNet, which goes beside a model",
 }
-INPAINTING = "it is an inpainting model, whose network takes a mask and a picture as well"
+# By how many channels the network takes, where they aren't those of latents alone.
+CHANNELS = {
+    8: "it is InstructPix2Pix, which edits by orders instead of descriptions",
+    9: "it is an inpainting model, whose network takes a mask and a picture as well",
+}
 REFINER = "it is SDXL's refiner, which only finishes the pictures of SDXL"
 
 
@@ -45,46 +40,39 @@ def check_name(name: str) -> None:
         refuse(name, DISTILLED.format(found[1].capitalize()))
 
 
-def check_index(folder: Path, index: Mapping[str, Any], scheduler: Mapping[str, Any]) -> None:
-    """Refuse a folder by its pipeline's and scheduler's names; both may be empty."""
+def check_index(folder: Path, index: Mapping[str, Any]) -> None:
+    """Refuse a folder by its `model_index.json`, which may be empty."""
     pipeline = str(index.get("_class_name", ""))
-    if why := next((why for name, why in PIPELINES.items() if pipeline.startswith(name)), None):
-        refuse(folder, why)
+    if pipeline and not PIPELINES.match(pipeline):
+        refuse(folder, f"its pipeline is a {pipeline}")
     if index.get("requires_aesthetics_score"):
         refuse(folder, REFINER)
-    trailing = scheduler.get("timestep_spacing") == "trailing"
-    if scheduler.get("_class_name") in FEW_STEP_SCHEDULERS:
+
+
+def check_configs(folder: Path, unet: Mapping[str, Any], scheduler: Mapping[str, Any]) -> None:
+    """Refuse a folder by its network's and its scheduler's config."""
+    kind = str(scheduler.get("_class_name", ""))
+    if unet.get("time_cond_proj_dim") or kind in FEW_STEP_SCHEDULERS:
         refuse(folder, DISTILLED.format("LCM"))
-    if trailing and str(scheduler.get("_class_name", "")).startswith("EulerAncestral"):
+    if kind.startswith("EulerAncestral") and scheduler.get("timestep_spacing") == "trailing":
         refuse(folder, DISTILLED.format("Turbo"))
-
-
-def check_network(source: Path, unet: Mapping[str, Any]) -> None:
-    """Refuse by the network's config alone."""
-    if unet.get("time_cond_proj_dim"):
-        refuse(source, DISTILLED.format("LCM"))
-    check_channels(source, unet.get("in_channels", 4))
+    if unet.get("in_channels") in CHANNELS:
+        refuse(folder, CHANNELS[unet["in_channels"]])
     is_xl = unet.get("addition_embed_type") == "text_time"
     if is_xl and unet.get("projection_class_embeddings_input_dim") == 5 * unet["addition_time_embed_dim"] + 1280:
-        refuse(source, REFINER)
-
-
-def check_channels(source: Path, channels: int) -> None:
-    """Refuse a network that takes more than latents, or latents with a picture beside them."""
-    if channels == 9:
-        refuse(source, INPAINTING)
-    if channels == 8:
-        refuse(source, PIPELINES["StableDiffusionInstructPix2Pix"])
+        refuse(folder, REFINER)
 
 
 def check_weights(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Refuse a single file by its weights' names and shapes."""
-    for part, why in WEIGHTS.items():
+    for part, why in WEIGHT_NAMES.items():
         if any(part in name for name in shapes):
             refuse(path, why)
     if not is_xl(shapes) and any(name.startswith("conditioner.embedders.0.model.") for name in shapes):
         refuse(path, REFINER)
-    check_channels(path, shapes.get("model.diffusion_model.input_blocks.0.0.weight", (0, 4))[1])
+    channels = shapes.get("model.diffusion_model.input_blocks.0.0.weight", (0, 4))[1]
+    if channels in CHANNELS:
+        refuse(path, CHANNELS[channels])
 
 
 def is_xl(shapes: Mapping[str, tuple[int, ...]]) -> bool:

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from layerdiffusion.errors import SegmentError
-from layerdiffusion.models.memory import is_out_of_memory
+from layerdiffusion.models.oom import is_out_of_memory
 from layerdiffusion.models.sam import Sam  # importing it guards torchvision
 
 from segment_anything import SamPredictor  # isort: skip

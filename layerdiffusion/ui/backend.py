@@ -17,7 +17,7 @@ from layerdiffusion.scoring import Score, score_results
 from layerdiffusion.settings import PAPER, Settings, model_settings, preset
 from layerdiffusion.ui.examples import ASSETS
 from layerdiffusion.ui.follow import follow
-from layerdiffusion.ui.options import Options
+from layerdiffusion.ui.options import PageOptions
 from layerdiffusion.ui.spaces import (
     LEAST,
     LONGEST_ENCODING,
@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 class Backend:
     """Loads the models once, in a thread; whoever needs them first waits for them."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: PageOptions) -> None:
         self.options = options
         self._done = threading.Event()
         self._editor: Editor | None = None
@@ -86,8 +86,8 @@ class Backend:
                 models.helpers_device = torch.device("cpu")
                 if editor.sam is None and not (models.folder / "sam").is_dir():
                     editor.sam = "vit_b"  # a few seconds a picture on a CPU, where ViT-H takes a minute
-                editor.runtime.elsewhere = self._zero_gpu
-                editor.runtime.assume(UNIT)
+                editor.cache.remote = self._zero_gpu
+                editor.cache.assume(UNIT)
             self._miniature = models.folder == MINIATURE
             self._editor = editor
         except EditError as error:
@@ -169,7 +169,7 @@ class Backend:
         if self._zero_gpu is None:
             return []
         editor = self.editor
-        return [booked(stages, editor.runtime.seconds_per_pass) for stages in split(editor.left(edit, settings))]
+        return [booked(stages, editor.cache.seconds_per_pass) for stages in split(editor.missing(edit, settings))]
 
     def check(self, settings: Settings) -> None:
         """Raise a `SettingsError` for settings that this page can't run."""
@@ -204,7 +204,7 @@ class Backend:
         """SAM's candidates for clicks on `image`, beside a running edit; on a GPU a new picture waits for its turn."""
         segmenter = self.segmenter()
         beside = segmenter.device.type == "cpu" or segmenter.knows(image)
-        with contextlib.nullcontext() if beside else self.editor.runtime.turn():
+        with contextlib.nullcontext() if beside else self.editor.turn():
             return segmenter.candidates(points, labels, box, image=image)
 
     # What follows takes a turn on the device, as edits do.
@@ -216,7 +216,7 @@ class Backend:
         segmenter, models = self.segmenter(), self.editor.models
         if self._detector is None and self.options.detector is not None:
             self._detector = load_detector(self.options.detector, segmenter.device)
-        with contextlib.nullcontext() if segmenter.device.type == "cpu" else self.editor.runtime.turn():
+        with contextlib.nullcontext() if segmenter.device.type == "cpu" else self.editor.turn():
             return find(models, image, words, segmenter=segmenter, detector=self._detector)
 
     def cut_outs(self, result: Any) -> list[Image.Image]:
@@ -230,7 +230,7 @@ class Backend:
         from layerdiffusion.miniature.out_of_distribution import ood_score, ood_threshold
 
         models = self.editor.models
-        with self.editor.runtime.turn():
+        with self.editor.turn():
             if self._usual is None:
                 self._usual = ood_threshold(models)
             return ood_score(models, image) > self._usual
@@ -243,7 +243,7 @@ class Backend:
             device = models.helpers_device or models.device
             quick = device.type != "cpu" and not (models.folder / "judge").is_dir()
             segmenter = self.segmenter() if quick else None
-            with self.editor.runtime.turn():
+            with self.editor.turn():
                 return score_results(models, edit, layers, images, segmenter)
         except ModelError as error:
             log.warning("%s", error)

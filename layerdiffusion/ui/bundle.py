@@ -13,9 +13,9 @@ from typing import Any
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from layerdiffusion.baselines import BASELINES
 from layerdiffusion.errors import EditError, RecipeError
 from layerdiffusion.images.io import MAX_BYTES, open_image
-from layerdiffusion.methods.options import LABELS, OPTIONS
 from layerdiffusion.recipe import CARRIED, Recipe, carried_recipe, recipe_from_dict, save_picture
 
 MAX_FILES = 200
@@ -25,7 +25,6 @@ GENERATED = "generated.png"
 GENERATED_BEFORE = "painted.png"  # what it was called in zips of recipe version 1
 SUBJECT = "subject.safetensors"  # a trained one, in a zip with its embeddings
 ENTRY = re.compile(r"(?:unet/)?[\w.-]+\.(?:png|json|safetensors)", re.ASCII)
-BASELINES = tuple(OPTIONS)
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -130,7 +129,7 @@ def _open_png(data: bytes) -> Opened:
         file.load()
         text, method = file.text.get(CARRIED), file.text.get("method")
     if not text and method in BASELINES:
-        raise RecipeError(f"This picture is {LABELS[method]}'s, for comparison; open the zip it came in.")
+        raise RecipeError(f"This picture is {BASELINES[method]}'s, for comparison; open the zip it came in.")
     if not text:
         raise RecipeError("This picture carries no recipe; open one that was saved here, or use it as a photo.")
     recipe = recipe_from_dict(_json(text))
@@ -175,7 +174,7 @@ def save_subject(subject: Any, models: Any, path: Path) -> Path:
 
 
 def _open_subject(path: Path) -> Opened:
-    from layerdiffusion.methods.subject import load_subject
+    from layerdiffusion.subject import load_subject
 
     subject = load_subject(path)
     return Opened(subject.recipe, {}, subject=subject)

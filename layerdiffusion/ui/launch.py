@@ -15,7 +15,7 @@ from layerdiffusion.ui.backend import Backend
 from layerdiffusion.ui.handlers import backgrounds, badge, boards, compare, inspection, results, run, words
 from layerdiffusion.ui.handlers.plan import refresh_event
 from layerdiffusion.ui.jobs import limit_waiting
-from layerdiffusion.ui.options import Options
+from layerdiffusion.ui.options import PageOptions
 from layerdiffusion.ui.page import page_of
 from layerdiffusion.ui.spaces import on_zero_gpu
 from layerdiffusion.ui.theme import theme
@@ -47,7 +47,7 @@ def build_page(backend: Backend) -> gr.Blocks:
     return limit_waiting(blocks.queue(default_concurrency_limit=4), backend.options.max_users)
 
 
-def launch(options: Options) -> None:
+def launch(options: PageOptions) -> None:
     """Open the page and keep it open; the models load once it can be seen."""
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -62,7 +62,7 @@ def launch(options: Options) -> None:
     blocks.block_thread()
 
 
-def launch_arguments(options: Options, tabs: OpenTabs | None = None) -> dict[str, Any]:
+def launch_arguments(options: PageOptions, tabs: OpenTabs | None = None) -> dict[str, Any]:
     """What Gradio 6 takes at launch: the looks, the limits, and who may come in."""
     return {
         "server_name": options.host,

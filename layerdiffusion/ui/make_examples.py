@@ -61,11 +61,10 @@ def wishes() -> tuple[Wish, ...]:
 
 def make(wish: Wish, editor: Any, folder: Path) -> Path:
     """Run the wish's edit and save it, finished, as `folder/<its name>`."""
-    from layerdiffusion.models.clip import clip_score
 
     edit = wish.edit()
     result = editor.run(edit, Settings(**wish.settings))
-    scores = clip_score(editor.models, result.images, edit.prompt or "")
+    scores = editor.models.clip().scores(result.images, edit.prompt or "")
     saved = result.save(folder / wish.name)
     if edit.background == "generate":
         result.layers.background_image.save(saved / GENERATED)

@@ -12,7 +12,7 @@ PREFIX = "LAYERDIFFUSION_"
 
 
 @dataclass(frozen=True)
-class Options:
+class PageOptions:
     model: str = "auto"
     sam: str | None = None
     detector: str | None = None
@@ -30,7 +30,7 @@ class Options:
     compile: bool = False
 
 
-def parse_options(argv: Sequence[str] | None = None) -> Options:
+def parse_options(argv: Sequence[str] | None = None) -> PageOptions:
     """Flags win over environment variables, and those over the defaults; bad ones end the program with a sentence."""
     parser = argparse.ArgumentParser(
         prog="python app.py",
@@ -67,10 +67,10 @@ def parse_options(argv: Sequence[str] | None = None) -> Options:
         else:
             action.default = text  # argparse puts a text default through the option's own check
     given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
-    return Options(**{**given, "lora": tuple(given.get("lora", loras))})
+    return PageOptions(**{**given, "lora": tuple(given.get("lora", loras))})
 
 
-def check_address(options: Options) -> None:
+def check_address(options: PageOptions) -> None:
     """Raise an `EditError` for a port that is in use, or an address that is not this machine's."""
     host = (options.host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1").strip("[]")
     port = options.port or int(os.environ.get("GRADIO_SERVER_PORT") or 0)

@@ -26,10 +26,10 @@ from layerdiffusion.ui.follow import follow
 if TYPE_CHECKING:
     import torch
 
+    from layerdiffusion.cache import Stage
     from layerdiffusion.models.load import Models
     from layerdiffusion.models.segmenter import Embedded, Segmenter
     from layerdiffusion.progress import Reporter
-    from layerdiffusion.runtime import Stage
 
 SLACK = 1.4  # a call that ends too early costs more than a booking that is a little too long
 SETUP = 5  # seconds until the weights are on the GPU, as assumed: no run there has been timed yet
@@ -61,7 +61,7 @@ class _Made:
 
 
 class ZeroGPU:
-    """Runs stages on a GPU that is lent by the call; the runtime's `Elsewhere`.
+    """Runs stages on a GPU that is lent by the call; the cache's `RemoteRunner`.
 
     `models` is asked for the loaded models in the worker, which has them from before it was forked.
     """
@@ -103,18 +103,18 @@ class ZeroGPU:
         """
         import torch
 
+        from layerdiffusion.lru import OnDevice
         from layerdiffusion.progress import Reporter
-        from layerdiffusion.runtime import Finished, run_stage
 
         torch.set_num_threads(1)  # the pool of OpenMP's threads does not survive a fork
 
         def run(put: Callable[[Any], None], cancel: Any) -> None:
-            report, finished = Reporter(speeds, work, put, cancel), Finished()
+            report, values = Reporter(speeds, work, put, cancel), dict[Any, Any]()
             for stage in pickle.loads(pickled):
-                finished.add(stage, run_stage(self._models(), stage, finished, report), 0.0)
-                report.finish(stage.steps)
-                made = finished[stage]  # on the GPU still, which the process that asked for it has none of
-                put(_Made(pickle.dumps(stage.stored(made) if stage.stored else made)))
+                values[stage] = made = stage.with_values(values).run(self._models(), report)
+                report.finish(stage.name, stage.work.steps, 0.0)
+                # The process that asked for it has no GPU.
+                put(_Made(pickle.dumps(made.off_device() if isinstance(made, OnDevice) else made)))
 
         try:
             with closing(follow(run, None)) as events:
@@ -171,7 +171,7 @@ def split(stages: Sequence[Stage[object]]) -> Iterator[list[Stage[object]]]:
 
 def booked(stages: Sequence[Stage[object]], speeds: Mapping[str, float]) -> int:
     """How many seconds to book for the stages of one GPU call."""
-    from layerdiffusion.runtime import seconds_of
+    from layerdiffusion.cache import seconds_of
 
     return round(min(max(SETUP + SLACK * (seconds_of(stages, speeds) or 0.0), LEAST), MOST))
 

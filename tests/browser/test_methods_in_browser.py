@@ -15,11 +15,11 @@ def test_generating_backgrounds_is_cancelled_and_goes_on_and_one_is_picked(tab, 
     pace.seconds = 0.2
     tab.page.click("#generate-run")
     tab.page.wait_for_selector("#generate-note .ld-bar")
-    assert page.backend.editor.runtime._device.locked()
+    assert page.backend.editor.turns.taken
     tab.page.click("#generate-cancel")
     tab.page.wait_for_selector("#generate-note :text('Cancelled')")
     tab.page.wait_for_selector("#generate-run:visible")
-    assert not page.backend.editor.runtime._device.locked() and not tab.page.is_visible("#generate-cancel")
+    assert not page.backend.editor.turns.taken and not tab.page.is_visible("#generate-cancel")
     assert tab.page.locator("#backgrounds .thumbnail-item").count() == 0
     pace.seconds = 0
     tab.dial("sampling-steps", 4)
@@ -95,7 +95,7 @@ def test_a_comparison_is_cancelled_and_goes_on(tab, page, pace, pictures):
     tab.page.click("#baselines-cancel")
     tab.page.wait_for_selector("#baselines-progress :text('Cancelled')")
     tab.page.wait_for_selector("#baselines-run:visible")
-    assert not page.backend.editor.runtime._device.locked() and not tab.page.is_visible("#row-sdedit")
+    assert not page.backend.editor.turns.taken and not tab.page.is_visible("#row-sdedit")
     pace.seconds = 0
     compare_with(tab, "SDEdit")
     tab.page.wait_for_selector("#row-sdedit .thumbnail-item >> nth=1")

@@ -18,7 +18,7 @@ def test_cancel_and_closing_the_tab_free_the_device(tab, page, pace, pictures):
     tab.page.click("#cancel")
     tab.page.wait_for_function("() => document.querySelector('#progress').innerText.startsWith('Cancelled')")
     assert time.perf_counter() - began < 10  # of 200
-    assert not page.backend.editor.runtime._device.locked()
+    assert not page.backend.editor.turns.taken
     pace.seconds = 0
     tab.dial("finetune-steps", 2)
     tab.ready("about")
@@ -29,10 +29,10 @@ def test_cancel_and_closing_the_tab_free_the_device(tab, page, pace, pictures):
     tab.ready("about")
     tab.page.click("#run")
     tab.page.wait_for_selector(".ld-stages .ld-now")
-    assert page.backend.editor.runtime._device.locked()
+    assert page.backend.editor.turns.taken
     tab.page.close()
     for _ in range(600):
-        if not page.backend.editor.runtime._device.locked():
+        if not page.backend.editor.turns.taken:
             return
         time.sleep(0.05)
     pytest.fail("the edit of a closed tab still runs")

@@ -87,9 +87,9 @@ def test_the_untrained_model_is_the_same_every_time_and_takes_every_stage(monkey
              "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D")}  # fmt: skip
     words = {"hidden_size": WIDTH, "intermediate_size": 2 * WIDTH, "num_hidden_layers": 1, "num_attention_heads": 2}
     vae = {"block_out_channels": (4, 4, 8, 8), "norm_num_groups": 2, "layers_per_block": 1, "sample_size": 64}
-    monkeypatch.setattr(benchmark, "UNET", {**blocks, **kinds, "sample_size": 8, "cross_attention_dim": WIDTH})
-    monkeypatch.setattr(benchmark, "VAE", benchmark.VAE | vae)
-    monkeypatch.setattr(benchmark, "TEXT_ENCODER", words)
+    monkeypatch.setattr(benchmark, "UNET_CONFIG", {**blocks, **kinds, "sample_size": 8, "cross_attention_dim": WIDTH})
+    monkeypatch.setattr(benchmark, "VAE_CONFIG", benchmark.VAE_CONFIG | vae)
+    monkeypatch.setattr(benchmark, "TEXT_ENCODER_CONFIG", words)
     one, two = (benchmark.untrained_models("cpu").embed(["a dog"]).prompt_embeds for _ in range(2))
     assert one.isfinite().all() and one.equal(two) and one.shape == (1, 77, WIDTH) and TOKENS < 77
     assert main(["benchmark", "--model", "untrained", "--device", "cpu", *FEW, "--presets", "paper", "--json"]) == 0

@@ -72,7 +72,7 @@ def test_set_reaches_the_methods_options_and_our_settings(cli):
         ),
         (["--set", "strength=0.5"], "--set must name one of --methods"),
         (["--set", "sdedit.strength=2"], "strength must be a number from 0 to 1, not 2."),
-        (["--set", "sdedit.power=2"], "sdedit has no option power; it has strength, source."),
+        (["--set", "sdedit.power=2"], "sdedit has no option power; it has source, strength."),
         (["--set", "layerdiffusion.power=2"], "There is no setting 'power'; there are alpha,"),
         (["--set", "layerdiffusion.seeds=2"], "There is no setting 'seeds';"),
         (

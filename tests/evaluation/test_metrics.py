@@ -16,7 +16,6 @@ from layerdiffusion.images.layers import Layers, lay_out
 from layerdiffusion.miniature.shape import ShapeMeasure
 from layerdiffusion.miniature.world import draw
 from layerdiffusion.models import sam
-from layerdiffusion.models.clip import clip_score
 from layerdiffusion.models.load import MINIATURE, load_models
 from layerdiffusion.models.profile import Profile
 from layerdiffusion.models.sam import load_sam
@@ -89,7 +88,7 @@ def test_the_scores_are_clips_own_cosines(models, judge, edits):
     edit = edits["background"]
     images = [perfect(edit), Image.new("RGB", (128, 128), "grey")]
     rows = Measures(models, judge)(edit, images, (0, 1))
-    clip, processor = models.clip()
+    clip, processor = models.clip().model, models.clip().processor
 
     def cosine(image, text):
         words = processor.tokenizer([text], return_tensors="pt", truncation=True)
@@ -103,7 +102,7 @@ def test_the_scores_are_clips_own_cosines(models, judge, edits):
     for row, image in zip(rows, images, strict=True):
         assert row["clip_score"] == pytest.approx(cosine(image, prompt), abs=1e-4)
         assert row["clipscore"] == pytest.approx(2.5 * max(0, cosine(image, f"A photo depicts {prompt}")), abs=3e-4)
-    assert clip_score(models, images, prompt) == pytest.approx([row["clip_score"] for row in rows], abs=1e-4)
+    assert models.clip().scores(images, prompt) == pytest.approx([row["clip_score"] for row in rows], abs=1e-4)
 
 
 @shipped

@@ -14,7 +14,7 @@ from layerdiffusion.evaluation.datasets.toybench import toybench
 from layerdiffusion.evaluation.records import Records
 from layerdiffusion.evaluation.runner import run_bench
 from layerdiffusion.evaluation.variants import Variant, variants
-from layerdiffusion.evaluation.worker import Failed, Finished, Worker
+from layerdiffusion.evaluation.worker import Failed, Measured, Worker
 
 pytest.importorskip("ray")
 
@@ -50,7 +50,7 @@ def test_a_killed_worker_loses_nothing_and_changes_no_number(tmp_path, measured_
     records, finished = Records(tmp_path / "ray"), []
 
     def kill_the_first(progress):
-        if isinstance(progress.last, Finished):
+        if isinstance(progress.last, Measured):
             finished.append(progress.last)
             if len(finished) == 1:  # it is at the next variant of its edit by now
                 os.kill(progress.last.worker, signal.SIGKILL)
@@ -88,7 +88,7 @@ def test_an_edit_that_kills_its_workers_ends_the_run_and_costs_no_record(
     chosen = [Variant("broken", "ours", {"alpha": 7}), *VARIANTS]
     with pytest.raises(EditError, match=f"workers died one after the other at {EDITS[1].id}, i;"):
         run_bench(EDITS[:2], chosen, quick, records, deadly, address, lambda one: seen.append(one.last), workers=1)
-    done = [(one.edit, one.variant) for one in seen if isinstance(one, Finished)]
+    done = [(one.edit, one.variant) for one in seen if isinstance(one, Measured)]
     assert done == [(EDITS[1].id, "ours"), (EDITS[1].id, "sdedit")], "what was there is not done again"
     failed = [(one.edit, one.variant) for one in seen if isinstance(one, Failed)]
     assert failed == [(EDITS[0].id, "broken"), (EDITS[1].id, "broken")]

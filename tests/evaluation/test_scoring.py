@@ -8,7 +8,6 @@ from tiny import noise_picture
 
 from layerdiffusion.edit import Edit
 from layerdiffusion.images.layers import lay_out
-from layerdiffusion.models.clip import clip_score
 from layerdiffusion.scoring import Score, background_psnr, score_of, score_results
 
 
@@ -32,7 +31,7 @@ def test_the_three_things_are_the_benchs_own_measures(worker):
     edit = Edit(noise_picture(0, 64, 64), mask, prompt="a dog jumping on the beach")
     layers, images = lay_out(edit, (64, 64)), [noise_picture(0, 64, 64), noise_picture(1, 64, 64)]
     same, other = score_results(worker.models, edit, layers, images)
-    assert [one.clip_score for one in (same, other)] == pytest.approx(clip_score(worker.models, images, edit.prompt))
+    assert [one.clip_score for one in (same, other)] == pytest.approx(worker.models.clip().scores(images, edit.prompt))
     subjects = worker.measures.judge.masks(images)
     psnr = background_psnr(images[1], layers, subjects[1])
     assert same.place == 1.0 > other.place == pytest.approx(min(max((psnr - 10) / 20, 0), 1))

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from layerdiffusion.evaluation.statistics import bootstrap, bounds, edit_means
+from layerdiffusion.evaluation.statistics import bootstrap
 
 
 def test_the_bootstraps_interval_is_that_of_the_mean_over_edits():
@@ -32,9 +32,3 @@ def test_the_interval_is_that_of_edits_drawn_again_by_hand():
     low, high = np.quantile(means[drawn].mean(1), [0.025, 0.975])
     found = bootstrap([[mean] for mean in means])
     assert (found.low, found.high) == pytest.approx((low, high), abs=0.01)
-
-
-def test_several_measures_of_the_same_edits_are_drawn_together():
-    """The sum of a measure and its opposite is nothing in every draw, which draws apart would not find."""
-    means = edit_means([[value] for value in np.random.default_rng(3).random(9)])
-    assert bounds([means, -means], lambda a, b, axis: a.mean(axis) + b.mean(axis)) == pytest.approx((0, 0), abs=1e-12)

@@ -8,7 +8,8 @@ from PIL import Image
 
 from layerdiffusion.edit import Placement
 from layerdiffusion.errors import EditError
-from layerdiffusion.images.geometry import Fit, fit_window, place, placement_matrix
+from layerdiffusion.images.geometry import Fit, fit_window
+from layerdiffusion.images.layers import place, placement_matrix
 from layerdiffusion.images.masks import grow
 
 

@@ -7,15 +7,10 @@ import pytest
 import torch
 from tiny import every_family
 
-from layerdiffusion.method import composite_layers, finetune, objective, separate_layers, with_weights
-from layerdiffusion.method.finetune import (
-    LORA_LR_FACTOR,
-    LORA_RANK,
-    LORA_TARGETS,
-    background_loss,
-    object_loss,
-    total_loss,
-)
+from layerdiffusion.method import composite_layers, finetune, separate_layers
+from layerdiffusion.method.finetune import background_loss, object_loss, total_loss
+from layerdiffusion.models import denoiser
+from layerdiffusion.models.tuning import LORA_LR_FACTOR, LORA_RANK, LORA_TARGETS, TunedNetwork, with_weights
 
 pytestmark = pytest.mark.usefixtures("global_random_state_is_left_alone")
 
@@ -43,9 +38,11 @@ both_readings = pytest.mark.parametrize("layers", ["composite", "separate"], ind
 def tune(either_models, seeded):
     embedding = either_models.embed(["a dog"])
 
-    def tune(layers, unet=either_models.unet, **changes):
+    def tune(layers, unet=either_models.unet, tune="full", **changes):
+        how = {name: changes.pop(name) for name in ("precision", "rounded", "checkpointing") if name in changes}
+        network = TunedNetwork(unet, torch.device("cpu"), lora=tune == "lora", seed=7, **how)
         dials = dict(object_weight=2.0, background_weight=1.0, steps=3, lr=1e-3, generator=seeded(7))
-        return finetune(unet, either_models.scheduler, layers, embedding, **{**dials, **changes})
+        return finetune(network, either_models.scheduler, layers, embedding, **{**dials, **changes})
 
     return tune
 
@@ -292,19 +289,14 @@ def test_both_ways_of_tuning_start_from_the_same_loss_on_the_same_noise(layers, 
 @pytest.mark.parametrize("how", ["full", "lora"])
 def test_checkpointing_changes_the_memory_and_not_the_result(layers, tune, how, monkeypatch):
     calls = []
-    original = objective.checkpoint
-    monkeypatch.setattr(objective, "checkpoint", lambda *a, **k: calls.append(1) or original(*a, **k))
+    original = denoiser.checkpoint
+    monkeypatch.setattr(denoiser, "checkpoint", lambda *a, **k: calls.append(1) or original(*a, **k))
     plain = tune(layers, tune=how, steps=2, lr=1e-4)
     assert not calls
     saving = tune(layers, tune=how, steps=2, lr=1e-4, checkpointing=True)
     assert calls
     for name, weight in plain.items():
         torch.testing.assert_close(weight, saving[name], atol=1e-6, rtol=0)
-
-
-def test_without_steps_or_terms_nothing_is_tuned(either_models, layers, tune):
-    assert tune(layers, steps=0) == {}
-    assert tune(layers, object_weight=0, background_weight=0) == {}
 
 
 def test_a_network_without_new_weights_shares_the_memory_of_the_old(either_models):

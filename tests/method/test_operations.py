@@ -5,9 +5,10 @@ import torch
 from tiny import WIDTH, stable_diffusion_scheduler, tiny_unet
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from layerdiffusion.method import composite_layers, finetune, optimize_embeddings, sample, with_weights
-from layerdiffusion.method.finetune import in_precision
+from layerdiffusion.method import composite_layers, finetune, optimize_embeddings, sample
+from layerdiffusion.models.denoiser import Denoiser
 from layerdiffusion.models.family import Condition
+from layerdiffusion.models.tuning import TunedNetwork, in_precision, with_weights
 
 # Operations of a step of the tiny network, less those that only reserve memory or look at it in another way.
 MOST = {"stage 1": 470, "stage 2": 590, "stage 2, LoRA": 760, "stage 3": 270}
@@ -55,25 +56,24 @@ def stages(unet, seeded, dtype, half):
 
     def fit(steps):
         optimize_embeddings(
-            network, scheduler, latents, mask, words, steps=steps, lr=1e-3, generator=seeded(2), precision=dtype
+            Denoiser(network, dtype), scheduler, latents, mask, words, steps=steps, lr=1e-3, generator=seeded(2)
         )
 
     def tune(how):
         def run(steps):
-            return finetune(
-                network if how == "lora" else unet, scheduler, composite_layers(latents, mask), words[:1],
-                object_weight=2.0, background_weight=1.0, steps=steps, lr=1e-4, generator=seeded(3), tune=how,
-                precision=dtype, rounded=half, optimizer=lambda tensors, lr: torch.optim.Adam(tensors, lr, fused=True),
+            tuned = TunedNetwork(
+                network if how == "lora" else unet, latents.device, dtype, lora=how == "lora", rounded=half,
+                optimizer=lambda tensors, lr: torch.optim.Adam(tensors, lr, fused=True),
             )  # fmt: skip
+            dials = dict(object_weight=2.0, background_weight=1.0, steps=steps, lr=1e-4, generator=seeded(3))
+            return finetune(tuned, scheduler, composite_layers(latents, mask), words[:1], **dials)
 
         return run
 
-    tuned = with_weights(network, tune("lora")(1))
+    tuned = Denoiser(with_weights(network, tune("lora")(1)), dtype)
 
     def draw(steps):
-        sample(
-            tuned, scheduler, latents, words[:1], words[1:], words[:1], steps=steps, guidance_scale=5.0, precision=dtype
-        )
+        sample(tuned, scheduler, latents, words[:1], words[1:], words[:1], steps=steps, guidance_scale=5.0)
 
     runs = {"stage 1": fit, "stage 2": tune("full"), "stage 2, LoRA": tune("lora"), "stage 3": draw}
     return {name: step(run) for name, run in runs.items()}

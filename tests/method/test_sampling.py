@@ -7,8 +7,10 @@ import torch
 from tiny import WIDTH, every_family, stable_diffusion_scheduler
 from torch import nn
 
-from layerdiffusion.method import initial_latents, sample
+from layerdiffusion.engine import initial_latents
+from layerdiffusion.method import sample
 from layerdiffusion.method.sampling import DPMSolver, conditions, ddim_scheduler
+from layerdiffusion.models.denoiser import Denoiser
 from layerdiffusion.models.family import Condition, ConditionXL
 
 pytestmark = pytest.mark.usefixtures("global_random_state_is_left_alone")
@@ -59,7 +61,7 @@ def embeddings(request):
 def test_the_network_is_asked_with_the_condition_of_each_step_beside_the_empty_one(embeddings, schedule, expected):
     recorder = Recorder()
     sample(
-        recorder,
+        Denoiser(recorder),
         stable_diffusion_scheduler(),
         initial_latents([0, 1], (4, 8, 8)),
         *embeddings,
@@ -74,7 +76,7 @@ def test_the_network_is_asked_with_the_condition_of_each_step_beside_the_empty_o
 def test_without_guidance_the_empty_prompt_is_not_asked(embeddings):
     recorder = Recorder()
     latents = initial_latents([0], (4, 8, 8))
-    sample(recorder, stable_diffusion_scheduler(), latents, *embeddings, steps=2, guidance_scale=1.0)
+    sample(Denoiser(recorder), stable_diffusion_scheduler(), latents, *embeddings, steps=2, guidance_scale=1.0)
     assert [values for _, values in recorder.asked] == [[1], [2]]
 
 
@@ -110,7 +112,7 @@ def test_one_condition_and_no_training_is_diffusers_own_pipeline(either_models, 
     ).images
 
     ours = sample(
-        models.unet,
+        Denoiser(models.unet),
         models.scheduler,
         latents,
         other,
@@ -143,7 +145,7 @@ def test_a_picture_does_not_depend_on_the_others_in_its_batch(either_models):
 
     def run(seeds):
         latents = initial_latents(seeds, models.latent_shape)
-        return sample(models.unet, models.scheduler, latents, *prompts, steps=10, guidance_scale=7.5)
+        return sample(Denoiser(models.unet), models.scheduler, latents, *prompts, steps=10, guidance_scale=7.5)
 
     torch.testing.assert_close(run([1, 2, 3])[1:2], run([2]), atol=1e-4, rtol=0)
 
@@ -155,7 +157,7 @@ def test_each_step_reports_the_clean_latents_it_predicts(either_models, solver):
     latents = initial_latents([0], models.latent_shape)
     prompts = [models.embed([words]) for words in ("a dog", "on ice", "")]
     end = sample(
-        models.unet,
+        Denoiser(models.unet),
         models.scheduler,
         latents,
         *prompts,
@@ -180,7 +182,7 @@ def test_with_dpm_solver_the_conditions_alternate_too(embeddings):
     recorder = Recorder()
     latents = initial_latents([0], (4, 8, 8))
     scheduler = stable_diffusion_scheduler()
-    sample(recorder, scheduler, latents, *embeddings, steps=4, guidance_scale=1.0, solver="dpmpp")
+    sample(Denoiser(recorder), scheduler, latents, *embeddings, steps=4, guidance_scale=1.0, solver="dpmpp")
     assert [values for _, values in recorder.asked] == [[1], [2], [1], [2]]
     timesteps = [timestep for timestep, _ in recorder.asked]
     assert timesteps == sorted(timesteps, reverse=True) and len(timesteps) == 4
@@ -191,17 +193,18 @@ def test_from_a_start_the_last_steps_are_taken_each_under_the_words_it_has_witho
     scheduler, noise = stable_diffusion_scheduler(), initial_latents([0, 1], (4, 8, 8))
     whole, part, start = Recorder(), Recorder(), torch.full((1, 4, 8, 8), 3.0)
     how = {"steps": 5, "guidance_scale": 1.0, "solver": solver}
-    sample(whole, scheduler, noise, *embeddings, **how)
-    end = sample(part, scheduler, noise, *embeddings, start=start, strength=0.7, **how)
+    sample(Denoiser(whole), scheduler, noise, *embeddings, **how)
+    end = sample(Denoiser(part), scheduler, noise, *embeddings, start=start, strength=0.7, **how)
     assert part.asked == whole.asked[-3:] and end.shape == noise.shape
     assert torch.equal(
-        sample(part, scheduler, noise, *embeddings, start=start, strength=0.1, **how), start.expand(noise.shape)
+        sample(Denoiser(part), scheduler, noise, *embeddings, start=start, strength=0.1, **how),
+        start.expand(noise.shape),
     )
 
 
 def test_the_models_own_scheduler_is_not_stepped(either_models, embeddings):
     before = dict(vars(either_models.scheduler))
     latents = initial_latents([0], (4, 8, 8))
-    sample(Recorder(), either_models.scheduler, latents, *embeddings, steps=7, guidance_scale=1.0)
+    sample(Denoiser(Recorder()), either_models.scheduler, latents, *embeddings, steps=7, guidance_scale=1.0)
     assert vars(either_models.scheduler)["num_inference_steps"] == before["num_inference_steps"]
     assert len(either_models.scheduler.timesteps) == len(before["timesteps"])

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from tiny import TOKENS
 
 from layerdiffusion.errors import ModelError
-from layerdiffusion.models.clip import clip_score, squared
+from layerdiffusion.models.clip import squared
 from layerdiffusion.models.hub import HUB_CLIP, REVISIONS
 from layerdiffusion.models.load import load_models
 
@@ -37,10 +37,10 @@ def save_tiny_clip(folder: Path) -> None:
 def test_the_score_model_in_a_models_folder_is_opened_once_and_scores(folder):
     save_tiny_clip(folder / "clip")
     models = load_models(folder, "cpu")
-    model, processor = models.clip()
-    assert models.clip()[0] is model
-    inputs = processor(text=["a dog"], images=[Image.new("RGB", (64, 64))], return_tensors="pt", padding=True)
-    assert model(**inputs).logits_per_image.shape == (1, 1)
+    clip = models.clip()
+    assert models.clip() is clip
+    inputs = clip.processor(text=["a dog"], images=[Image.new("RGB", (64, 64))], return_tensors="pt", padding=True)
+    assert clip.model(**inputs).logits_per_image.shape == (1, 1)
 
 
 def test_the_score_sees_the_ends_of_a_picture_of_any_shape(folder):
@@ -49,7 +49,7 @@ def test_the_score_sees_the_ends_of_a_picture_of_any_shape(folder):
     ends = plain.copy()
     ends.paste("red", (0, 0, 20, 48))
     assert squared(plain).size == (96, 96)
-    scores = clip_score(models, [plain, ends, squared(plain)], "a dog")
+    scores = models.clip().scores([plain, ends, squared(plain)], "a dog")
     assert abs(scores[0] - scores[1]) > 1e-4 and abs(scores[0] - scores[2]) < 1e-6
 
 
@@ -73,8 +73,7 @@ def test_the_hubs_score_model_opens_from_wherever_its_weights_are(monkeypatch, t
         return str(tmp_path / ("main" if revision == "main" else "other"))
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    model, _ = load_models(tiny_folder, "cpu").clip()
-    found = model.state_dict()
+    found = load_models(tiny_folder, "cpu").clip().model.state_dict()
     assert expected.keys() <= found.keys()
     assert all(torch.equal(found[name], value) for name, value in expected.items())
 

@@ -10,9 +10,11 @@ from tiny import QUICK, TOKENS, WIDTH, XL_POOLED, XL_WIDTH, save_tiny_xl, tiny_v
 
 from layerdiffusion import method
 from layerdiffusion.editor import Editor
+from layerdiffusion.engine import frozen_denoiser, initial_latents
 from layerdiffusion.errors import SettingsError
 from layerdiffusion.method.embeddings import embedding_loss
-from layerdiffusion.methods.layerdiffusion import fit_embeddings
+from layerdiffusion.method.layerdiffusion import embed_prompts
+from layerdiffusion.models.denoiser import Denoiser
 from layerdiffusion.models.load import _for_xl, _vae_dtype, load_models
 from layerdiffusion.models.parts import window_size
 from layerdiffusion.progress import Reporter
@@ -65,7 +67,7 @@ def test_words_are_checked_while_another_thread_embeds(tiny_models):
 def test_untrained_its_latents_are_those_of_diffusers_pipeline(tiny_xl_models, pipeline, window):
     models = tiny_xl_models
     edit, other, none = (models.embed([words]) for words in ("a dog jumps", "not this", None))
-    latents = method.initial_latents([3, 4], (4, *window))
+    latents = initial_latents([3, 4], (4, *window))
     theirs = pipeline(
         prompt_embeds=edit.prompt_embeds.expand(2, -1, -1),
         pooled_prompt_embeds=edit.pooled_prompt_embeds.expand(2, -1),
@@ -79,10 +81,10 @@ def test_untrained_its_latents_are_those_of_diffusers_pipeline(tiny_xl_models, p
         output_type="latent",
     ).images
     dials = {"steps": 12, "guidance_scale": 5.0, "schedule": "edit"}
-    ours = method.sample(models.unet, models.scheduler, latents, other, edit, none, **dials)
+    ours = method.sample(Denoiser(models.unet), models.scheduler, latents, other, edit, none, **dials)
     assert (ours - theirs).abs().max() <= 1e-4
     alternating = method.sample(
-        models.unet, models.scheduler, latents, other, edit, none, **{**dials, "schedule": "alternate"}
+        Denoiser(models.unet), models.scheduler, latents, other, edit, none, **{**dials, "schedule": "alternate"}
     )
     assert (alternating - ours).abs().max() > 1e-3
 
@@ -121,26 +123,20 @@ def test_stage_1_fits_the_embeddings_and_the_pooled_vectors(tiny_xl_models, edit
     mask[..., :4] = 1
     start = models.embed(prompts)
     ours = method.optimize_embeddings(
-        models.unet, models.scheduler, latents, mask, start, steps=10, lr=1e-3, generator=seeded(1)
+        Denoiser(models.unet), models.scheduler, latents, mask, start, steps=10, lr=1e-3, generator=seeded(1)
     )
+    saving = dataclasses.replace(models, profile=dataclasses.replace(models.profile, checkpoint_embeddings=True))
+    f = frozen_denoiser(saving)
+    assert f.unet.is_gradient_checkpointing and not models.unet.is_gradient_checkpointing
     checkpointed = method.optimize_embeddings(
-        models.unet,
-        models.scheduler,
-        latents,
-        mask,
-        start,
-        steps=10,
-        lr=1e-3,
-        generator=seeded(1),
-        checkpointing=True,
+        f, models.scheduler, latents, mask, start, steps=10, lr=1e-3, generator=seeded(1)
     )
-    assert not models.unet.is_gradient_checkpointing
     theirs = plain_stage_1(models, latents, mask, prompts, 10, 1e-3, seeded(1))
     for name, plain in zip(PARTS, theirs, strict=True):
         assert torch.equal(getattr(checkpointed, name), getattr(ours, name))
         assert (getattr(ours, name) - plain).abs().max() <= 1e-5
         assert (getattr(ours, name) - getattr(start, name)).abs().max() > 2e-3
-    unfit = fit_embeddings(models, Reporter({}, {}, None, None), tuple(prompts)).embeddings
+    unfit = embed_prompts(models, Reporter({}, {}, None, None), tuple(prompts)).embeddings
     assert all(torch.equal(unfit.tensors[name], start.tensors[name]) for name in PARTS)
 
 
@@ -149,7 +145,7 @@ def test_no_gradient_comes_from_outside_the_mask(tiny_xl_models, seeded):
     condition = models.embed(["a dog"]).map(lambda tensor: tensor.clone().requires_grad_(True))
     latents, noise = torch.randn(2, 1, 4, 8, 8, generator=seeded(3))
     loss = embedding_loss(
-        models.unet, models.scheduler, latents, torch.zeros(1, 1, 8, 8), condition, noise, torch.tensor([300])
+        Denoiser(models.unet), models.scheduler, latents, torch.zeros(1, 1, 8, 8), condition, noise, torch.tensor([300])
     )
     loss.sum().backward()
     assert not any(tensor.grad.any() for tensor in condition.tensors.values())
@@ -201,7 +197,7 @@ def test_the_autoencoder_is_float32_unless_its_config_rules_overflow_out(tiny_xl
 
 
 def test_its_defaults_are_lora_at_1e_4_and_its_own_guidance(tiny_xl_models, tiny_models):
-    from layerdiffusion.method.finetune import LORA_LR_FACTOR, LORA_RANK
+    from layerdiffusion.models.tuning import LORA_LR_FACTOR, LORA_RANK
 
     defaults = tiny_xl_models.defaults
     assert (defaults.tune, defaults.guidance_scale) == ("lora", 5.0)
@@ -211,7 +207,7 @@ def test_its_defaults_are_lora_at_1e_4_and_its_own_guidance(tiny_xl_models, tiny
 
 @pytest.mark.parametrize("name", ["layerdiffusion", "sdedit", "imagic", "pnp"])
 def test_every_method_edits_with_it(tiny_xl_models, edit, name):
-    from layerdiffusion.methods.options import options_for
+    from layerdiffusion.baselines import options_for
 
     few = {"imagic": {"embedding_steps": 2, "finetune_steps": 2}, "pnp": {"inversion_steps": 6}}
     editor = Editor(tiny_xl_models)

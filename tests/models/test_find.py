@@ -9,7 +9,6 @@ from PIL import Image
 from sams import picture, random_sam
 
 from layerdiffusion.errors import ModelError, SegmentError
-from layerdiffusion.models import find as finding
 from layerdiffusion.models.find import agreeing, distinct, find, find_again, load_detector
 from layerdiffusion.models.segmenter import Candidate, Proposal, Segmenter
 
@@ -43,17 +42,22 @@ class Squares:
         return [Candidate(self.masks[points[0][0]], 0.9)] * 3
 
 
-@pytest.fixture
-def two_squares(monkeypatch) -> Image.Image:
-    """Both squares on green, and a CLIP that sees how much of a picture is of the colour named."""
+class Colours:
+    """A CLIP that sees how much of a picture is of the colour named."""
 
-    def embed(models, images, texts):
+    def embed(self, images, texts):
         colours = [np.asarray(image.resize((32, 32))).reshape(-1, 3) for image in images]
         shares = [[(colour.argmax(1) == channel).mean() for channel in (0, 2)] for colour in colours]
         wanted = [[float(" red " in text), float(" blue " in text)] for text in texts]
         return torch.tensor(shares, dtype=torch.float32), torch.tensor(wanted)
 
-    monkeypatch.setattr(finding, "embed", embed)
+
+MODELS = SimpleNamespace(clip=Colours)
+
+
+@pytest.fixture
+def two_squares() -> Image.Image:
+    """Both squares on green."""
     pixels = np.full((64, 64, 3), (20, 160, 20), np.uint8)
     for name, colour in (("red", (250, 0, 0)), ("blue", (0, 0, 250))):
         pixels[square(*SQUARES[name])] = colour
@@ -62,7 +66,7 @@ def two_squares(monkeypatch) -> Image.Image:
 
 @pytest.mark.parametrize("name", SQUARES)
 def test_what_the_words_name_comes_first_and_three_are_offered(two_squares, name):
-    found = find(None, two_squares, f"the {name} square", segmenter=Squares())
+    found = find(MODELS, two_squares, f"the {name} square", segmenter=Squares())
     assert len(found) == 3 and np.array_equal(found[0].mask, square(*SQUARES[name]))
     assert sorted((one.score for one in found), reverse=True) == [one.score for one in found]
 
@@ -75,7 +79,7 @@ def test_what_many_clicks_agree_on_comes_before_a_part_that_fits_the_words_as_we
             self.masks = [part, *[whole] * wholes]
 
     for wholes, wanted in ((1, part), (30, whole)):  # SAM's surest first, and each as red as the other
-        assert np.array_equal(find(None, two_squares, "the red square", segmenter=Parts(wholes))[0].mask, wanted)
+        assert np.array_equal(find(MODELS, two_squares, "the red square", segmenter=Parts(wholes))[0].mask, wanted)
     every = Parts(30).proposals(None)
     assert agreeing([every[0], every[1]], every).tolist() == [1, 30]
 
@@ -89,7 +93,7 @@ def test_sam_is_asked_again_with_the_proposals_box_in_the_pictures_own_pixels(tw
             small = super().candidates(points)
             return [Candidate(np.kron(one.mask, np.ones((2, 2), bool)), one.iou) for one in small]
 
-    best = find(None, two_squares.resize((128, 128)), "the blue square", segmenter=Asked())[0]
+    best = find(MODELS, two_squares.resize((128, 128)), "the blue square", segmenter=Asked())[0]
     assert best.box == asked[0] == (80, 60, 112, 92)
 
 
@@ -98,16 +102,16 @@ def test_of_two_alike_a_results_subject_is_the_one_where_it_was_laid_down(two_sq
     pixels[square(*SQUARES["blue"])] = (250, 0, 0)
     for name in SQUARES:
         near = square(*(place + 2 for place in SQUARES[name]))
-        found = find_again(None, Image.fromarray(pixels), "the red square", near, Squares())
+        found = find_again(MODELS, Image.fromarray(pixels), "the red square", near, Squares())
         assert np.array_equal(found, square(*SQUARES[name]))
 
 
 def test_words_that_are_none_and_pictures_of_nothing_are_refused(two_squares):
     with pytest.raises(SegmentError, match="no words"):
-        find(None, two_squares, "  ", segmenter=Squares())
+        find(MODELS, two_squares, "  ", segmenter=Squares())
     empty = SimpleNamespace(proposals=lambda image: [])
     with pytest.raises(SegmentError, match="Nothing on the picture was found by “a dog”"):
-        find(None, two_squares, "a dog", segmenter=empty)
+        find(MODELS, two_squares, "a dog", segmenter=empty)
 
 
 def test_of_nearly_equal_proposals_the_surest_stays_and_specks_and_pieces_go():

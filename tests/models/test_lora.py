@@ -1,16 +1,20 @@
 """LoRA files on top of a model give what diffusers makes of them; what doesn't fit is one sentence."""
 
+import copy
 import dataclasses
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
+from diffusers import StableDiffusionPipeline
+from diffusers.training_utils import _collate_lora_metadata
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, inject_adapter_in_model
 from refusals import sentence
 from safetensors.torch import load_file, save_file
 
 from layerdiffusion.errors import ModelError
-from layerdiffusion.method.finetune import with_weights
 from layerdiffusion.models.load import load_models
+from layerdiffusion.models.lora import split_name
+from layerdiffusion.models.tuning import with_weights
 
 TARGETS = ["to_q", "to_v", "proj_in"]
 
@@ -21,7 +25,7 @@ def save_lora(models, path, seed, kohya=False):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         unet.add_adapter(LoraConfig(r=2, lora_alpha=2, init_lora_weights=False, target_modules=TARGETS))
-        config = LoraConfig(r=2, lora_alpha=2, init_lora_weights=False, target_modules=["q_proj"])
+        config = LoraConfig(r=2, lora_alpha=2, init_lora_weights=False, target_modules=["q_proj", "out_proj"])
         inject_adapter_in_model(config, encoder)
     weights = {f"unet.{name}": value.contiguous() for name, value in get_peft_model_state_dict(unet).items()}
     for name, value in encoder.named_parameters():
@@ -114,3 +118,86 @@ def test_what_is_no_lora_of_this_model_is_one_sentence(tiny_folder, tiny_xl_mode
     with pytest.raises(ModelError, match=words) as error:
         load_models(tiny_folder, "cpu", loras=[text.format(tmp_path)])
     sentence(error)
+
+
+CONFIGS = {
+    "alpha above rank": {"r": 4, "lora_alpha": 32},
+    "rsLoRA": {"r": 16, "lora_alpha": 16, "use_rslora": True},
+    "rank pattern": {"r": 4, "lora_alpha": 4, "rank_pattern": {"to_v": 16}},
+    "alpha pattern": {"r": 4, "lora_alpha": 4, "alpha_pattern": {"to_v": 16}},
+}
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize("writer", ["peft", "diffusers", "a pipeline"])
+def test_whatever_scales_a_file_its_change_is_the_librarys_own(tiny_folder, tiny_models, tmp_path, config, writer):
+    config = LoraConfig(init_lora_weights=False, target_modules=TARGETS, **config)
+    unet = copy.deepcopy(tiny_models.unet)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        if writer == "peft":
+            adapted = get_peft_model(unet, config)
+            adapted.save_pretrained(tmp_path)
+            path, merged = tmp_path / "adapter_model.safetensors", adapted.merge_and_unload()
+        else:
+            unet.add_adapter(config)
+            if writer == "diffusers":
+                unet.save_lora_adapter(tmp_path)
+            else:
+                metadata = _collate_lora_metadata({"unet": unet})
+                StableDiffusionPipeline.save_lora_weights(tmp_path, get_peft_model_state_dict(unet), **metadata)
+            path, merged = tmp_path / "pytorch_lora_weights.safetensors", unet
+            merged.fuse_lora()
+            merged.unload_lora()
+    found = load_models(tiny_folder, "cpu", "float32", loras=[str(path)]).unet.state_dict()
+    assert any((found[name] - old).abs().max() > 1e-3 for name, old in tiny_models.unet.state_dict().items())
+    for name, weight in merged.state_dict().items():
+        torch.testing.assert_close(found[name], weight, atol=1e-5, rtol=1e-5)
+
+
+def test_pefts_own_file_without_its_config_is_refused(tiny_folder, tiny_models, tmp_path):
+    unet = get_peft_model(copy.deepcopy(tiny_models.unet), LoraConfig(target_modules=TARGETS))
+    unet.save_pretrained(tmp_path)
+    (tmp_path / "adapter_config.json").unlink()
+    with pytest.raises(ModelError, match=r"adapter_config\.json") as error:
+        load_models(tiny_folder, "cpu", loras=[str(tmp_path / "adapter_model.safetensors")])
+    sentence(error)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_none_are_refused_by_the_files_name(tiny_folder, tiny_models, tmp_path, value):
+    path = save_lora(tiny_models, tmp_path / "broken.safetensors", 1)
+    weights = load_file(path)
+    next(iter(weights.values()))[0, 0] = value
+    save_file(weights, path)
+    with pytest.raises(ModelError, match=r"broken\.safetensors") as error:
+        load_models(tiny_folder, "cpu", loras=[str(path)])
+    sentence(error)
+
+
+@pytest.mark.parametrize("content", [b"", None, b"version https://git-lfs.github.com/spec/v1\n", b"<!doctype html>"])
+def test_what_is_no_whole_file_is_called_so(tiny_folder, tiny_models, tmp_path, content):
+    path = save_lora(tiny_models, tmp_path / "lora.safetensors", 1)
+    path.write_bytes(path.read_bytes()[:-100] if content is None else content)
+    with pytest.raises(ModelError, match="not a whole safetensors file") as error:
+        load_models(tiny_folder, "cpu", loras=[str(path)])
+    sentence(error)
+
+
+def test_a_layer_the_model_does_not_have_is_refused(tiny_folder, tiny_models, tmp_path):
+    path = save_lora(tiny_models, tmp_path / "lora.safetensors", 1)
+    weights = load_file(path)
+    name = next(name for name in weights if "to_q" in name)
+    save_file(weights | {name.replace("to_q", "to_z"): weights[name].clone()}, path)
+    with pytest.raises(ModelError, match="doesn't fit") as error:
+        load_models(tiny_folder, "cpu", loras=[str(path)])
+    sentence(error)
+
+
+@pytest.mark.parametrize("name", ["style + detail.safetensors", "UP.SAFETENSORS", "a: b.safetensors"])
+def test_a_recipes_model_name_opens_again_whatever_its_files_are_called(tiny_folder, tiny_models, tmp_path, name):
+    first, second = save_lora(tiny_models, tmp_path / name, 1), save_lora(tiny_models, tmp_path / "x.safetensors", 2)
+    models = load_models(tiny_folder, "cpu", "float32", loras=[f"{first}:0.5", str(second)])
+    assert split_name(models.name) == (str(tiny_folder), [f"{first}:0.5", str(second)])
+    again = load_models(models.name, "cpu", "float32")
+    assert torch.equal(outputs(again)[0], outputs(models)[0])

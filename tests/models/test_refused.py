@@ -41,8 +41,8 @@ def is_lcm(folder):
 
 
 FOLDERS = {
-    is_stable_diffusion_3: "Stable Diffusion 3",
-    is_flux: "Flux",
+    is_stable_diffusion_3: "StableDiffusion3Pipeline",
+    is_flux: "FluxPipeline",
     is_inpainting: "inpainting",
     is_refiner: "refiner",
     is_turbo: r"without guidance \(Turbo\)",

@@ -33,7 +33,7 @@ def test_it_waits_while_an_edit_runs(backend, name):
         CALLS[name](backend)
         done.set()
 
-    with backend.editor.runtime.turn():
+    with backend.editor.turn():
         thread = threading.Thread(target=call)
         thread.start()
         assert not done.wait(1.0), "it ran beside the edit"
@@ -42,7 +42,7 @@ def test_it_waits_while_an_edit_runs(backend, name):
 
 
 def test_a_click_is_answered_while_an_edit_runs(backend):
-    with backend.editor.runtime.turn():
+    with backend.editor.turn():
         assert len(backend.candidates(np.asarray(photo(48, 48, seed=9)), [[24, 24]], None, None)) == 3
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from serving import photo, served
 
 from layerdiffusion.ui.launch import launch_arguments
-from layerdiffusion.ui.options import Options, parse_options
+from layerdiffusion.ui.options import PageOptions, parse_options
 from layerdiffusion.ui.widgets.cards import header
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,7 +77,7 @@ def test_it_is_served_under_a_proxys_path_to_those_with_the_password(proxied, tm
 def test_nothing_of_a_visitors_stays_on_disk_longer_than_asked(page):
     every, age = page.blocks.delete_cache
     assert every + age == 60 * page.backend.options.keep_minutes == 3600 and every == 360
-    arguments = launch_arguments(Options(keep_minutes=5, root_path="/edits"))
+    arguments = launch_arguments(PageOptions(keep_minutes=5, root_path="/edits"))
     assert arguments["run_history"] is False and arguments["root_path"] == "/edits"
     assert parse_options(["--keep-minutes", "5"]).keep_minutes == 5
 

@@ -3,17 +3,17 @@
 import pytest
 
 from layerdiffusion.errors import EditError
-from layerdiffusion.ui.options import Options, check_address, parse_options
+from layerdiffusion.ui.options import PageOptions, check_address, parse_options
 
 
 def test_nothing_given_is_the_defaults():
-    assert parse_options([]) == Options()
+    assert parse_options([]) == PageOptions()
 
 
 def test_every_option_is_a_flag_and_an_environment_variable(monkeypatch):
     flags = "--model m --sam s --device cpu --host h --port 81 --auth u:p --max-users 3 --cache-gb 0.5"
     flags += " --share --offline --compile"
-    wanted = Options(
+    wanted = PageOptions(
         model="m",
         sam="s",
         device="cpu",
@@ -74,4 +74,4 @@ def test_a_bad_environment_variable_is_named(monkeypatch, capsys):
 
 def test_an_address_of_another_machine_is_refused_in_a_sentence():
     with pytest.raises(EditError, match="no address of this machine; give another with --host"):
-        check_address(Options(host="203.0.113.7", port=7860))
+        check_address(PageOptions(host="203.0.113.7", port=7860))

@@ -3,7 +3,7 @@
 import argparse
 
 # What can be measured: the module that does it, and a line of help.
-MEASURES = {
+EVALUATIONS = {
     "miniature": ("layerdiffusion.evaluation.miniature", "the embedded models against the bars they are to reach"),
     "edits": ("layerdiffusion.commands.evaluate.edits", "edits of pose and place, against the bars they are to reach"),
     "toybench": ("layerdiffusion.commands.evaluate.toybench", "ours, baselines and the rows of Table 1 on the toybox"),
@@ -22,5 +22,5 @@ MEASURES = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """A sub-command for each measure; only the module of the one asked for is imported."""
     measures = parser.add_subparsers(dest="measure", metavar="what", required=True)
-    for name, (module, summary) in MEASURES.items():
+    for name, (module, summary) in EVALUATIONS.items():
         measures.add_parser(name, help=summary, description=f"{summary.capitalize()}.", module=module)

@@ -16,8 +16,8 @@ from layerdiffusion.evaluation.datasets.toybench import POSE_SEED, POSE_TUNING_S
 from layerdiffusion.result import captioned
 from layerdiffusion.settings import PRESET_FLAGS, Settings
 
-BARS = {"satisfied": 0.88, "paint": 0.88, "as_wanted": 0.80, "outlined": 0.70}
-SHARES = {"animal": "animal", "pose": "pose", "place": "place", "paint": "paint", "satisfied": "as asked",
+LEAST_SHARES = {"satisfied": 0.88, "paint": 0.88, "as_wanted": 0.80, "outlined": 0.70}
+SHARE_NAMES = {"animal": "animal", "pose": "pose", "place": "place", "paint": "paint", "satisfied": "as asked",
           "as_wanted": "as asked, in its looks", "outlined": "whole"}  # fmt: skip
 
 
@@ -62,13 +62,13 @@ def run(args: argparse.Namespace) -> int:
         rows.append([*zip(names, given, strict=True), *shown])
     if args.pictures:
         captioned(rows).save(args.pictures)
-    shares = {name: float(np.mean([one[name] for one in found])) for name in SHARES}
+    shares = {name: float(np.mean([one[name] for one in found])) for name in SHARE_NAMES}
     print(json.dumps({"shares": shares, "pictures": found}) if args.json else _table(shares, found))
-    return 0 if all(shares[name] >= bar for name, bar in BARS.items()) else 1
+    return 0 if all(shares[name] >= bar for name, bar in LEAST_SHARES.items()) else 1
 
 
 def _table(shares: dict[str, float], found: list[dict[str, Any]]) -> str:
-    bars = {name: f"   bar {100 * bar:.0f} %" for name, bar in BARS.items()}
-    lines = [f"{SHARES[name]:26}{100 * share:5.1f} %{bars.get(name, '')}" for name, share in shares.items()]
+    bars = {name: f"   bar {100 * bar:.0f} %" for name, bar in LEAST_SHARES.items()}
+    lines = [f"{SHARE_NAMES[name]:26}{100 * share:5.1f} %{bars.get(name, '')}" for name, share in shares.items()]
     known = [one["background_psnr"] for one in found if one["background_psnr"] is not None]
     return "\n".join([*lines, f"{'background':26}{np.mean(known):5.1f} dB"])

@@ -26,7 +26,7 @@ from layerdiffusion.evaluation.claims import BACKGROUND, PRESERVED, SATISFIED, B
 from layerdiffusion.evaluation.datasets.toybench import tuning_edits
 from layerdiffusion.evaluation.records import Records
 from layerdiffusion.evaluation.variants import Variant
-from layerdiffusion.scoring import PLACE, scaled
+from layerdiffusion.scoring import PLACE_PSNR, scaled
 
 # By method, the values tried. The first are the authors' own (ours: the paper's), and they win a tie.
 GRIDS: dict[str, tuple[dict[str, float], ...]] = {
@@ -114,7 +114,7 @@ def scores_of(bench: BenchResults, names: Sequence[str]) -> list[float]:
 def _score(pictures: Sequence[Mapping[str, Any]]) -> float:
     if not all(SATISFIED.name in picture for picture in pictures):
         raise EditError("A search needs a judge to tell right from wrong; use a model that has one, as the miniature.")
-    places = [scaled(p[BACKGROUND.name], *PLACE) for p in pictures if p[BACKGROUND.name] is not None]
+    places = [scaled(p[BACKGROUND.name], *PLACE_PSNR) for p in pictures if p[BACKGROUND.name] is not None]
     shares = [sum(picture[name] for picture in pictures) / len(pictures) for name in (SATISFIED.name, PRESERVED.name)]
     return harmonic_mean([*shares, sum(places) / max(len(places), 1)])
 

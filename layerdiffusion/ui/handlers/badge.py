@@ -4,7 +4,7 @@ from typing import Any
 
 import gradio as gr
 
-from layerdiffusion.models.hub import PLUS
+from layerdiffusion.models.lora import PLUS, split_name
 from layerdiffusion.settings import Settings
 from layerdiffusion.ui.backend import Backend
 from layerdiffusion.ui.errors import friendly
@@ -42,7 +42,8 @@ def badge(backend: Backend) -> str:
     if backend.is_miniature:
         knows = "toy animals and vehicles in eight painted places"
         return _html("good", f"Toybox miniature · {where}", models.notice or f"It knows {knows}.")
-    name = PLUS.join(part.rstrip("/").rsplit("/", 1)[-1] for part in models.name.split(PLUS))
+    base, files = split_name(models.name)
+    name = PLUS.join(part.rstrip("/").rsplit("/", 1)[-1] for part in (base, *files))
     note = f"{models.family.label}, {models.size} × {models.size} pixels."
     return _html("good", f"{name} · {where}", models.notice or note)
 

@@ -7,11 +7,10 @@ from typing import Any
 
 import gradio as gr
 
+from layerdiffusion.baselines import BASELINES
 from layerdiffusion.errors import EditError
-from layerdiffusion.methods.options import LABELS
 from layerdiffusion.settings import Settings
 from layerdiffusion.ui.backend import Backend
-from layerdiffusion.ui.bundle import BASELINES
 from layerdiffusion.ui.jobs import Work, connect_cancel, connect_job, followed
 from layerdiffusion.ui.page import Page
 from layerdiffusion.ui.session import Session
@@ -44,7 +43,7 @@ def comparer(backend: Backend) -> Work:
         if not chosen:
             raise EditError("No method is chosen; tick at least one to compare with.")
         for name, settings in missing(session, chosen):
-            view = ProgressView({}, LABELS[name])
+            view = ProgressView({}, BASELINES[name])
             yield (view.html(),)
             run = partial(backend.compare, name, session.results[0].edit, settings)
             result = yield from followed(session, view, run)

@@ -29,7 +29,12 @@ UNMARKED = "Mark the subject on the photo: both layers appear here."
 NOT_GENERATED = "Generate backgrounds, and both layers appear here; or Run generates its own."
 PLACEHOLDER = ("a subject in a place", "a subject", "in a place")  # words that the layers don't depend on
 RUNNING = '<p class="ld-plan">It is running; what you change now counts for the next run.</p>'
-STAGE_NAMES = {"embeddings": "stage 1", "finetune": "stage 2", "sampling": "stage 3", "background": "the background"}
+STAGES_FOR_PEOPLE = {
+    "embeddings": "stage 1",
+    "finetune": "stage 2",
+    "sampling": "stage 3",
+    "background": "the background",
+}
 
 
 def refresh_event(page: Page, backend: Backend) -> dict[str, Any]:
@@ -142,7 +147,7 @@ def ready_html(
     """
     if "run" not in statuses.values():
         return '<p class="ld-plan ld-ready"><b>Nothing to compute:</b> every stage is there from before.</p>'
-    reused = [STAGE_NAMES[stage] for stage, status in statuses.items() if status == "reuse"]
+    reused = [STAGES_FOR_PEOPLE[stage] for stage, status in statuses.items() if status == "reuse"]
     parts = ["1 picture" if count == 1 else f"{count} pictures"]
     if seconds is not None:
         parts.append(f"about {duration(max(1, seconds))}")

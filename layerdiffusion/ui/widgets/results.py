@@ -8,10 +8,10 @@ from typing import Any
 
 import gradio as gr
 
+from layerdiffusion.baselines import BASELINES
 from layerdiffusion.images.layers import object_fit
-from layerdiffusion.methods.options import LABELS
 from layerdiffusion.scoring import Score
-from layerdiffusion.ui.bundle import BASELINES, save_compared, save_pictures
+from layerdiffusion.ui.bundle import save_compared, save_pictures
 from layerdiffusion.ui.session import Session
 from layerdiffusion.ui.widgets.drawing import duration, escape, heading, picture_gallery
 from layerdiffusion.ui.widgets.progress import JobControls
@@ -63,8 +63,8 @@ def results_card() -> ResultsCard:
         baseline_rows = []
         for name in BASELINES:
             with gr.Column(visible=False, elem_id=f"row-{name}") as row:
-                gr.HTML(f"<h3>{LABELS[name]}</h3>", elem_classes=["ld-heading"])
-                baseline_rows += [row, picture_gallery(LABELS[name], elem_classes=["ld-gallery"])]
+                gr.HTML(f"<h3>{BASELINES[name]}</h3>", elem_classes=["ld-heading"])
+                baseline_rows += [row, picture_gallery(BASELINES[name], elem_classes=["ld-gallery"])]
         with gr.Row():
             with gr.Column(scale=2, min_width=280):
                 slider = gr.ImageSlider(
@@ -124,7 +124,7 @@ def _baselines() -> BaselinesCard:
         gr.HTML(f'<p class="ld-hint">{BASELINES_HINT}</p>')
         with gr.Row(elem_classes=["ld-actions"]):
             methods = gr.CheckboxGroup(
-                [(LABELS[name], name) for name in BASELINES],
+                [(BASELINES[name], name) for name in BASELINES],
                 value=list(BASELINES),
                 label="Methods",
                 show_label=False,

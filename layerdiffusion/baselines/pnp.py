@@ -24,19 +24,71 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from layerdiffusion.method.finetune import with_weights
-from layerdiffusion.method.objective import OnStep, Step, frozen, predict
+from layerdiffusion import engine
+from layerdiffusion.baselines import SHARE, BaselineOptions, option
+from layerdiffusion.cache import Run, Stage, Work, stage
+from layerdiffusion.engine import finite
 from layerdiffusion.method.sampling import ddim_scheduler, denoise, guided_noise_pred
 from layerdiffusion.method.types import NoiseScheduler
-from layerdiffusion.methods.options import PnPOptions
-from layerdiffusion.methods.stages import Task, pictures
+from layerdiffusion.models.denoiser import Denoiser
 from layerdiffusion.models.family import Condition
-from layerdiffusion.progress import Reporter
-from layerdiffusion.runtime import Stage, finite
-from layerdiffusion.settings import SAMPLING, Settings
+from layerdiffusion.models.tuning import with_weights
+from layerdiffusion.progress import OnStep, Reporter, Step
+from layerdiffusion.settings import SAMPLING, Limit
+from layerdiffusion.task import Task
 
 if TYPE_CHECKING:
     from layerdiffusion.models.load import Models
+
+
+@dataclass(frozen=True)
+class PnPOptions(BaselineOptions):
+    """The shares of the sampling steps, counted from the first, in which the photo's features (0.8) and its
+    self-attention (0.5) take the place of the new picture's own.
+
+    `inversion_steps` is about how many steps the photo is inverted in, and at least as many as are sampled; the authors
+    take 999. `noise_share` is where seeds come in, see above: at 0, as its authors run it, every seed gives the same
+    picture.
+    """
+
+    feature_share: float = option(0.8, SHARE)
+    attention_share: float = option(0.5, SHARE)
+    noise_share: float = option(0.05, SHARE)
+    inversion_steps: int = option(200, Limit(1, 1000, 1, whole=True))
+
+    @property
+    def source_share(self) -> float:
+        """The share of the sampling steps in which the photo is in the batch."""
+        return max(self.feature_share, self.attention_share)
+
+
+Options = PnPOptions
+
+
+def edit(task: Task, run: Run) -> Stage[list[Image.Image]]:
+    """The inversion of the photo, and the sampling."""
+    options, settings = task.options, task.settings
+    assert isinstance(options, PnPOptions)
+    picture, steps = task.picture(options.source), settings.sampling_steps
+    inverted = run(
+        "inversion",
+        invert_picture,
+        picture=picture,
+        timesteps=ddim_scheduler(task.models.scheduler, steps).timesteps.tolist(),
+        steps=steps,
+        inversion_steps=options.inversion_steps,
+    )
+    return run(
+        SAMPLING,
+        sample_pictures,
+        inverted=inverted,
+        prompt=task.edit.prompt,
+        size=picture.size,
+        options=options,
+        seeds=settings.seeds,
+        steps=steps,
+        guidance_scale=settings.guidance_scale,
+    )
 
 
 def inversion_timesteps(timesteps: list[int], steps: int) -> list[int]:
@@ -52,14 +104,13 @@ def inversion_timesteps(timesteps: list[int], steps: int) -> list[int]:
 
 @torch.no_grad()
 def invert(
-    unet: nn.Module,
+    denoiser: Denoiser,
     scheduler: NoiseScheduler,
     latents: Tensor,
     embedding: Condition,
     *,
     sampling_steps: int,
     inversion_steps: int,
-    precision: torch.dtype = torch.float32,
     on_step: OnStep | None = None,
 ) -> Tensor:
     """DDIM backwards, without guidance: the photo's latents (N, C, h, w) at each of N sampling steps, noisiest first.
@@ -73,17 +124,15 @@ def invert(
     ladder = inversion_timesteps(sampled, inversion_steps)
     latents, alpha_cumprod = latents.float(), ddim.final_alpha_cumprod.to(latents.device)
     passed: dict[int, Tensor] = {}
-    with frozen(unet):
-        for index, timestep in enumerate(ladder, 1):
-            at = torch.tensor([timestep], device=latents.device)
-            prediction = predict(unet, latents, at, embedding.float(), precision)
-            x0, noise = _clean_and_noise(scheduler.config.prediction_type, latents, prediction, alpha_cumprod)
-            alpha_cumprod = ddim.alphas_cumprod[timestep].to(latents.device)
-            latents = alpha_cumprod.sqrt() * x0 + (1 - alpha_cumprod).sqrt() * noise
-            if timestep in sampled:
-                passed[timestep] = latents
-            if on_step:
-                on_step(Step(index, len(ladder)))
+    for index, timestep in enumerate(ladder, 1):
+        prediction = denoiser(latents, torch.tensor([timestep], device=latents.device), embedding.float())
+        x0, noise = _clean_and_noise(scheduler.config.prediction_type, latents, prediction, alpha_cumprod)
+        alpha_cumprod = ddim.alphas_cumprod[timestep].to(latents.device)
+        latents = alpha_cumprod.sqrt() * x0 + (1 - alpha_cumprod).sqrt() * noise
+        if timestep in sampled:
+            passed[timestep] = latents
+        if on_step:
+            on_step(Step(index, len(ladder)))
     return torch.cat([passed[timestep] for timestep in sampled])
 
 
@@ -235,7 +284,7 @@ def injection_into(unet: nn.Module) -> Iterator[Injection]:
 
 @torch.no_grad()
 def plug_and_play(
-    unet: nn.Module,
+    denoiser: Denoiser,
     scheduler: NoiseScheduler,
     source: Tensor,
     start: Tensor,
@@ -246,7 +295,6 @@ def plug_and_play(
     feature_share: float,
     attention_share: float,
     guidance_scale: float,
-    precision: torch.dtype = torch.float32,
     on_step: OnStep | None = None,
 ) -> Tensor:
     """Clean latents (B, C, h, w) by DDIM, η = 0, from `start` (B, C, h, w), the photo's features injected.
@@ -259,16 +307,16 @@ def plug_and_play(
     steps = len(source)
     ddim = ddim_scheduler(scheduler, steps)
     embedding, negative = embedding.float(), negative_prompt_embeds.float()
-    with frozen(unet), injection_into(unet) as injection:
+    with injection_into(denoiser.unet) as injection:
 
         def predict_noise(index: int, latents: Tensor, timestep: Tensor) -> Tensor:
             injection.features = index < int(steps * feature_share)
             injection.attention = index < int(steps * attention_share)
             if not (injection.features or injection.attention):
-                return guided_noise_pred(unet, latents, timestep, embedding, negative, guidance_scale, precision)
-            batch, words = _beside(latents, embedding, negative, guidance_scale)
+                return guided_noise_pred(denoiser, latents, timestep, embedding, negative, guidance_scale)
+            batch, words = _guided_batch(latents, embedding, negative, guidance_scale)
             batch, words = torch.cat([source[index : index + 1], batch]), source_embedding.join(words)
-            noise_pred = predict(unet, batch, timestep, words, precision)[1:]
+            noise_pred = denoiser(batch, timestep, words)[1:]
             if guidance_scale == 1:
                 return noise_pred
             without, with_condition = noise_pred.chunk(2)
@@ -277,7 +325,7 @@ def plug_and_play(
         return denoise(ddim, start.float(), ddim.timesteps, predict_noise, on_step)
 
 
-def _beside(
+def _guided_batch(
     latents: Tensor, embedding: Condition, negative: Condition, guidance_scale: float
 ) -> tuple[Tensor, Condition]:
     """What classifier-free guidance asks the network: the latents without and with their condition."""
@@ -287,56 +335,44 @@ def _beside(
     return torch.cat([latents] * 2), negative.expand(count).join(embedding.expand(count))
 
 
-def stages(task: Task) -> list[Stage[object]]:
-    """The inversion of the photo, and the sampling."""
-    options, settings, models = task.options, task.settings, task.models
-    assert isinstance(options, PnPOptions)
-    picture, steps = task.picture(options.source), settings.sampling_steps
-    sampled = ddim_scheduler(models.scheduler, steps).timesteps.tolist()
-    ladder = inversion_timesteps(sampled, options.inversion_steps)
-    inputs = {"picture": picture, "sampling_steps": steps, "inversion_steps": options.inversion_steps}
-    inversion = Stage("inversion", None if picture is None else inputs, len(ladder), 1, invert_picture)
-    more = {
-        "inversion": inversion,
-        "prompt": task.edit.prompt,
-        "options": options,
-        "settings": settings.of(SAMPLING),
-    }
-    work = task.sampling(steps, max(options.feature_share, options.attention_share))
-    return [inversion, Stage(SAMPLING, None if picture is None else more, *work, sample_pictures)]
-
-
+@stage(lambda steps, inversion_steps, timesteps, **_: Work(len(inversion_timesteps(timesteps, inversion_steps)), 1))
 def invert_picture(
-    models: Models, report: Reporter, picture: Image.Image, sampling_steps: int, inversion_steps: int
+    models: Models, report: Reporter, picture: Image.Image, timesteps: list[int], steps: int, inversion_steps: int
 ) -> Tensor:
     """What `invert` makes of the picture, (N, C, h, w), in main memory."""
-    report.begin("inversion")
     inverted = invert(
-        models.unet,
+        Denoiser(models.unet, models.profile.weights),  # the most exact: its steps are small, and their errors add up
         models.scheduler,
         models.encode(picture),
         models.embed([None]),
-        sampling_steps=sampling_steps,
+        sampling_steps=steps,
         inversion_steps=inversion_steps,
-        precision=models.profile.weights,  # the most exact: its steps are small, and their errors add up
         on_step=report.step,
     )
     return finite(inverted).cpu()
 
 
+@stage(lambda steps, seeds, options, **_: Work(steps, 2 * len(seeds) + options.source_share))
 def sample_pictures(
-    models: Models, report: Reporter, inversion: Tensor, prompt: str, options: PnPOptions, settings: Settings
+    models: Models,
+    report: Reporter,
+    inverted: Tensor,
+    prompt: str,
+    size: tuple[int, int],
+    options: PnPOptions,
+    seeds: tuple[int, ...],
+    steps: int,
+    guidance_scale: float,
 ) -> list[Image.Image]:
     """A picture for each seed, the photo's features injected."""
-    source, words = inversion.to(models.device), models.embed([prompt, None])
-    # Modules of their own around the model's weights: nobody else's pass can meet an injection, nor a compiled
-    # network miss it.
-    unet = with_weights(models.unet, {})
+    source, words = inverted.to(models.device), models.embed([prompt, None])
+    # Modules of its own around the model's weights: nobody else's pass can meet an injection.
+    denoiser = Denoiser(with_weights(models.unet, {}), models.profile.precision)
 
     def latents_of(noise: Tensor, on_step: OnStep) -> Tensor:
         start = mixed(source[:1], noise, options.noise_share) if options.noise_share else source[:1]
         latents = plug_and_play(
-            unet,
+            denoiser,
             models.scheduler,
             source,
             start,
@@ -345,10 +381,9 @@ def sample_pictures(
             words[1:],
             feature_share=options.feature_share,
             attention_share=options.attention_share,
-            guidance_scale=settings.guidance_scale,
-            precision=models.profile.precision,
+            guidance_scale=guidance_scale,
             on_step=on_step,
         )
         return latents.expand_as(noise)
 
-    return pictures(models, report, settings.seeds, source.shape[1:], latents_of)
+    return engine.sampled_pictures(models, report, seeds, size, latents_of)

@@ -9,10 +9,13 @@ from diffusers import DDIMInverseScheduler
 from PIL import Image
 from tiny import WIDTH, stable_diffusion_scheduler, tiny_unet
 
-from layerdiffusion.method import initial_latents, sample, with_weights
-from layerdiffusion.methods.pnp import injection_into, inversion_timesteps, invert, mixed, plug_and_play, sites_of
+from layerdiffusion.baselines.pnp import injection_into, inversion_timesteps, invert, mixed, plug_and_play, sites_of
+from layerdiffusion.engine import initial_latents
+from layerdiffusion.method import sample
+from layerdiffusion.models.denoiser import Denoiser
 from layerdiffusion.models.family import Condition
 from layerdiffusion.models.load import load_models
+from layerdiffusion.models.tuning import with_weights
 
 pytestmark = pytest.mark.usefixtures("global_random_state_is_left_alone")
 
@@ -28,12 +31,14 @@ def given(either_models, edit):
 @pytest.fixture
 def inverted(given):
     models, latents, words = given
-    return invert(models.unet, models.scheduler, latents, words[:1], sampling_steps=STEPS, inversion_steps=STEPS)
+    return invert(
+        Denoiser(models.unet), models.scheduler, latents, words[:1], sampling_steps=STEPS, inversion_steps=STEPS
+    )
 
 
 def injected(unet, models, words, source, start, **changes) -> torch.Tensor:
     dials = {"feature_share": 0.8, "attention_share": 0.5, "guidance_scale": 7.5, **changes}
-    return plug_and_play(unet, models.scheduler, source, start, words[1:], words[:1], words[:1], **dials)
+    return plug_and_play(Denoiser(unet), models.scheduler, source, start, words[1:], words[:1], words[:1], **dials)
 
 
 # Inversion
@@ -66,7 +71,14 @@ def test_with_injection_off_it_is_plain_ddim_sampling_from_the_inverted_photo(gi
     models, _, words = given
     ours = injected(models.unet, models, words, inverted, inverted[:1], feature_share=0.0, attention_share=0.0)
     plain = sample(
-        models.unet, models.scheduler, inverted[:1], words[1:], words[1:], words[:1], steps=STEPS, guidance_scale=7.5
+        Denoiser(models.unet),
+        models.scheduler,
+        inverted[:1],
+        words[1:],
+        words[1:],
+        words[:1],
+        steps=STEPS,
+        guidance_scale=7.5,
     )
     assert torch.equal(ours, plain)
     on = injected(models.unet, models, words, inverted, inverted[:1])
@@ -81,7 +93,7 @@ def inverted_photo():
     models = load_models("miniature", "cpu", "float32")
     photo = pose_and_place(0).edit.object_image.resize((models.size, models.size))
     latents, empty = models.encode(photo), models.embed([""])
-    source = invert(models.unet, models.scheduler, latents, empty, sampling_steps=20, inversion_steps=100)
+    source = invert(Denoiser(models.unet), models.scheduler, latents, empty, sampling_steps=20, inversion_steps=100)
     return models, latents, empty, source
 
 
@@ -90,7 +102,9 @@ def inverted_photo():
 def test_with_everything_injected_the_photo_comes_back(inverted_photo, guidance_scale, record_property):
     models, latents, empty, source = inverted_photo
     arguments = models.scheduler, source, source[:1], empty, empty, empty
-    back = plug_and_play(models.unet, *arguments, feature_share=1.0, attention_share=1.0, guidance_scale=guidance_scale)
+    back = plug_and_play(
+        Denoiser(models.unet), *arguments, feature_share=1.0, attention_share=1.0, guidance_scale=guidance_scale
+    )
     decibels = psnr(models.decode(back)[0], models.decode(latents)[0])
     record_property("psnr", decibels)
     print(f"\nPSNR against the autoencoder's own picture: {decibels:.1f} dB")
@@ -176,7 +190,7 @@ def test_features_and_attention_are_injected_in_their_share_of_the_steps_at_ever
     source = torch.randn((STEPS, 4, 8, 8), generator=seeded(1))
     start = torch.randn((2, 4, 8, 8), generator=seeded(2))
     arguments = stable_diffusion_scheduler(), source, start, words[1:], words[:1], words[:1]
-    plug_and_play(unet, *arguments, feature_share=0.8, attention_share=0.5, guidance_scale=7.5)
+    plug_and_play(Denoiser(unet), *arguments, feature_share=0.8, attention_share=0.5, guidance_scale=7.5)
     # Two pictures, with and without their condition, and the source while something is injected.
     assert [seen["batch"] for seen in spy.passes] == [5] * 8 + [4] * 2
     assert [seen["features"] for seen in spy.passes] == [True] * 8 + [False] * 2

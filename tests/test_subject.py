@@ -13,7 +13,7 @@ from tiny import QUICK
 from layerdiffusion.editor import Editor
 from layerdiffusion.errors import EditError, ModelError, RecipeError
 from layerdiffusion.images.layers import seen
-from layerdiffusion.methods.subject import load_subject
+from layerdiffusion.subject import load_subject
 
 LORA = replace(QUICK, tune="lora", finetune_lr=2e-3, schedule="edit")
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from PIL import Image
 
+from layerdiffusion.cache import digest
 from layerdiffusion.edit import Edit
 from layerdiffusion.images.layers import Layers
 from layerdiffusion.images.masks import Mask
 from layerdiffusion.models.find import find_again
 from layerdiffusion.models.load import Models
 from layerdiffusion.prompts import subject_noun
-from layerdiffusion.runtime import digest
 
 FOUND = 32  # masks of results' subjects that are cached
 

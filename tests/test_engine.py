@@ -7,11 +7,12 @@ import pytest
 import torch
 from tiny import QUICK
 
-from layerdiffusion import method
+from layerdiffusion import engine
 from layerdiffusion.editor import Editor
-from layerdiffusion.methods import stages as stages_module
+from layerdiffusion.engine import tuned_weights
+from layerdiffusion.models.oom import OutOfMemory, free_memory
+from layerdiffusion.models.tuning import TunedNetwork
 from layerdiffusion.progress import Reporter
-from layerdiffusion.runtime import OutOfMemory, free_memory
 
 pytestmark = pytest.mark.usefixtures("global_random_state_is_left_alone")
 
@@ -29,20 +30,24 @@ def test_a_stage_2_without_memory_runs_again_with_less_and_tells(
 ):
     tried, left, freed = [], [failures], []
 
-    def finetune(*args, **dials):
-        tried.append((dials["tune"], dials["checkpointing"]))
-        on_step = dials.pop("on_step")
+    class Short(TunedNetwork):
+        """Out of memory at the second step, as often as is left."""
 
-        def out_of_memory_at_the_second_step(step):
-            on_step(step)
-            if step.index == 2 and left[0]:
-                left[0] -= 1
-                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        def __init__(self, *args, **how):
+            tried.append(("lora" if how["lora"] else "full", how["checkpointing"]))
+            super().__init__(*args, **how)
 
-        return method.finetune(*args, **dials, on_step=out_of_memory_at_the_second_step)
+        def optimizer_step(self, lr, steps, on_step=None):
+            def out_of_memory_at_the_second_step(step):
+                on_step(step)
+                if step.index == 2 and left[0]:
+                    left[0] -= 1
+                    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
-    monkeypatch.setattr(stages_module, "finetune", finetune)
-    monkeypatch.setattr(stages_module, "free_memory", lambda error: freed.append(free_memory(error)))
+            return super().optimizer_step(lr, steps, out_of_memory_at_the_second_step)
+
+    monkeypatch.setattr(engine, "TunedNetwork", Short)
+    monkeypatch.setattr(engine, "free_memory", lambda error: freed.append(free_memory(error)))
     editor, events = Editor(tiny_v_models), []
     result = editor.run(edit, replace(QUICK, tune=how), on_progress=events.append)
 
@@ -60,20 +65,17 @@ def test_a_stage_2_without_memory_runs_again_with_less_and_tells(
         assert np.abs(np.asarray(ours).astype(int) - np.asarray(expected)).max() <= 1
 
 
-def test_training_that_goes_on_from_tuned_weights_does_not_become_lora(tiny_v_models, monkeypatch):
+def test_training_that_goes_on_from_tuned_weights_does_not_become_lora(tiny_v_models):
     tried = []
 
-    def finetune(*args, **dials):
-        tried.append((dials["tune"], dials["checkpointing"]))
+    def train(network):
+        tried.append(network.checkpointing)
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
-    monkeypatch.setattr(stages_module, "finetune", finetune)
     start = {"conv_in.weight": tiny_v_models.unet.conv_in.weight}
     with pytest.raises(torch.OutOfMemoryError):
-        stages_module.tuned_weights(
-            tiny_v_models, Reporter({}, {}, None, None), None, lambda: None, "full", 0, start=start
-        )
-    assert tried == [("full", False), ("full", True)]
+        tuned_weights(tiny_v_models, Reporter({}, {}, None, None), train, tune="full", seed=0, start=start)
+    assert tried == [False, True]
 
 
 @pytest.mark.parametrize("stage", ["embeddings", "sampling"])

@@ -9,10 +9,12 @@ from diffusers import DPMSolverMultistepScheduler, StableDiffusionImg2ImgPipelin
 from PIL import Image
 from tiny import QUICK
 
+from layerdiffusion.baselines.sdedit import SDEditOptions
 from layerdiffusion.editor import Editor
-from layerdiffusion.method import initial_latents, sample
+from layerdiffusion.engine import initial_latents
+from layerdiffusion.method import sample
 from layerdiffusion.method.sampling import taken_steps
-from layerdiffusion.methods.options import SDEditOptions
+from layerdiffusion.models.denoiser import Denoiser
 from layerdiffusion.models.load import load_models
 
 pytestmark = pytest.mark.usefixtures("global_random_state_is_left_alone")
@@ -41,7 +43,7 @@ def our_latents(models, latents, prompt, seeds, **arguments) -> torch.Tensor:
     words = models.embed([prompt, None])
     noise = initial_latents(seeds, models.latent_shape)
     mine = words[:1], words[:1], words[1:]
-    return sample(models.unet, models.scheduler, noise, *mine, start=latents, **arguments)
+    return sample(Denoiser(models.unet), models.scheduler, noise, *mine, start=latents, **arguments)
 
 
 @pytest.mark.parametrize("solver", ["ddim", "dpmpp"])

@@ -6,12 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from layerdiffusion.method.embeddings import interpolated
-from layerdiffusion.methods.imagic import fit_embedding, fit_network
-from layerdiffusion.methods.stages import FittedEmbeddings
+from layerdiffusion.baselines.imagic import fit_embedding, interpolated, tune_network
+from layerdiffusion.engine import FittedEmbeddings, training_generator
 from layerdiffusion.models.family import Condition
 from layerdiffusion.progress import Reporter
-from layerdiffusion.runtime import training_generator
 
 pytestmark = pytest.mark.usefixtures("global_random_state_is_left_alone")
 
@@ -63,6 +61,7 @@ def report():
 
 def test_the_optimized_embedding_is_the_published_ones(given, report):
     models, picture, latents, embedding = given
+    report.begin("embeddings")
     ours = fit_embedding(models, report, PROMPT, picture, STEPS, 1e-2, 3).embeddings.prompt_embeds
     theirs = plain_embedding(models, latents, embedding, 1e-2, training_generator("embeddings", 3))
     assert (ours - theirs).abs().max() < 1e-5
@@ -74,7 +73,8 @@ def test_the_tuned_network_is_the_published_ones_and_the_models_own_is_left_alon
     before = {name: value.clone() for name, value in models.unet.state_dict().items()}
     # Adam's first steps divide by the gradient's size: below 1e-4 rounding alone could not be told from a difference.
     fit = FittedEmbeddings(Condition(embedding), [])
-    ours = fit_network(models, report, PROMPT, picture, fit, STEPS, 1e-4, "full", 3).weights
+    report.begin("finetune")
+    ours = tune_network(models, report, picture, fit, STEPS, 1e-4, "full", 3).weights
     theirs = plain_network(models, latents, embedding, 1e-4, training_generator("finetune", 3))
     assert ours.keys() == theirs.keys()
     assert max((ours[name] - theirs[name]).abs().max() for name in ours) < 1e-5

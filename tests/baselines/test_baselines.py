@@ -8,18 +8,13 @@ import pytest
 import torch
 from tiny import QUICK
 
+from layerdiffusion.baselines import BASELINES, LABELS, OWN, options_for
+from layerdiffusion.baselines.imagic import ImagicOptions
+from layerdiffusion.baselines.pnp import PnPOptions
+from layerdiffusion.baselines.sdedit import SDEditOptions
 from layerdiffusion.edit import Placement
 from layerdiffusion.editor import Editor
 from layerdiffusion.errors import EditError, SettingsError
-from layerdiffusion.methods.options import (
-    LABELS,
-    METHODS,
-    OWN,
-    ImagicOptions,
-    PnPOptions,
-    SDEditOptions,
-    options_for,
-)
 from layerdiffusion.progress import Cancelled
 
 pytestmark = pytest.mark.usefixtures("global_random_state_is_left_alone")
@@ -30,7 +25,6 @@ STAGES = {
     "imagic": ["embeddings", "finetune", "sampling"],
     "pnp": ["inversion", "sampling"],
 }
-OTHERS = ("sdedit", "imagic", "pnp")
 FEW = {
     OWN: {},
     "sdedit": {},
@@ -60,7 +54,7 @@ def untouched(either_models):
     assert not unet.training and not any(parameter.requires_grad for parameter in unet.parameters())
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", LABELS)
 def test_every_method_gives_a_result_with_a_picture_a_seed_and_reports_its_stages(either_models, edit, untouched, name):
     events = []
     editor = Editor(either_models)
@@ -82,7 +76,7 @@ def test_every_method_gives_a_result_with_a_picture_a_seed_and_reports_its_stage
     )
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", LABELS)
 def test_the_same_again_comes_from_the_cache_and_other_seeds_train_and_invert_nothing(tiny_v_models, edit, name):
     editor, options = Editor(tiny_v_models), few(name, tiny_v_models)
     first = editor.run(edit, QUICK, method=name, options=options)
@@ -107,16 +101,16 @@ def test_another_alpha_of_imagics_or_share_of_plug_and_plays_trains_and_inverts_
 def test_methods_share_nothing_in_the_caches_but_ours_is_what_the_editor_gives(tiny_v_models, edit):
     editor = Editor(tiny_v_models)
     alone = {
-        name: Editor(tiny_v_models).run(edit, QUICK, method=name, options=few(name, tiny_v_models)) for name in METHODS
+        name: Editor(tiny_v_models).run(edit, QUICK, method=name, options=few(name, tiny_v_models)) for name in LABELS
     }
-    together = {name: editor.run(edit, QUICK, method=name, options=few(name, tiny_v_models)) for name in METHODS}
-    assert all(pixels(together[name]) == pixels(alone[name]) for name in METHODS)
+    together = {name: editor.run(edit, QUICK, method=name, options=few(name, tiny_v_models)) for name in LABELS}
+    assert all(pixels(together[name]) == pixels(alone[name]) for name in LABELS)
     assert all(set(result.stages.values()) == {"run"} for result in together.values())
-    assert len({result.edit_id for result in together.values()}) == len(METHODS)
+    assert len({result.edit_id for result in together.values()}) == len(LABELS)
     assert pixels(editor.run(edit, QUICK)) == pixels(together[OWN])
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", BASELINES)
 @pytest.mark.parametrize("last", [False, True])
 def test_a_cancelled_method_ends_within_a_step_and_leaves_nothing_behind(either_models, edit, untouched, name, last):
     cancel, events = threading.Event(), []
@@ -135,7 +129,7 @@ def test_a_cancelled_method_ends_within_a_step_and_leaves_nothing_behind(either_
     assert result.stages["sampling"] == "run" and len(result.images) == 2
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", BASELINES)
 def test_they_see_the_photo_as_it_was_given_or_the_layered_picture(tiny_v_models, edit, name, monkeypatch):
     edit = dataclasses.replace(edit, placement=Placement(scale=0.5, dx=0.1))
     encoded = []
@@ -157,7 +151,7 @@ def test_the_words_are_the_whole_prompt(tiny_v_models, edit, monkeypatch):
     monkeypatch.setattr(
         type(tiny_v_models), "embed", lambda self, prompts: (asked.extend(prompts), embed(self, prompts))[1]
     )
-    for name in OTHERS:
+    for name in BASELINES:
         Editor(tiny_v_models).run(edit, QUICK, method=name, options=few(name, tiny_v_models))
     assert set(asked) == {"a dog jumps on ice", None}  # None: no prompt
 
@@ -167,7 +161,7 @@ def test_a_background_to_be_generated_is_generated_once_for_all(tiny_v_models, e
     editor, events = Editor(tiny_v_models), []
     results = [
         editor.run(edit, QUICK, method=name, options=few(name, tiny_v_models), on_progress=events.append)
-        for name in METHODS
+        for name in LABELS
     ]
     painted = [event for event in events if event.stage == "background" and not event.reused]
     assert len(painted) == QUICK.sampling_steps
@@ -209,14 +203,13 @@ def test_the_defaults_are_the_published_ones_and_the_models_own_where_those_are_
     )
     pnp = options_for("pnp", tiny_models)
     assert (pnp.feature_share, pnp.attention_share, pnp.source) == (0.8, 0.5, "photo")
-    assert set(METHODS) == set(LABELS)
 
 
 @pytest.mark.parametrize(
     ("name", "changes", "sentence"),
     [
         ("p2p", {}, "method is 'p2p': it must be layerdiffusion, sdedit, imagic or pnp."),
-        ("sdedit", {"alpha": 0.5}, "sdedit has no option alpha; it has strength, source."),
+        ("sdedit", {"alpha": 0.5}, "sdedit has no option alpha; it has source, strength."),
         (OWN, {"alpha": 0.5}, "layerdiffusion has no option alpha; its dials are settings of the edit."),
         ("sdedit", {"strength": 1.5}, "strength must be a number from 0 to 1, not 1.5."),
         ("sdedit", {"strength": None}, "strength must be a number from 0 to 1, not None."),
@@ -232,7 +225,7 @@ def test_what_is_not_an_option_is_refused_in_a_sentence(tiny_models, name, chang
 
 
 def test_another_methods_options_are_refused(tiny_models, edit):
-    for name in METHODS:
+    for name in LABELS:
         with pytest.raises(SettingsError, match=f"The options of {name} are not"):
             Editor(tiny_models).run(
                 edit, QUICK, method=name, options=PnPOptions() if name != "pnp" else SDEditOptions()

@@ -18,16 +18,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from layerdiffusion.errors import EditError, ModelError, RecipeError
-from layerdiffusion.method.embeddings import edit_embedding
-from layerdiffusion.method.finetune import Weights, with_weights
 from layerdiffusion.models.family import Condition
+from layerdiffusion.models.tuning import Weights, with_weights
 from layerdiffusion.recipe import CARRIED, Recipe, carried_recipe, recipe_from_dict
 
 if TYPE_CHECKING:
     from layerdiffusion.models.load import Models
 
-EMBEDDINGS = "embeddings.safetensors"
-PARTS = ("object", "background")  # ê_a and ê_b
+EMBEDDINGS_FILE = "embeddings.safetensors"
+ROWS = ("object", "background")  # ê_a and ê_b
 UNET = Path("unet") / "diffusion_pytorch_model.safetensors"
 OF_A_SUBJECT = (
     "These pictures are of a kept subject: their recipe alone trains another; open the subject to make them again."
@@ -40,7 +39,7 @@ class Subject:
 
     recipe: Recipe
     embeddings: dict[str, torch.Tensor]  # by part and field, as "object.prompt_embeds" (L, D); also of "edit", e_opt
-    weights: Weights  # as `finetune` returns them
+    weights: Weights  # as of a `TunedNetwork`
     train_on: int = 0  # further steps of stage 2 before the pictures are made
 
     @property
@@ -64,7 +63,7 @@ class Subject:
         """[ê_a, ê_b]: of words it was trained on as they were fitted, of others `fresh`, as the encoder has them."""
         trained = self.recipe.edit.object_prompt, self.recipe.edit.background_prompt
         rows = []
-        for index, part in enumerate(PARTS):
+        for index, part in enumerate(ROWS):
             row = fresh[index : index + 1]
             fitted = {name: self.embeddings.get(f"{part}.{name}") for name in row.tensors}
             if prompts[index] == trained[index] and None not in fitted.values():
@@ -114,12 +113,14 @@ class Subject:
         return path
 
 
-def trained_subject(recipe: Recipe, embeddings: Condition, weights: Weights) -> Subject:
-    """The subject of a finished edit. Raises an `EditError` where nothing was trained."""
+def trained_subject(recipe: Recipe, embeddings: Condition, edit_embedding: Condition, weights: Weights) -> Subject:
+    """The subject of an edit whose training came to [ê_a, ê_b], e_opt and these weights.
+
+    Raises an `EditError` where nothing was trained.
+    """
     if not weights:
         raise EditError("There is no trained subject to keep: stage 2 has no steps; give finetune_steps.")
-    rows = {"object": embeddings[:1], "background": embeddings[1:]}
-    rows["edit"] = edit_embedding(rows["object"], rows["background"], recipe.settings.alpha)
+    rows = {"object": embeddings[:1], "background": embeddings[1:], "edit": edit_embedding}
     named = {f"{part}.{name}": tensor[0] for part, row in rows.items() for name, tensor in row.tensors.items()}
     return Subject(
         recipe,
@@ -157,7 +158,7 @@ def load_subject(path: str | Path) -> Subject:
 
 
 def _embeddings_of(path: Path) -> Path:
-    return path / EMBEDDINGS if path.suffix != ".safetensors" else path.with_suffix(f".{EMBEDDINGS}")
+    return path / EMBEDDINGS_FILE if path.suffix != ".safetensors" else path.with_suffix(f".{EMBEDDINGS_FILE}")
 
 
 def _ours(name: str) -> str:
