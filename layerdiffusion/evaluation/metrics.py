@@ -17,7 +17,7 @@ from layerdiffusion.scoring import background_psnr, clip_cosines, cut_out, find_
 if TYPE_CHECKING:
     from layerdiffusion.evaluation.perceptual import Dino, Lpips
     from layerdiffusion.miniature.judge import Judge
-    from layerdiffusion.miniature.shape import ShapeMeasure
+    from layerdiffusion.miniature.measures import ShapeMeasure
     from layerdiffusion.models.load import Models
     from layerdiffusion.models.segmenter import Segmenter
 

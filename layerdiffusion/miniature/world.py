@@ -20,7 +20,7 @@ from layerdiffusion.miniature.clay import Colour
 from layerdiffusion.miniature.places import GROUND, draw_place
 from layerdiffusion.miniature.places import PLACES as _PLACES
 
-__all__ = ["draw", "draw_attributes", "held_out", "silhouette", "Scene"]
+__all__ = ["MARKINGS", "POSES", "draw", "draw_attributes", "held_out", "silhouette", "Scene"]
 
 SIDE = 128  # pixels of the miniature's pictures
 ANIMALS = tuple(animals.ANIMALS)

@@ -13,7 +13,7 @@ from layerdiffusion.evaluation.datasets.toybench import toybench
 from layerdiffusion.evaluation.metrics import Measures, judged
 from layerdiffusion.evaluation.worker import Worker
 from layerdiffusion.images.layers import Layers, lay_out
-from layerdiffusion.miniature.shape import ShapeMeasure
+from layerdiffusion.miniature.measures import ShapeMeasure
 from layerdiffusion.miniature.world import draw
 from layerdiffusion.models import sam
 from layerdiffusion.models.load import MINIATURE, load_models

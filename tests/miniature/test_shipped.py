@@ -98,11 +98,11 @@ def test_captions_become_the_pictures_they_describe(judge):
     from diffusers import StableDiffusionPipeline
 
     from layerdiffusion.miniature.captions import join, phrase
-    from layerdiffusion.miniature.pictures import wishes
+    from layerdiffusion.miniature.measures import random_attributes
 
     pipeline = StableDiffusionPipeline.from_pretrained(MINIATURE, torch_dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
-    wanted = wishes(8, False, 123)
+    wanted = random_attributes(8, False, 123)
     generator = torch.Generator().manual_seed(0)
     captions = [join(*phrase(attributes)) for attributes in wanted]
     images = pipeline(captions, num_inference_steps=10, guidance_scale=3.0, generator=generator).images
@@ -141,7 +141,7 @@ def test_the_cards_snippet_runs_as_printed(monkeypatch):
 
 @shipped("README.md")
 def test_the_model_card_tells_the_recorded_figures():
-    from layerdiffusion.miniature.figures import recorded
+    from layerdiffusion.miniature.measures import recorded
 
     card = (MINIATURE / "README.md").read_text(encoding="utf-8")
     figures = recorded(MINIATURE)
