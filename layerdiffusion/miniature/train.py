@@ -129,8 +129,8 @@ def train_part(
     else:
         helper = finished / "judge"
         teacher = judge.load_judge(helper, device) if (helper / "config.json").exists() else None
-        start = clip.load(folder) if (folder / "config.json").exists() else None
-        model, processor = clip.train(data.scenes(count, empty=0.03), plan, teacher, start)
+        before = clip.load(folder) if (folder / "config.json").exists() else None
+        model, processor = clip.train(data.scenes(count, empty=0.03), plan, teacher, before)
         clip.save(model, processor, folder)
         batch = clip.BATCH
     parameters = sum(weight.numel() for weight in model.parameters())
