@@ -233,13 +233,16 @@ def whole_share(
 def load_checkpoint(folder: Path, checkpoint: Path) -> tuple[StableDiffusionPipeline, int]:
     """The model as a checkpoint of the network's training has it, averaged, and how many pictures it has seen.
 
-    `folder`: where the autoencoder is that it is trained on. The training may go on meanwhile.
+    `folder` has the model that is trained on, or its autoencoder alone. The training may go on meanwhile.
     """
-    ensure_torchvision()
-    from diffusers import AutoencoderTiny
+    if (folder / "model_index.json").exists():
+        pipeline = diffusion.load(folder)
+    else:
+        ensure_torchvision()
+        from diffusers import AutoencoderTiny
 
+        pipeline = diffusion.build(AutoencoderTiny.from_pretrained(folder / "vae", torch_dtype=torch.float32))
     saved = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    pipeline = diffusion.build(AutoencoderTiny.from_pretrained(folder / "vae", torch_dtype=torch.float32))
     modules = nn.ModuleDict({"unet": pipeline.unet, "text_encoder": pipeline.text_encoder})
     modules.load_state_dict(saved["average"], strict=False)  # averages are of floating-point weights alone
     pipeline.set_progress_bar_config(disable=True)

@@ -133,11 +133,16 @@ def test_a_point_of_the_curve_is_of_the_same_captions_and_seeds_every_time():
     assert asked[0][1] == 25 and len({seed for *_, seeds in asked[:2] for seed in seeds}) == 32
 
 
-def test_a_checkpoints_averaged_weights_and_pictures_are_read(tmp_path, monkeypatch):
+@pytest.mark.parametrize("trained_before", [False, True])
+def test_a_checkpoints_averaged_weights_and_pictures_are_read(tmp_path, monkeypatch, trained_before):
     monkeypatch.setitem(diffusion.UNET, "block_out_channels", (32, 32, 32))
-    autoencoder.build().save_pretrained(tmp_path / "vae")
     torch.manual_seed(1)
     trained = diffusion.build(autoencoder.build())
+    if trained_before:  # and with another width than a new network has
+        diffusion.build(trained.vae).save_pretrained(tmp_path)
+        monkeypatch.setitem(diffusion.UNET, "block_out_channels", (64, 64, 64))
+    else:
+        trained.vae.save_pretrained(tmp_path / "vae")
     modules = nn.ModuleDict({"unet": trained.unet, "text_encoder": trained.text_encoder})
     average = {name: weight for name, weight in modules.state_dict().items() if weight.is_floating_point()}
     torch.save({"average": average, "modules": {}, "step": 7}, tmp_path / "diffusion.pt")
