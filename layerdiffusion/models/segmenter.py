@@ -4,7 +4,6 @@ Points and boxes are in the picture's own pixels, (x, y); masks are bool arrays 
 """
 
 import hashlib
-import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
@@ -17,6 +16,7 @@ from PIL import Image
 from layerdiffusion.errors import SegmentError
 from layerdiffusion.models.oom import is_out_of_memory
 from layerdiffusion.models.sam import Sam  # importing it guards torchvision
+from layerdiffusion.settings import shortened
 
 from segment_anything import SamPredictor  # isort: skip
 
@@ -241,12 +241,9 @@ def _checked_prompt(
     )
 
 
-def _within(value: float, length: int) -> bool:
-    try:
-        return math.isfinite(value) and 0 <= value < length
-    except TypeError:
-        return False
+def _within(value: object, length: int) -> bool:
+    return isinstance(value, int | float | np.number) and bool(0 <= value < length)
 
 
 def _shown(values: Iterable[object]) -> str:
-    return ", ".join(f"{value:g}" if isinstance(value, int | float) else str(value) for value in values)
+    return ", ".join(f"{value:g}" if isinstance(value, float) else shortened(value) for value in values)
