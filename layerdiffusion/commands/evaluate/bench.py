@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from layerdiffusion.baselines import BASELINES
 from layerdiffusion.commands.terminal import Seeds, assignments, with_changes
 from layerdiffusion.errors import EditError
 from layerdiffusion.evaluation.claims import BACKGROUND, CLIP, LIKENESS, OUTLINED, SATISFIED, BenchResults, kind_label
@@ -35,7 +36,7 @@ DINO, LPIPS_NETS = "facebook/dinov2-base", ("alex", "vgg", "squeeze")
 def add_bench_arguments(parser: argparse.ArgumentParser, model: str, seeds: int) -> None:
     """The flags that every bench has; `seeds` is how many it takes unless told otherwise."""
     add = parser.add_argument
-    methods = ["ours", "sdedit", "imagic", "pnp"]
+    methods = ["ours", *BASELINES]
     words = f'methods, default {",".join(methods)}; "" for rows alone'
     add("--methods", type=names, default=methods, metavar="NAME,…", help=words)
     words = "rows of Table 1, as in a-k, and ablations, as in layers-separate"
