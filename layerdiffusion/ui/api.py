@@ -3,6 +3,7 @@
 import json
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -136,8 +137,8 @@ def editing(backend: Backend):
         settings: Any = None,
         window: Any = None,
         reference_window: Any = None,
-    ) -> Iterator[tuple[list[str], dict]]:
-        """Run one edit: a PNG for each seed, and its recipe with the stages' timings.
+    ) -> Iterator[tuple[list[str] | None, dict]]:
+        """Run one edit: a PNG for each seed, and its recipe with the stages' timings; until then, how far it is.
 
         image: the photo. mask: a PNG of its size, white on the subject. prompt: what the picture should show;
         object_prompt and background_prompt: its two parts, null to have it split. background: "keep", "reference"
@@ -164,9 +165,12 @@ def editing(backend: Backend):
             raise SettingsError(f"swap is {shortened(swap)}: it must be true or false.")
         wanted = wanted.swapped() if swap else wanted
         chosen = Settings.from_dict(_object(settings, "settings", Settings))
-        for kind, value in backend.run(wanted, chosen, None):
-            if kind == "done":
-                result = value
+        with closing(backend.run(wanted, chosen, None)) as events:
+            for kind, value in events:
+                if kind == "done":
+                    result = value
+                else:  # Gradio ends a call whose client cancelled or is gone when it yields, and then alone
+                    yield None, _progress(value[-1])
         with tempfile.TemporaryDirectory() as folder:
             yield [str(path) for path in save_pictures(result, Path(folder))], _report(result)
 
@@ -182,6 +186,10 @@ def _reference(picture: bytes | None, mask: bytes | None, window: Any) -> dict[s
     image = _picture(picture, "reference")
     found = {"background_image": image, "background_window": check_window("reference_window", window)}
     return found if mask is None else {**found, "background_mask": _mask(mask, image, "reference_mask")}
+
+
+def _progress(last: Any) -> dict[str, Any]:
+    return {"stage": last.stage, "step": last.step, "steps": last.steps, "seconds_left": last.seconds_left}
 
 
 def _report(result: Any) -> dict[str, Any]:
