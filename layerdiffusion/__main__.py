@@ -40,7 +40,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     for name, summary in COMMANDS.items():
         module = f"layerdiffusion.commands.{name.replace('-', '_')}"
         commands.add_parser(name, help=summary, description=f"{summary.capitalize()}.", module=module)
-    return parser.parse_args(argv)
+    return parser.parse_args(argv, argparse.Namespace(argv=argv))
 
 
 def _refuse(sentence: str, status: int, argv: list[str]) -> int:

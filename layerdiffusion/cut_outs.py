@@ -38,7 +38,6 @@ class SubjectFinder:
         if missing:
             self._models.clip()  # where there is none, that is known before SAM has looked at anything
             segmenter = self._models.segmenter(self._sam)
-            segmenter.prepare(missing.values())  # together, as a GPU is lent by the call
             for key, image in missing.items():
                 found[key] = find_again(self._models, image, words, layers.object_mask, segmenter)
         with self._lock:

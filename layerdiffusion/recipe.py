@@ -92,7 +92,7 @@ def recipe_from_dict(data: Any, folder: Path | None = None, settings: type[Setti
     if extra:
         raise RecipeError(f'The recipe has an unknown field "{extra[0]}"; remove it or correct its spelling.')
     model = data.get("model")
-    if model is not None and not isinstance(model, str):
+    if model is not None and (not isinstance(model, str) or "\0" in model):
         raise RecipeError(f"The recipe's model is {shortened(model)}: it must be a name in quotes.")
     values: dict[str, Any] = known_fields(data.get("edit"), _names(Edit), "edit")
     for name in ("object_image", "object_mask"):
@@ -176,7 +176,7 @@ def load_recipe(path: str | Path) -> Recipe:
         raise RecipeError(f"The recipe {path} can't be read as text; give a saved edit's edit.json.") from error
     try:
         data = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         where = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
         raise RecipeError(f"The recipe {path} is not valid JSON{where}; save the edit again or correct it.") from error
     return recipe_from_dict(data, path.parent)

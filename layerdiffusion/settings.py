@@ -241,10 +241,11 @@ def check_number(name: str, value: object, limit: Limit) -> float | int:
     refusal = SettingsError(f"{name} must be {kind} from {limit}, not {shortened(value)}.")
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise refusal
-    number = float(value)
-    if not math.isfinite(number) or (limit.whole and number != math.floor(number)):
+    number = cast(float, value)
+    if not limit.low <= number <= limit.high:  # true of NaN, and of integers too long for a float
         raise refusal
-    if not limit.low <= number <= limit.high:
+    number = float(number)
+    if limit.whole and number != math.floor(number):
         raise refusal
     return int(number) if limit.whole else number
 
@@ -270,7 +271,10 @@ def known_fields(data: object, known: Iterable[str], where: str) -> dict[str, ob
 
 def shortened(value: object) -> str:
     """The value as an error shows it."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of more digits than Python prints
+        text = f"a very long {type(value).__name__}"
     return text if len(text) <= 40 else text[:37] + "..."
 
 

@@ -108,7 +108,9 @@ def test_every_number_is_allowed_at_both_ends_of_its_range_and_refused_beyond(na
 
 @pytest.mark.parametrize("name", NUMBERS)
 @pytest.mark.parametrize(
-    "value", [math.nan, math.inf, -math.inf, True, np.bool_(False), "1", [1], 1j, np.array([1.0])], ids=repr
+    "value",
+    [math.nan, math.inf, -math.inf, 10**400, -(10**5000), True, np.bool_(False), "1", [1], 1j, np.array([1.0])],
+    ids=lambda value: "long" if isinstance(value, int) and abs(value) > 9 else repr(value),
 )
 def test_every_number_refuses_what_is_no_number(name, value):
     with pytest.raises(SettingsError) as error:
@@ -158,7 +160,7 @@ def test_one_to_sixteen_seeds_are_allowed_and_two_hundred_are_not():
             Settings(seeds=seeds)
 
 
-@pytest.mark.parametrize("seeds", [[-1], [2**32], [1.5], [True], ["1"], "12", {"a": 1}, [math.nan], [4, 4]], ids=repr)
+@pytest.mark.parametrize("seeds", [[-1], [2**32], [1.5], [True], ["1"], "12", {"a": 1}, [math.nan], [4, 4], [10**400]])
 def test_seeds_that_are_no_seeds_are_refused(seeds):
     with pytest.raises(SettingsError) as error:
         Settings(seeds=seeds)

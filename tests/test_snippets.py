@@ -1,4 +1,4 @@
-"""Every command and every piece of Python that the README and the miniature's card print does what it is printed for.
+"""Every command and every piece of Python that the documents print does what it is printed for.
 
 What takes a moment runs as printed, in a folder that looks like the project's, with the miniature at a few steps. What
 takes minutes or a GPU, or starts a server, is read by the program's own parser. The page's start is in
@@ -19,10 +19,15 @@ from serving import served
 
 from layerdiffusion import __main__ as program
 from layerdiffusion.models import load
+from layerdiffusion.settings import setting_table
 from layerdiffusion.ui.options import parse_options
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "assets/miniature/README.md")
+PAGES = (
+    "README.md",
+    *("assets/miniature/README.md", "assets/toybench/README.md"),
+    *(f"layerdiffusion/{part}/README.md" for part in ("models", "ui", "evaluation")),
+)
 FEW_STEPS = {"embedding_steps": 2, "finetune_steps": 2, "sampling_steps": 3}
 
 
@@ -96,8 +101,25 @@ def test_the_tests_are_run_as_the_readme_says():
     assert (install, run) == ("pip install -r requirements.txt -r tests/requirements.txt", "pytest")
     ci = (ROOT / ".ci/run").read_text("utf-8").splitlines()
     assert f"{install} && {run}" in ci
-    (slow,) = (command for command in commands() if command.startswith("pytest "))
-    assert slow == "pytest -m slow" and slow in ci
+    assert "pytest -m slow" in commands() and "pytest -m slow" in ci
+
+
+@pytest.mark.parametrize("page", (*PAGES, ".github/CONTRIBUTING.md", ".github/CHANGELOG.md"))
+def test_every_file_that_a_document_names_is_there(page):
+    links = re.findall(r"\]\((?!http|#)([^)#\s]+)[^)]*\)", (ROOT / page).read_text("utf-8"))
+    assert [link for link in links if not ((ROOT / page).parent / link).exists()] == []
+
+
+def test_the_settings_in_the_readme_have_their_defaults_and_limits():
+    rows = re.findall(r"^\| `(\w+)` \| (\S+) \| ([^|]+) \|", (ROOT / "README.md").read_text("utf-8"), re.M)
+    assert len(rows) > 10
+    for name, default, allowed in rows:
+        entry = setting_table()[name]
+        assert entry.parse(default) == entry.default, name
+        if entry.limit is not None and name != "seeds":
+            assert allowed == str(entry.limit), name
+        elif entry.choices is not None and entry.check_text is None:
+            assert allowed == ", ".join(entry.choices), name
 
 
 @pytest.mark.parametrize("words", arguments("python -m layerdiffusion"), ids=" ".join)

@@ -6,7 +6,6 @@
     pictures/<edit>/<variant>-<seed>.png   the results
 
 A record appears in one step, after its pictures, so a run can be killed at any moment and go on where it was.
-Earlier versions called a variant a column, and its description what it says: `read` and `manifest` read theirs too.
 """
 
 from __future__ import annotations
@@ -23,8 +22,6 @@ from urllib.parse import quote
 from layerdiffusion.errors import EditError
 
 MANIFEST = "bench.json"
-RENAMED_IN_RECORDS = {"column": "variant", "says": "description"}  # what earlier versions wrote
-RENAMED_IN_MANIFESTS = {"columns": "variants", "says": "descriptions"}
 FIXED_FIELDS = ("bench", "model", "settings")  # the fields of a manifest that may not change
 
 
@@ -78,7 +75,7 @@ class Records:
         """The content of `bench.json`, None where there is none. Raises an `EditError` for one that can't be read."""
         path = self.folder / MANIFEST
         try:
-            return _renamed(json.loads(path.read_text(encoding="utf-8")), RENAMED_IN_MANIFESTS)
+            return json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, AttributeError) as error:
@@ -96,11 +93,7 @@ class Records:
                 raise EditError(f"{self.folder} holds records but no {MANIFEST}; choose another folder.")
             before = {**manifest, "commands": []}
         for key in FIXED_FIELDS:
-            now = _plain(manifest[key])
-            if key == "model" and "defaults" in now:  # settings that came since had no say in that run
-                older = before[key].get("defaults", {})
-                now["defaults"] = {name: value for name, value in now["defaults"].items() if name in older}
-            _same(self.folder, key, before[key], now)
+            _same(self.folder, key, before[key], _plain(manifest[key]))
         for key in ("variants", "edits"):
             for name in manifest[key].keys() & before[key].keys():
                 _same(self.folder, f"{key[:-1]} “{name}”", before[key][name], _plain(manifest[key][name]))
@@ -137,7 +130,7 @@ class Records:
 
     def _read(self, path: Path) -> dict[str, Any] | None:
         try:
-            record = _renamed(json.loads(path.read_text(encoding="utf-8")), RENAMED_IN_RECORDS)
+            record = json.loads(path.read_text(encoding="utf-8"))
             whole = all((self.folder / name).is_file() for name in record["pictures"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
@@ -167,10 +160,6 @@ def _put(path: Path, content: bytes) -> None:
 
 def _json(value: Any) -> bytes:
     return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
-
-
-def _renamed(data: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    return {names.get(key, key): value for key, value in data.items()}
 
 
 def _plain(value: Any) -> Any:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from layerdiffusion.baselines import OWN
+from layerdiffusion.baselines import BASELINES, OWN
 from layerdiffusion.errors import EditError
 from layerdiffusion.settings import setting_table
 
@@ -52,9 +52,7 @@ def _by_name(*variants: Variant) -> dict[str, Variant]:
     return {variant.name: variant for variant in variants}
 
 
-_PLAIN, _LAYERED = zip(
-    *(_compared(*one) for one in (("sdedit", "SDEdit"), ("imagic", "Imagic"), ("pnp", "Plug-and-Play"))), strict=True
-)
+_PLAIN, _LAYERED = zip(*(_compared(*one) for one in BASELINES.items()), strict=True)
 METHOD_VARIANTS = _by_name(
     Variant("ours", "ours", description="LayerDiffusion, all three stages"),
     *_PLAIN,

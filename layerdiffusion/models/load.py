@@ -346,7 +346,7 @@ def _own_settings(folder: Path, family: StableDiffusion) -> tuple[Settings, Sett
     own, quick = Settings(), None
     if path.is_file():
         try:
-            own, quick = model_settings(path.read_text(encoding="utf-8"))
+            own, quick = model_settings(path.read_text(encoding="utf-8-sig"))
         except ValueError as error:  # EditError and JSONDecodeError are both
             raise ModelError(f"The model's {path} can't be used: {reason(error)}.") from error
     return own.resolve(family.defaults.resolve(PAPER)), quick

@@ -72,7 +72,7 @@ def _load_into_network(unet: Any, path: Path, header: Mapping[str, str]) -> None
         beside = path.with_name("adapter_config.json")
         if not beside.is_file():
             raise ValueError("its scale is in the adapter_config.json beside it, which isn't there")
-        config = json.loads(beside.read_text(encoding="utf-8"))
+        config = json.loads(beside.read_text(encoding="utf-8-sig"))
         weights = {name.removeprefix(PEFT_PREFIX): tensor for name, tensor in weights.items()}
     unet.load_lora_adapter(weights, prefix=None, metadata=config)
 

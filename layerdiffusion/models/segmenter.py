@@ -4,10 +4,9 @@ Points and boxes are in the picture's own pixels, (x, y); masks are bool arrays 
 """
 
 import hashlib
-import math
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +16,7 @@ from PIL import Image
 from layerdiffusion.errors import SegmentError
 from layerdiffusion.models.oom import is_out_of_memory
 from layerdiffusion.models.sam import Sam  # importing it guards torchvision
+from layerdiffusion.settings import shortened
 
 from segment_anything import SamPredictor  # isort: skip
 
@@ -39,7 +39,6 @@ class Proposal(NamedTuple):
 
 PROPOSAL_SIDE = 256
 Embedded = tuple[torch.Tensor, tuple[int, int], tuple[int, int]]  # features, the picture's size, and as encoded
-Elsewhere = Callable[[list[np.ndarray]], list[Embedded] | None]  # of pictures, uint8 (H, W, 3)
 
 
 class Segmenter:
@@ -48,7 +47,6 @@ class Segmenter:
     The slow image encoder runs once for each picture; the last `cache_size` embeddings (at true size 4 MB each) are
     cached by content, in main memory. With more than one person at work, hand `image` to each call of `mask`, so that
     nobody clicks on another's picture. Unless it is `resident`, the encoder is on the device only while it runs.
-    `elsewhere`, where it is set, runs the image encoder in this one's place.
     """
 
     def __init__(self, sam: Sam, cache_size: int = 32, resident: bool = True) -> None:
@@ -59,7 +57,6 @@ class Segmenter:
         self._embeddings: OrderedDict[str, Embedded] = OrderedDict()
         self._cache_size = cache_size
         self._set: Embedded | None = None
-        self.elsewhere: Elsewhere | None = None
         self._lock, self._encoding = threading.Lock(), threading.Lock()
 
     @property
@@ -155,7 +152,8 @@ class Segmenter:
             found = {key: self._embeddings[key] for key in keys if key in self._embeddings}
         missing = {key: pixels for key, pixels in zip(keys, pictures, strict=True) if key not in found}
         if missing:
-            found |= zip(missing, self._embed(list(missing.values())), strict=True)
+            with self._encoding:  # other people's clicks go on meanwhile
+                found |= {key: self.encode(pixels) for key, pixels in missing.items()}
         with self._lock:
             for key in keys:
                 self._embeddings[key] = found[key]
@@ -163,17 +161,6 @@ class Segmenter:
             while len(self._embeddings) > self._cache_size:
                 self._embeddings.popitem(last=False)
         return [found[key] for key in keys]
-
-    def _embed(self, pictures: list[np.ndarray]) -> list[Embedded]:
-        made = self.elsewhere(pictures) if self.elsewhere is not None else None
-        if made is None:
-            with self._encoding:  # other people's clicks go on meanwhile
-                made = [self.encode(pixels) for pixels in pictures]
-        return made
-
-    def to(self, device: str | torch.device) -> None:
-        """Move the whole of it."""
-        self._predictor.model.to(device)
 
     def encode(self, pixels: np.ndarray) -> Embedded:
         """The embedding of a picture, uint8 (H, W, 3), in main memory; made anew, here, and not cached."""
@@ -241,12 +228,9 @@ def _checked_prompt(
     )
 
 
-def _within(value: float, length: int) -> bool:
-    try:
-        return math.isfinite(value) and 0 <= value < length
-    except TypeError:
-        return False
+def _within(value: object, length: int) -> bool:
+    return isinstance(value, int | float | np.number) and bool(0 <= value < length)
 
 
 def _shown(values: Iterable[object]) -> str:
-    return ", ".join(f"{value:g}" if isinstance(value, int | float) else str(value) for value in values)
+    return ", ".join(f"{value:g}" if isinstance(value, float) else shortened(value) for value in values)

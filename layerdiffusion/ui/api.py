@@ -3,6 +3,7 @@
 import json
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -11,18 +12,19 @@ import gradio as gr
 import numpy as np
 
 from layerdiffusion.edit import Edit, Placement, check_window
-from layerdiffusion.errors import EditError, SegmentError, SettingsError
+from layerdiffusion.errors import EditError, PromptError, SegmentError, SettingsError
 from layerdiffusion.images.geometry import points_in_opened
 from layerdiffusion.images.io import open_image, png_bytes
 from layerdiffusion.images.masks import OpenedMask, read_mask
 from layerdiffusion.prompts import split_prompt as parts_of
-from layerdiffusion.settings import Settings
+from layerdiffusion.settings import Settings, shortened
 from layerdiffusion.ui.backend import Backend
 from layerdiffusion.ui.bundle import save_pictures
 from layerdiffusion.ui.errors import friendly
 from layerdiffusion.ui.handlers.events import BESIDE, IN_TURN
 from layerdiffusion.ui.session import MAX_POINTS
 
+TEXT, SEED, SWITCH = ({"anyOf": [{"type": kind}, {"type": "null"}]} for kind in ("string", "integer", "boolean"))
 NUMBERS = {"type": "array", "items": {"type": "number"}}
 POINTS = {"type": "array", "items": NUMBERS}
 LABELS = {"anyOf": [{"type": "array", "items": {"type": "integer"}}, {"type": "null"}]}
@@ -31,7 +33,10 @@ FIELDS = {"anyOf": [{"type": "object", "additionalProperties": True}, {"type": "
 
 
 def _data(label: str, schema: dict[str, Any]) -> gr.JSON:
-    """A `gr.JSON` that says what it takes; its own {"type": {}} is no JSON schema, and MCP refuses every call to it."""
+    """A `gr.JSON` that says what it takes; its own {"type": {}} is no JSON schema, and MCP refuses every call to it.
+
+    Texts and numbers come by it too: it hands over what was sent, where Gradio's own turn 5 into "5" and 1.7 into 2.
+    """
     component = gr.JSON(label=label)
     component.api_info = lambda: schema
     return component
@@ -44,14 +49,14 @@ def connect(backend: Backend) -> None:
             gr.File(label=name, type="binary") for name in ("image", "mask", "reference", "reference_mask")
         )
         prompt, object_prompt, background_prompt, background = (
-            gr.Textbox(label=name) for name in ("prompt", "object_prompt", "background_prompt", "background")
+            _data(name, TEXT) for name in ("prompt", "object_prompt", "background_prompt", "background")
         )
         points, labels, box = _data("points", POINTS), _data("labels", LABELS), _data("box", BOX)
         settings, placement, report = _data("settings", FIELDS), _data("placement", FIELDS), gr.JSON(label="report")
         windows = [_data(name, WINDOW) for name in ("window", "reference_window")]
-        words = gr.Textbox(None, label="words")
-        background_seed = gr.Number(0, label="background_seed", precision=0)
-        swap = gr.Checkbox(False, label="swap")
+        words, background_seed = _data("words", TEXT), _data("background_seed", SEED)
+        swap = _data("swap", SWITCH)
+        object_part, background_part = gr.Textbox(label="object_prompt"), gr.Textbox(label="background_prompt")
         mask_file, pictures = gr.File(label="mask"), gr.File(label="pictures", file_count="multiple")
         button = gr.Button()
     button.click(
@@ -61,9 +66,7 @@ def connect(backend: Backend) -> None:
         api_name="segment",
         **BESIDE,
     )
-    button.click(
-        friendly(split_prompt), prompt, [object_prompt, background_prompt], api_name="split_prompt", queue=False
-    )
+    button.click(friendly(split_prompt), prompt, [object_part, background_part], api_name="split_prompt", queue=False)
     inputs = [image, mask, prompt, object_prompt, background_prompt, background, reference, reference_mask]
     inputs += [background_seed, swap, placement, settings, *windows]
     button.click(
@@ -96,6 +99,7 @@ def segmenter(backend: Backend):
             raise SegmentError("labels must be a list with a 1 or a 0 for each point, or null.")
         if box is not None and not isinstance(box, list):
             raise SegmentError("box must be [left, top, right, bottom], or null.")
+        words = _text("words", words)
         if words and (points or box):
             raise SegmentError("words and clicks contradict each other; send one or the other.")
         box = box if box is None else points_in_opened([box], picture)[0]
@@ -112,9 +116,9 @@ def segmenter(backend: Backend):
     return segment
 
 
-def split_prompt(prompt: str) -> tuple[str, str]:
+def split_prompt(prompt: str | None) -> tuple[str, str]:
     """Split a prompt into its subject and its background: "a dog jumping", "in the forest"."""
-    return parts_of(prompt or "")
+    return parts_of(_text("prompt", prompt) or "")
 
 
 def editing(backend: Backend):
@@ -127,14 +131,14 @@ def editing(backend: Backend):
         background: str | None = None,
         reference: bytes | None = None,
         reference_mask: bytes | None = None,
-        background_seed: float = 0,
-        swap: bool = False,
+        background_seed: int | None = None,
+        swap: bool | None = None,
         placement: Any = None,
         settings: Any = None,
         window: Any = None,
         reference_window: Any = None,
-    ) -> Iterator[tuple[list[str], dict]]:
-        """Run one edit: a PNG for each seed, and its recipe with the stages' timings.
+    ) -> Iterator[tuple[list[str] | None, dict]]:
+        """Run one edit: a PNG for each seed, and its recipe with the stages' timings; until then, how far it is.
 
         image: the photo. mask: a PNG of its size, white on the subject. prompt: what the picture should show;
         object_prompt and background_prompt: its two parts, null to have it split. background: "keep", "reference"
@@ -148,20 +152,25 @@ def editing(backend: Backend):
         wanted = Edit(
             object_image=photo,
             object_mask=_mask(mask, photo, "mask"),
-            prompt=prompt or None,
-            object_prompt=object_prompt or None,
-            background_prompt=background_prompt or None,
-            background=background or None,
-            background_seed=background_seed or 0,
+            prompt=_text("prompt", prompt),
+            object_prompt=_text("object_prompt", object_prompt),
+            background_prompt=_text("background_prompt", background_prompt),
+            background=_text("background", background),
+            background_seed=0 if background_seed is None else background_seed,
             placement=Placement(**_object(placement, "placement", Placement)),
             object_window=check_window("window", window),
             **_reference(reference, reference_mask, reference_window),
         )
+        if not isinstance(swap, bool | None):
+            raise SettingsError(f"swap is {shortened(swap)}: it must be true or false.")
         wanted = wanted.swapped() if swap else wanted
         chosen = Settings.from_dict(_object(settings, "settings", Settings))
-        for kind, value in backend.run(wanted, chosen, None):
-            if kind == "done":
-                result = value
+        with closing(backend.run(wanted, chosen, None)) as events:
+            for kind, value in events:
+                if kind == "done":
+                    result = value
+                else:  # Gradio ends a call whose client cancelled or is gone when it yields, and then alone
+                    yield None, _progress(value[-1])
         with tempfile.TemporaryDirectory() as folder:
             yield [str(path) for path in save_pictures(result, Path(folder))], _report(result)
 
@@ -170,12 +179,17 @@ def editing(backend: Backend):
 
 def _reference(picture: bytes | None, mask: bytes | None, window: Any) -> dict[str, Any]:
     if picture is None:
-        if window is not None:
-            raise EditError("reference_window needs a reference picture; send one as reference.")
+        for name, value in (("reference_mask", mask), ("reference_window", window)):
+            if value is not None:
+                raise EditError(f"{name} needs a reference picture; send one as reference.")
         return {}
     image = _picture(picture, "reference")
     found = {"background_image": image, "background_window": check_window("reference_window", window)}
     return found if mask is None else {**found, "background_mask": _mask(mask, image, "reference_mask")}
+
+
+def _progress(last: Any) -> dict[str, Any]:
+    return {"stage": last.stage, "step": last.step, "steps": last.steps, "seconds_left": last.seconds_left}
 
 
 def _report(result: Any) -> dict[str, Any]:
@@ -203,13 +217,20 @@ def _picture(data: Any, name: str) -> Any:
     return open_image(data, name)
 
 
+def _text(name: str, value: Any) -> str | None:
+    """What was sent as text, or None where it is empty."""
+    if value is not None and not isinstance(value, str):
+        raise PromptError(f"{name} is {shortened(value)}: it must be text.")
+    return value or None
+
+
 def _object(data: Any, name: str, cls: type) -> dict[str, Any]:
     if data is None:
         return {}
     if isinstance(data, str):
         try:
             data = json.loads(data)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise SettingsError(f"{name} is no JSON object; send one, or null.") from error
     known = {field.name for field in fields(cls)}
     if not isinstance(data, dict) or set(data) - known:

@@ -19,13 +19,9 @@ from layerdiffusion.ui.examples import ASSETS
 from layerdiffusion.ui.follow import follow
 from layerdiffusion.ui.options import PageOptions
 from layerdiffusion.ui.spaces import (
-    LEAST,
-    LONGEST_ENCODING,
     UNIT,
-    PictureEncoder,
     ZeroGPU,
     booked,
-    encoding_seconds,
     on_zero_gpu,
     split,
 )
@@ -53,7 +49,6 @@ class Backend:
         self._usual: float | None = None  # the most out of distribution that a scene of the toybox is
         self._error: str | None = None
         self._lock = threading.Lock()
-        self.booking_of_a_click = 0  # seconds that the first click on a picture books of a GPU
         self._zero_gpu = ZeroGPU(self._models) if on_zero_gpu() else None
 
     def start(self) -> None:
@@ -99,10 +94,7 @@ class Backend:
         self._done.set()
         if self._editor is not None:
             try:
-                segmenter = self.segmenter()
-                if self._zero_gpu is not None and encoding_seconds(segmenter) > LONGEST_ENCODING:
-                    segmenter.elsewhere = PictureEncoder(segmenter, self._editor.models.device)
-                    self.booking_of_a_click = LEAST
+                self.segmenter()  # so that the first click doesn't wait for it
             except EditError as error:
                 log.error("%s", error)
 

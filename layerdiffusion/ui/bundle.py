@@ -5,9 +5,9 @@ import json
 import re
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from PIL import Image
@@ -110,7 +110,7 @@ def save_zip(
 
 
 def open_bundle(data: bytes) -> Opened:
-    """Open an `edit.json`, a result's PNG or a zip of a finished edit; its content says which.
+    """Open an `edit.json`, a result's PNG, a kept subject or a zip of a finished edit; its content says which.
 
     Raises an `EditError` for anything else, and for archives that would unpack to more than the page takes.
     """
@@ -120,6 +120,11 @@ def open_bundle(data: bytes) -> Opened:
         return _open_png(data)
     if data.startswith(b"PK"):
         return _open_zip(data)
+    if data[8:9] == b"{":  # after the length of its header
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / SUBJECT
+            path.write_bytes(data)
+            return _open_subject(path)
     return Opened(recipe_from_dict(_json(data)), {})
 
 
@@ -141,13 +146,9 @@ def _open_zip(data: bytes) -> Opened:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive, tempfile.TemporaryDirectory() as folder:
             _unpack(archive, Path(folder))
-            if (Path(folder) / SUBJECT).is_file():
-                return _open_subject(Path(folder) / SUBJECT)
-            if (Path(folder) / "unet").is_dir():
-                return _open_subject(Path(folder))
             path = Path(folder) / "edit.json"
             if not path.is_file():
-                raise RecipeError("The zip holds no edit.json; open one that was downloaded here.")
+                return _open_subject(_subject_in(Path(folder)))
             recipe = recipe_from_dict(_json(path.read_bytes()), path.parent)
             seeds = recipe.settings.seeds or ()
             pictures = _finished(Path(folder), "", seeds)
@@ -173,6 +174,16 @@ def save_subject(subject: Any, models: Any, path: Path) -> Path:
     return path
 
 
+def _subject_in(folder: Path) -> Path:
+    """The kept subject in an unpacked zip: a file by any name, or the folder of a full one."""
+    if (folder / "unet").is_dir():
+        return folder
+    files = [file for file in folder.glob("*.safetensors") if not file.name.endswith("embeddings.safetensors")]
+    if len(files) != 1:
+        raise RecipeError("The zip holds no edit.json and no subject; open one that was downloaded here.")
+    return files[0]
+
+
 def _open_subject(path: Path) -> Opened:
     from layerdiffusion.subject import load_subject
 
@@ -192,27 +203,41 @@ def _finished(folder: Path, prefix: str, seeds: Sequence[int]) -> dict[int, Imag
 
 
 def _unpack(archive: zipfile.ZipFile, folder: Path) -> None:
-    """The archive's plain PNG, JSON and safetensors files into `folder`; sizes are counted, not believed."""
+    """The archive's plain PNG, JSON and safetensors files into `folder`; sizes are counted, not believed.
+
+    Whoever unpacked a download and zipped it again has everything in a folder, or "./" before every name: what lies
+    beside the topmost recipe or subject is taken.
+    """
     entries = archive.infolist()
     if len(entries) > MAX_FILES:
         raise RecipeError(f"The zip has {len(entries)} files; a saved edit has a few dozen at most.")
+    named = {PurePosixPath(entry.filename.replace("\\", "/")): entry for entry in entries}
+    top = _top(path for path in named if ".." not in path.parts and not path.is_absolute())
     left = MAX_UNPACKED
-    for entry in entries:
-        if not ENTRY.fullmatch(entry.filename):
+    for path, entry in named.items():
+        name = str(path.relative_to(top)) if path.is_relative_to(top) else ""
+        if not ENTRY.fullmatch(name):
             continue
         with archive.open(entry) as packed:
             content = packed.read(min(MAX_BYTES, left) + 1)
         left -= len(content)
         if left < 0 or len(content) > MAX_BYTES:
             raise RecipeError("The zip unpacks to far more than a saved edit; open one that was downloaded here.")
-        target = folder / entry.filename
+        target = folder / name
         target.parent.mkdir(exist_ok=True)
         target.write_bytes(content)
 
 
+def _top(paths: Iterable[PurePosixPath]) -> PurePosixPath:
+    """The topmost folder with a recipe or a subject."""
+    folders = [path.parent for path in paths if path.name == "edit.json" or path.suffix == ".safetensors"]
+    tops = (folder.parent if folder.name == "unet" else folder for folder in folders)
+    return min(tops, key=lambda folder: len(folder.parts), default=PurePosixPath())
+
+
 def _json(data: bytes | str) -> Any:
     try:
-        return json.loads(data if isinstance(data, str) else data.decode("utf-8"))
+        return json.loads(data.removeprefix("\ufeff") if isinstance(data, str) else data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise RecipeError(
             "This file is no saved edit; open an edit.json, a downloaded zip, or a picture that was made here."

@@ -73,7 +73,11 @@ def parse_options(argv: Sequence[str] | None = None) -> PageOptions:
 def check_address(options: PageOptions) -> None:
     """Raise an `EditError` for a port that is in use, or an address that is not this machine's."""
     host = (options.host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1").strip("[]")
-    port = options.port or int(os.environ.get("GRADIO_SERVER_PORT") or 0)
+    try:
+        text = os.environ.get("GRADIO_SERVER_PORT")
+        port = options.port or (_port(text) if text else 0)
+    except argparse.ArgumentTypeError as wrong:
+        raise EditError(f"GRADIO_SERVER_PORT is wrong: {wrong}.") from wrong
     if _refused(host, 0):
         raise EditError(f"{host} is no address of this machine; give another with --host.")
     if port and (error := _refused(host, port)):
@@ -93,13 +97,13 @@ def _refused(host: str, port: int) -> OSError | None:
 
 
 def _port(text: str) -> int:
-    if not text.isdigit() or not 0 < int(text) < 65536:
+    if not text.isdecimal() or len(text) > 5 or not 0 < int(text) < 65536:
         raise argparse.ArgumentTypeError(f"{text!r} is no port; give a number from 1 to 65535")
     return int(text)
 
 
 def _count(text: str) -> int:
-    if not text.isdigit() or not int(text):
+    if not text.isdecimal() or len(text) > 9 or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r} is no such number; give 1 or more")
     return int(text)
 

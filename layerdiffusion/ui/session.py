@@ -364,7 +364,7 @@ def _clicks_of(found: Any) -> dict[str, Any]:
 
 
 def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 2**31:
         raise SegmentError("That was no place on the picture; click inside it.")
     return float(value)
 

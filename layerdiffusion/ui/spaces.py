@@ -8,37 +8,27 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
-import logging
 import os
 import pickle
-import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import gradio as gr
-import numpy as np
-
 from layerdiffusion.errors import EditError
 from layerdiffusion.ui.follow import follow
 
 if TYPE_CHECKING:
-    import torch
-
     from layerdiffusion.cache import Stage
     from layerdiffusion.models.load import Models
-    from layerdiffusion.models.segmenter import Embedded, Segmenter
     from layerdiffusion.progress import Reporter
 
 SLACK = 1.4  # a call that ends too early costs more than a booking that is a little too long
 SETUP = 5  # seconds until the weights are on the GPU, as assumed: no run there has been timed yet
 LEAST, MOST = 10, 300  # seconds of a booking
-LONGEST_ENCODING = 3  # seconds that SAM's image encoder may take on the CPU; where it takes longer, a GPU is booked
 UNIT = 0.03  # seconds of one forward pass of one 512 × 512 picture there, until a call has shown the true ones
 VISITOR, ACCOUNT = 120, 300  # GPU seconds a day without and with a free account (hub documentation, Spaces ZeroGPU)
 BOOKINGS = (("background",), ("inversion", "embeddings", "finetune"), ("sampling",))  # stages that share a GPU call
-log = logging.getLogger(__name__)
 CUT_OFF = "The GPU was taken back before the edit was done; press Run again: finished stages are still there."
 
 
@@ -125,43 +115,6 @@ class ZeroGPU:
             yield [error.with_traceback(None)], dict(speeds)
 
 
-class PictureEncoder:
-    """SAM's image encoder on a GPU that is lent by the call; the segmenter's `Elsewhere`.
-
-    Clicks need its quick decoder alone, which runs here, so that each picture books once.
-    """
-
-    def __init__(self, segmenter: Segmenter, device: torch.device) -> None:
-        import spaces
-
-        self._segmenter, self._device = segmenter, device
-        self._call = spaces.GPU(duration=lambda seconds, *_: seconds)(self._work)
-
-    def __call__(self, pictures: list[np.ndarray]) -> list[Embedded] | None:
-        """The embeddings of pictures, uint8 (H, W, 3), from one GPU call; None where none is to be had."""
-        try:
-            with closing(self._call(LEAST, pickle.dumps(pictures))) as answers:
-                return pickle.loads(next(answers))
-        except gr.Error as error:
-            log.warning("no GPU for SAM's image encoder, which runs on the CPU: %s", error)
-            return None
-
-    def _work(self, seconds: int, pickled: bytes) -> Iterator[bytes]:
-        """In the worker; as in `ZeroGPU`, without locks and caches."""
-        import torch
-
-        torch.set_num_threads(1)
-        self._segmenter.to(self._device)
-        yield pickle.dumps([self._segmenter.encode(pixels) for pixels in pickle.loads(pickled)])
-
-
-def encoding_seconds(segmenter: Segmenter) -> float:
-    """How long SAM's image encoder takes for a picture here, by the clock."""
-    began = time.perf_counter()
-    segmenter.encode(np.zeros((64, 64, 3), np.uint8))
-    return time.perf_counter() - began
-
-
 def split(stages: Sequence[Stage[object]]) -> Iterator[list[Stage[object]]]:
     """The stages of each booking."""
     place = {name: number for number, names in enumerate(BOOKINGS) for name in names}
@@ -174,11 +127,6 @@ def booked(stages: Sequence[Stage[object]], speeds: Mapping[str, float]) -> int:
     from layerdiffusion.cache import seconds_of
 
     return round(min(max(SETUP + SLACK * (seconds_of(stages, speeds) or 0.0), LEAST), MOST))
-
-
-def click_sentence(booking: int) -> str:
-    """What a visitor reads before the first click on a picture, which books so many seconds; empty for none."""
-    return f"The first click on a picture books {booking} seconds of GPU time." if booking else ""
 
 
 def quota_sentence(bookings: Sequence[int]) -> str:

@@ -1,6 +1,5 @@
 """The folder of an evaluation: a record is there whole or not at all, once, and a folder belongs to one run."""
 
-import json
 import math
 import os
 import subprocess
@@ -121,24 +120,6 @@ def test_no_name_leads_out_of_the_folder(tmp_path, name):
     assert {len(path.split("/")) for path in files(records)} == {3}
 
 
-def test_a_folder_of_an_earlier_version_is_read_and_goes_on(tmp_path):
-    """Which wrote "column", "says" and "columns"."""
-    old = {"edit": "e0", "column": "a", "says": "no subject term", "measures": [], "pictures": []}
-    (tmp_path / "records" / "e0").mkdir(parents=True)
-    (tmp_path / "records" / "e0" / "a.json").write_text(json.dumps(old))
-    renamed = {"variants": "columns", "descriptions": "says"}
-    manifest = {**MANIFEST, "commands": [], "descriptions": {"ours": "all three stages"}}
-    (tmp_path / "bench.json").write_text(json.dumps({renamed.get(k, k): v for k, v in manifest.items()}))
-    records = Records(tmp_path)
-    assert records.has("e0", "a") and records.manifest() == manifest
-    (read,) = records.read()
-    assert (read["variant"], read["description"]) == ("a", "no subject term") and "column" not in read
-    records.begin({**MANIFEST, "variants": {"b": {"method": "ours"}}, "descriptions": {}})
-    assert list(records.manifest()["variants"]) == ["ours", "a", "b"]
-    with pytest.raises(EditError, match="another variant “a”'s settings"):
-        records.begin({**MANIFEST, "variants": {"a": {"method": "ours", "settings": {}}}})
-
-
 def test_a_run_goes_on_and_may_grow_by_variants_and_edits(tmp_path):
     records = Records(tmp_path)
     records.begin(MANIFEST)
@@ -154,14 +135,6 @@ def test_a_run_goes_on_and_may_grow_by_variants_and_edits(tmp_path):
     assert list(found["variants"]) == ["ours", "a", "b"]
     assert list(found["edits"]) == ["e1", "e0", "e2"]
     assert found["commands"] == [MANIFEST["command"], "another"]
-
-
-def test_a_run_goes_on_when_settings_have_come_since(tmp_path):
-    records, model = Records(tmp_path), {**MANIFEST["model"], "defaults": {"alpha": 0.7}}
-    records.begin({**MANIFEST, "model": model})
-    records.begin({**MANIFEST, "model": {**model, "defaults": {"alpha": 0.7, "shape": "photo"}}})
-    with pytest.raises(EditError, match="defaults"):
-        records.begin({**MANIFEST, "model": {**model, "defaults": {"alpha": 0.5, "shape": "photo"}}})
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,18 @@ def test_a_swap_needs_a_subject_on_the_reference(client, files):
         ({"window": [0.5]}, r"window is \[0.5\]: it must be two shares from 0 to 1"),
         ({"window": {"x": 1}}, "it must be two shares"),
         ({"reference_window": [0, 1]}, "reference_window needs a reference"),
+        ({"prompt": 5}, "prompt is 5: it must be text"),
+        ({"object_prompt": ["a dog"]}, "object_prompt is .*: it must be text"),
+        ({"background": False}, "background is False: it must be text"),
+        ({"background_seed": 1.7}, "background_seed must be a whole number from 0 to 4294967295, not 1.7"),
+        ({"background_seed": "1"}, "background_seed must be a whole number"),
+        ({"background_seed": 10**400}, "background_seed must be a whole number"),
+        ({"settings": {"alpha": 10**400}}, "alpha must be a number from 0 to 1, not 1000"),
+        ({"settings": {"seeds": [10**400]}}, "seeds must be a whole number"),
+        ({"settings": "[" * 100_000}, "no JSON object"),
+        ({"placement": {"scale": -(10**400)}}, "scale must be"),
+        ({"window": [10**400, 0]}, "window must be a number from 0 to 1"),
+        ({"swap": "false"}, "swap is 'false': it must be true or false"),
     ],
 )
 def test_what_is_wrong_is_refused_in_a_sentence(client, files, changes, sentence):
@@ -155,6 +167,7 @@ def test_what_is_wrong_is_refused_in_a_sentence(client, files, changes, sentence
         ([[1, 1]] * 10_000, "at most 64"),
         ("<script>", "list of at most"),
         ([["a", 1]], "not on the picture"),
+        ([[10**400, 1]], "not on the picture"),
         ([1, 2], "pair"),
         ([], "No subject is clicked"),
         (None, "No subject is clicked"),
@@ -163,6 +176,18 @@ def test_what_is_wrong_is_refused_in_a_sentence(client, files, changes, sentence
 def test_points_that_are_none_are_refused_in_a_sentence(client, files, points, sentence):
     with pytest.raises(AppError, match=sentence):
         client.predict(handle_file(files["image"]), points, None, None, api_name="/segment")
+
+
+def test_a_reference_mask_without_a_reference_is_refused(client, files):
+    with pytest.raises(AppError, match="reference_mask needs a reference picture"):
+        edit(client, files, reference_mask=handle_file(files["mask"]))
+
+
+def test_what_is_no_text_is_refused_by_the_other_endpoints_too(client, files):
+    with pytest.raises(AppError, match="words is 5: it must be text"):
+        client.predict(handle_file(files["image"]), words=5, api_name="/segment")
+    with pytest.raises(AppError, match="prompt is 5: it must be text"):
+        client.predict(5, api_name="/split_prompt")
 
 
 def test_words_mark_a_subject_instead_of_points(client, page, files):

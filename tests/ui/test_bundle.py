@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save
 from tiny import QUICK, noise_picture
 
 from layerdiffusion.editor import Editor
@@ -142,6 +143,31 @@ def test_a_fully_tuned_subject_comes_back_from_its_zip_unless_it_is_too_large(ti
         save_subject(large, tiny_models, tmp_path / "large.zip")
 
 
+@pytest.mark.parametrize("prefix", ["./", "downloaded/", "a\\\\b\\\\", "x/y/"])
+def test_a_download_that_was_unpacked_and_zipped_again_opens(tiny_models, edit, result, prefix, tmp_path):
+    def again(path):
+        with zipfile.ZipFile(path) as archive:
+            files = {f"{prefix}{name}": archive.read(name) for name in archive.namelist()}
+        return open_bundle(zipped({"__MACOSX/._edit.json": b"\0", f"{prefix}.DS_Store": b"", **files}))
+
+    saved = dict(zip(result.seeds, save_pictures(result, tmp_path), strict=True))
+    opened = again(save_zip([result], saved, tmp_path / "all.zip"))
+    assert opened.recipe.edit == result.seen and set(opened.pictures) == set(result.seeds)
+    for tune in ("lora", "full"):
+        subject = Editor(tiny_models).subject(edit, replace(QUICK, tune=tune))
+        assert again(save_subject(subject, tiny_models, tmp_path / f"{tune}.zip")).subject.key == subject.key
+
+
+def test_a_kept_subject_opens_by_its_file_alone_and_from_a_zip_of_it_by_any_name(tiny_models, edit, tmp_path):
+    subject = Editor(tiny_models).subject(edit, replace(QUICK, tune="lora"))
+    file = subject.save(tmp_path / "rex.safetensors", tiny_models)
+    alone = open_bundle(file.read_bytes()).subject
+    assert all(torch.equal(alone.weights[name], weight) for name, weight in subject.weights.items())
+    beside = file.with_suffix(".embeddings.safetensors")
+    both = open_bundle(zipped({f"kept/{path.name}": path.read_bytes() for path in (file, beside)}))
+    assert both.subject.key == subject.key and both.recipe.edit == subject.recipe.edit
+
+
 def test_layers_come_as_the_model_saw_them_and_results_cut_out(result, tmp_path):
     subject = result.layers.object_mask
     cut_outs = [cut_out(image, subject) for image in result.images]
@@ -162,6 +188,12 @@ def test_an_edit_json_with_its_pictures_inside_is_enough(edit):
     assert opened.recipe.edit == edit and opened.recipe.model == "miniature" and not opened.pictures
 
 
+def test_what_an_editor_put_a_byte_order_mark_in_front_of_opens_as_it_is_and_in_a_zip(edit):
+    data = b"\xef\xbb\xbf" + _recipe(edit)
+    for content in (data, zipped({"edit.json": data})):
+        assert open_bundle(content).recipe.edit == edit
+
+
 def _recipe(edit, **changes) -> bytes:
     data = recipe_to_dict(edit, QUICK)
     data["edit"] |= changes
@@ -171,8 +203,14 @@ def _recipe(edit, **changes) -> bytes:
 BAD = {
     "nothing": lambda edit: b"",
     "text": lambda edit: b"hello",
+    "a safetensors file cut short": lambda edit: (99).to_bytes(8, "little") + b'{"a":',
+    "a safetensors file of something else": lambda edit: save({"a": torch.zeros(1)}),
+    "a zip of two subjects": lambda edit: zipped({"a.safetensors": b"", "b.safetensors": b""}),
     "binary": lambda edit: bytes(range(256)),
     "no recipe": lambda edit: b'{"a": 1}',
+    "a number of 5,000 digits": lambda edit: _recipe(edit, background_seed=7).replace(b": 7", b": " + b"9" * 5000),
+    "a number of 400 digits": lambda edit: _recipe(edit, background_seed=10**400),
+    "a model with a zero byte": lambda edit: _recipe(edit)[:-1] + b', "model": "a\\u0000b"}',
     "deep": lambda edit: b"[" * 100_000,
     "a plain picture": lambda edit: png_bytes(Image.new("RGB", (64, 64))),
     "half a picture": lambda edit: png_bytes(Image.new("RGB", (64, 64)))[:60],

@@ -21,7 +21,7 @@ from layerdiffusion.ui.options import PageOptions, parse_options
 from layerdiffusion.ui.widgets.cards import header
 
 ROOT = Path(__file__).resolve().parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "layerdiffusion/ui/README.md").read_text(encoding="utf-8")
 PREFIX = "/edits"
 
 
@@ -98,8 +98,8 @@ def test_there_is_a_login_where_the_space_has_one(monkeypatch):
         monkeypatch.setenv("OAUTH_CLIENT_ID", "an id")
 
 
-def test_the_dockerfile_of_the_readme_builds_on_what_is_there():
-    lines = re.search(r"```dockerfile\n(.*?)```", README, re.S).group(1).replace("\\\n", " ").strip().splitlines()
+def test_the_printed_dockerfile_builds_on_what_is_there():
+    lines = re.search(r"```dockerfile\n(.*?)```", PAGE, re.S).group(1).replace("\\\n", " ").strip().splitlines()
     steps = [line.split(maxsplit=1) for line in lines]
     named = {word: [rest for first, rest in steps if first == word] for word, _ in steps}
     assert len(lines) <= 10 and named["FROM"][0].startswith("python:3.1")
@@ -125,4 +125,4 @@ def test_the_command_line_runs_from_another_folder(tmp_path):
         timeout=120,
     )
     assert done.returncode == 0 and "edit" in done.stdout
-    assert "PYTHONPATH=/path/to/LayerDiffusion python -m layerdiffusion" in README
+    assert "PYTHONPATH=/path/to/LayerDiffusion python -m layerdiffusion" in PAGE

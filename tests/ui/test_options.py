@@ -10,6 +10,13 @@ def test_nothing_given_is_the_defaults():
     assert parse_options([]) == PageOptions()
 
 
+@pytest.mark.parametrize("port", ["http", "0x50", "²", "99999", "9" * 5000])
+def test_a_port_that_is_none_is_refused_in_gradios_own_variable_too(monkeypatch, port):
+    monkeypatch.setenv("GRADIO_SERVER_PORT", port)
+    with pytest.raises(EditError, match="GRADIO_SERVER_PORT"):
+        check_address(PageOptions())
+
+
 def test_every_option_is_a_flag_and_an_environment_variable(monkeypatch):
     flags = "--model m --sam s --device cpu --host h --port 81 --auth u:p --max-users 3 --cache-gb 0.5"
     flags += " --share --offline --compile"

@@ -88,9 +88,3 @@ def test_the_space_says_what_it_is_and_under_which_licence(front_matter):
     assert 0 < len(front_matter["short_description"]) <= 60, "the hub refuses longer ones"
     assert front_matter["license"] == "apache-2.0"
     assert "CompVis/stable-diffusion-v1-4" in front_matter["models"]
-
-
-def test_every_picture_and_file_the_readme_names_is_there():
-    links = re.findall(r"\]\((?!http|#)([^)\s]+)\)", TEXT)
-    assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []

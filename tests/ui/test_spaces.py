@@ -15,13 +15,11 @@ from layerdiffusion.edit import Edit
 from layerdiffusion.editor import Editor
 from layerdiffusion.engine import FittedEmbeddings, TunedWeights
 from layerdiffusion.errors import EditError, MaskError, SettingsError
-from layerdiffusion.models.sam import load_sam
-from layerdiffusion.models.segmenter import Segmenter
 from layerdiffusion.progress import Cancelled
 from layerdiffusion.settings import PAPER, Settings, preset
 from layerdiffusion.ui.backend import Backend
 from layerdiffusion.ui.options import PageOptions
-from layerdiffusion.ui.spaces import LEAST, MOST, SETUP, SLACK, UNIT, booked, click_sentence, quota_sentence, split
+from layerdiffusion.ui.spaces import LEAST, MOST, SETUP, SLACK, UNIT, booked, quota_sentence, split
 
 LONG = Settings(embedding_steps=400)  # some seconds of stage 1
 
@@ -53,15 +51,6 @@ def backend(lent, spaces) -> Backend:
     return lent[1]
 
 
-@pytest.fixture
-def slow(spaces, page_model, monkeypatch) -> Backend:
-    """One on whose CPU SAM's image encoder takes longer than a click may."""
-    monkeypatch.setattr("layerdiffusion.ui.backend.LONGEST_ENCODING", 0.0)
-    backend = Backend(PageOptions(model=str(page_model), offline=True))
-    backend.start()
-    return backend
-
-
 def visit(seed: int) -> Edit:
     mask = np.zeros((48, 48), bool)
     mask[12:36, 12:36] = True
@@ -90,7 +79,6 @@ def test_what_an_edit_costs_is_said_beside_what_a_visitor_has():
     assert quota_sentence([]) == ""
     assert "53 seconds of GPU time (43 + 10); without an account you have 120 a day" in quota_sentence([43, 10])
     assert "more than the 120 a day" in quota_sentence([120, 22]) and "log in" in quota_sentence([120, 22])
-    assert click_sentence(0) == "" and "books 10 seconds" in click_sentence(10)
     assert "choose Quick" in quota_sentence([300, 22])
 
 
@@ -132,48 +120,9 @@ def what_the_worker_holds() -> Iterator[tuple[int, list[bytes]]]:
     yield sum(each.cache_size for each in editors), [p.tobytes() for p in everything if type(p) is Image.Image]
 
 
-def test_a_picture_is_encoded_in_one_booking_and_clicks_book_nothing(slow, spaces, page_model):
-    assert slow.booking_of_a_click == LEAST and not spaces.calls
-    here = Segmenter(load_sam(page_model / "sam"))
-    first, second, third = (np.array(photo(64, 48, seed)) for seed in range(3))
-
-    def clicks_are_right(image: np.ndarray) -> None:
-        for point in ((20, 20), (40, 30)):
-            expected = here.candidates([point], image=image)
-            found = slow.candidates(image, [point], None, None)
-            assert all(np.array_equal(one.mask, other.mask) for one, other in zip(found, expected, strict=True))
-
-    clicks_are_right(first)
-    assert [(call.seconds, len(call.given)) for call in spaces.calls] == [(LEAST, 1)]
-    (before,) = spaces.ask(embeddings_in_the_worker)
-    clicks_are_right(second)
-    clicks_are_right(first)
-    assert len(spaces.calls) == 2 and spaces.forks == 1, "one for each picture, and the same worker"
-    assert spaces.ask(embeddings_in_the_worker) == [before], "nothing of a visitor's stays there"
-    slow.find(first, "a dog")
-    assert len(spaces.calls) == 2, "nor does a search by words book more"
-    spaces.left = 5.0
-    clicks_are_right(third)
-    assert len(spaces.calls) == 2, "without a quota it is the CPU that takes its time"
-
-
-def embeddings_in_the_worker() -> Iterator[int]:
-    yield sum(len(each._embeddings) for each in gc.get_objects() if type(each) is Segmenter)
-
-
-def test_the_subjects_of_an_edits_results_share_a_booking(slow, spaces):
-    result = run(slow, visit(1), Settings(seeds=(0, 1))).detailed()
-    assert [len(call.given) for call in spaces.calls] == [2, 1, 2] and spaces.calls[-1].seconds == LEAST
-    assert len(slow.cut_outs(result)) == 2  # of other pictures: the background's own detail is in them
-    assert len(spaces.calls) == 4 and len(spaces.calls[-1].given) == 2
-    again = run(slow, visit(1), Settings(seeds=(0, 1))).detailed()
-    assert len(spaces.calls) == 4
-    assert all(np.array_equal(a, b) for a, b in zip(result.images, again.images, strict=True))
-
-
-def test_where_the_cpu_is_quick_no_picture_books_anything(backend, spaces):
+def test_clicks_book_nothing(backend, spaces):
     backend.candidates(np.array(photo(48, 48, 9)), [(20, 20)], None, None)
-    assert backend.booking_of_a_click == 0 and not spaces.calls
+    assert not spaces.calls
 
 
 def test_bookings_follow_the_speed_that_was_seen(backend, spaces):

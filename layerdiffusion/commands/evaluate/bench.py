@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from layerdiffusion.baselines import BASELINES
 from layerdiffusion.commands.terminal import Seeds, assignments, with_changes
 from layerdiffusion.errors import EditError
 from layerdiffusion.evaluation.claims import BACKGROUND, CLIP, LIKENESS, OUTLINED, SATISFIED, BenchResults, kind_label
@@ -30,13 +31,12 @@ if TYPE_CHECKING:
     from layerdiffusion.evaluation.worker import Worker
 
 DINO, LPIPS_NETS = "facebook/dinov2-base", ("alex", "vgg", "squeeze")
-NOT_THE_RUNS = ("command", "measure", "run", "json", "ray", "workers")  # flags that change no number
 
 
 def add_bench_arguments(parser: argparse.ArgumentParser, model: str, seeds: int) -> None:
     """The flags that every bench has; `seeds` is how many it takes unless told otherwise."""
     add = parser.add_argument
-    methods = ["ours", "sdedit", "imagic", "pnp"]
+    methods = ["ours", *BASELINES]
     words = f'methods, default {",".join(methods)}; "" for rows alone'
     add("--methods", type=names, default=methods, metavar="NAME,…", help=words)
     words = "rows of Table 1, as in a-k, and ablations, as in layers-separate"
@@ -144,22 +144,7 @@ def table(bench: BenchResults) -> dict[str, dict[str, dict[str, list[float]]]]:
 
 def command_line(args: argparse.Namespace) -> str:
     """The command that makes the run's records, as a shell takes it."""
-    words = ["python", "-m", "layerdiffusion", "evaluate", args.measure]
-    for name, value in vars(args).items():
-        if name in NOT_THE_RUNS or value is None or value is False:
-            continue
-        flag = f"--{name.replace('_', '-')}"
-        if value is True:
-            words.append(flag)
-        elif name == "set":
-            words += [word for text in value for word in (flag, text)]
-        elif isinstance(value, dict):
-            words += [flag, ",".join(f"{key}={one}" for key, one in value.items())]
-        elif isinstance(value, list):
-            words += [flag, ",".join(map(str, value))] if value or name == "methods" else []
-        else:
-            words += [flag, str(value)]
-    return shlex.join(words)
+    return shlex.join(["python", "-m", "layerdiffusion", *args.argv])
 
 
 @contextmanager

@@ -33,8 +33,7 @@ def edit_counts(text: str) -> int | dict[str, int]:
 def run(args: argparse.Namespace) -> int:
     """Edit, measure, print and report; 0 when every record is there, 1 when some edits failed."""
     check(args)
-    if args.edits is None:
-        args.edits = TUNING if args.tuning else FULL  # so that the report's command has them
-    edits = (tuning_edits if args.tuning else toybench)(args.edits)
+    make, usual = (tuning_edits, TUNING) if args.tuning else (toybench, FULL)
+    edits = make(usual if args.edits is None else args.edits)
     name = "toybench, tuning edits" if args.tuning else "toybench"
     return run_and_report(args, name, edits, worker_loader(args, shape=not args.no_shape))

@@ -120,7 +120,7 @@ def _read_list(path: Path) -> list[tuple[str, str]]:
 
 def read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise EditError(f"There is no {path}; check the path.") from error
     except (OSError, ValueError, RecursionError) as error:

@@ -16,7 +16,7 @@ from layerdiffusion.ui.errors import friendly, warn
 from layerdiffusion.ui.handlers.events import QUIET
 from layerdiffusion.ui.page import Page
 from layerdiffusion.ui.session import Session, next_version
-from layerdiffusion.ui.spaces import click_sentence, quota_sentence
+from layerdiffusion.ui.spaces import quota_sentence
 from layerdiffusion.ui.widgets.board import board_update
 from layerdiffusion.ui.widgets.cards import EMPTY_SCENE
 from layerdiffusion.ui.widgets.dials import settings_of, shape_of
@@ -134,8 +134,7 @@ def plan(session: Session, words: Any, background: str, swap: bool, dials: Any, 
         cost = quota_sentence(backend.bookings(edit, settings))
         notes = [*backend.editor.warnings(edit), *([] if subject is None else [trained_note(subject.train_on)])]
     except EditError as error:
-        cost = "" if session.photo.marked else click_sentence(backend.booking_of_a_click)
-        return next_html(f"{error} {cost}".strip())
+        return next_html(str(error))
     return ready_html(statuses, seconds, len(settings.seeds), cost, need) + notes_html(notes)
 
 

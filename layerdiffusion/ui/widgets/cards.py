@@ -58,7 +58,11 @@ def header() -> Header:
         gr.HTML(f"<h1>Layer<b>Diffusion</b></h1><p>{TAGLINE}</p>", elem_classes=["ld-brand"])
         badge = gr.HTML("", elem_id="badge")
         restore = gr.UploadButton(
-            "Open a saved edit", type="binary", size="sm", elem_id="restore", file_types=[".json", ".zip", ".png"]
+            "Open a saved edit",
+            type="binary",
+            size="sm",
+            elem_id="restore",
+            file_types=[".json", ".zip", ".png", ".safetensors"],
         )
         if with_login():
             gr.LoginButton(size="sm", elem_id="login")

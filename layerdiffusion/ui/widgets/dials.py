@@ -139,7 +139,7 @@ def seeds_of(count: int, first: int, exact: str) -> tuple[int, ...]:
     """The seeds: those written out in `exact`, else `count` of them from `first` on."""
     if exact.strip():
         parts = [part for part in exact.replace(",", " ").split() if part]
-        if not all(part.isascii() and part.isdigit() for part in parts):
+        if not all(part.isascii() and part.isdigit() and len(part) <= 20 for part in parts):
             raise SettingsError(f"The seeds must be whole numbers with commas, as in 3, 17, not “{exact[:40]}”.")
         return tuple(int(part) for part in parts)
     return tuple(range(int(first), int(first) + int(count)))
