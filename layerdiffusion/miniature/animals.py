@@ -7,46 +7,19 @@ socks, a scarf) are clay on the body, placed along the back and across it, so th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 
 from layerdiffusion.miniature.clay import Colour, Limb, Point, ball, bounds, sculpt
+from layerdiffusion.miniature.skeleton import Build, Skeleton, from_point, skeleton, turned
 
-POSES = ("standing", "jumping", "lying", "sitting")
 MARKINGS = ("none", "spots", "saddle", "socks", "scarf")
 ACCENTS: tuple[Colour, ...] = ((250, 250, 250), (52, 46, 70), (40, 200, 210), (250, 130, 40))
 EYE: Colour = (34, 28, 38)
 WHITE: Colour = (255, 255, 255)
-NEAR, FAR = 0.12, -0.16  # the depths of the pair of legs in front and of the one behind
 CLEAR = 130.0  # least distance between an accent and the paint beneath it, in sRGB
-
-
-@dataclass(frozen=True)
-class Build:
-    """The proportions of an animal, in units; the body's `length` runs from hip to shoulder."""
-
-    natural: Colour
-    length: float = 0.66
-    rump: float = 0.26  # the body's radius at the hip
-    chest: float = 0.26  # and at the shoulder
-    leg: float = 0.34  # from the ground to the belly
-    thick: float = 0.115  # a leg's radius
-    foot: float = 0.125
-    neck: float = 0.22  # its length
-    neck_angle: float = 52
-    neck_radius: float = 0.17
-    head: float = 0.25
-    snout: float = 0.16
-    snout_radius: float = 0.125
-    ears: str = "floppy"
-    tail: tuple[float, float, float] = (0.34, 50, 0.085)  # length, angle above the back, radius
-    extra: str = ""
-    face: Colour | None = None  # of head, ears and legs, where it isn't the body's
 
 
 ANIMALS: dict[str, Build] = {
@@ -105,134 +78,6 @@ ANIMALS: dict[str, Build] = {
 }  # fmt: skip
 
 
-class Leg(NamedTuple):
-    """The joints of a leg from the body down, and the depth that it lies at."""
-
-    top: Point
-    knee: Point
-    heel: Point
-    toe: Point
-    depth: float
-
-
-@dataclass(frozen=True)
-class Skeleton:
-    """Where the joints are: points in units, angles in degrees, counterclockwise from facing right."""
-
-    hip: Point
-    shoulder: Point
-    tilt: float  # of the back
-    legs: tuple[Leg, ...]  # those behind first
-    thighs: tuple[tuple[Point, float], ...]  # of folded hind legs: the knee and the depth
-    nape: Point
-    head: Point
-    neck_angle: float
-    head_turn: float
-    tail_root: Point
-    tail_angle: float
-
-
-Sway = Callable[[float], float]  # a number between −a and a, which makes each figure a little different
-
-
-def _turned(x: float, y: float, angle: float) -> Point:
-    c, s = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-    return c * x - s * y, s * x + c * y
-
-
-def _from(point: Point, length: float, angle: float) -> Point:
-    dx, dy = _turned(length, 0, angle)
-    return point[0] + dx, point[1] + dy
-
-
-def skeleton(k: Build, pose: str, sway: Sway) -> Skeleton:
-    """The joints of an animal of these proportions in that pose."""
-    if pose == "standing":
-        tilt, hip = sway(2), (-k.length / 2, k.leg + k.rump * 0.85)
-        shoulder = (k.length / 2, k.leg + k.chest * 0.85 + sway(0.02))
-    elif pose == "jumping":
-        tilt, hip = 22 + sway(4), (-k.length / 2, 0.8)
-        shoulder = _from(hip, k.length, tilt)
-    elif pose == "lying":
-        tilt, hip = sway(1.5), (-k.length / 2, k.rump * 0.9)
-        shoulder = (k.length / 2, k.chest * 0.95)
-    else:
-        tilt, hip = 52 + sway(4), (-0.2, k.rump * 0.92)
-        shoulder = _from(hip, k.length, tilt)
-    legs: list[Leg] = []
-    thighs: list[tuple[Point, float]] = []
-    for depth, inward in ((FAR, 0.15), (NEAR, 0.0)):  # the legs behind show further inward
-        legs += LEGS[pose](k, hip, shoulder, depth, inward, sway)
-        if pose == "lying":
-            thighs.append(((hip[0] + 0.08 + inward, k.rump * 0.72), depth + 0.06))
-        if pose == "sitting":
-            thighs.append(((hip[0] + 0.12 + 0.6 * inward, hip[1] + 0.02), depth))
-
-    lift = {"standing": 0, "jumping": -6, "lying": -4, "sitting": 12}[pose]
-    neck_angle = k.neck_angle + lift + sway(4)
-    nape = _from(shoulder, k.chest * 0.35, tilt * 0.4 + 20)
-    head = _from(nape, k.neck + k.chest * 0.2, neck_angle)
-    turn = (-10 if k.neck > 0.4 else -4) + sway(4) + (10 if pose == "jumping" else 0)
-    _, angle, radius = k.tail
-    if pose == "sitting":  # it lies on the ground behind
-        tail_root, tail_angle = (hip[0] - k.rump * 0.8, radius + 0.02), 168.0 if angle > 0 else 176.0
-    else:
-        tail_root = _from(hip, k.rump * 0.8, 180 + tilt - (28 if angle > 0 else 12))
-        tail_angle = 180 - angle + tilt
-    return Skeleton(
-        hip, shoulder, tilt, tuple(legs), tuple(thighs), nape, head, neck_angle, turn, tail_root, tail_angle
-    )
-
-
-def _sole(k: Build) -> float:
-    """The height of a foot's middle on the ground."""
-    return k.foot * 0.92
-
-
-def _standing(k: Build, hip: Point, shoulder: Point, depth: float, inward: float, sway: Sway) -> list[Leg]:
-    legs = []
-    for (joint_x, joint_y), side in ((hip, 1), (shoulder, -1)):
-        x = joint_x + side * (inward - 0.02) + sway(0.02)
-        legs.append(Leg((x, joint_y - 0.1), (x, k.leg * 0.55), (x, _sole(k)), (x + 0.07, _sole(k)), depth))
-    return legs
-
-
-def _jumping(k: Build, hip: Point, shoulder: Point, depth: float, inward: float, sway: Sway) -> list[Leg]:
-    """Hind legs stretched behind, forelegs ahead."""
-    legs = []
-    for joint, girth, angle, bend in (
-        (hip, k.rump, -146 + 130 * inward, -14),
-        (shoulder, k.chest, -16 - 190 * inward, -16),
-    ):
-        angle += sway(5)
-        knee = _from(joint, k.leg * 0.5 + 0.1 + 0.55 * girth, angle)
-        heel = _from(knee, k.leg * 0.5, angle + bend)
-        legs.append(Leg(joint, knee, heel, _from(heel, 0.06, angle + bend), depth))
-    return legs
-
-
-def _lying(k: Build, hip: Point, shoulder: Point, depth: float, inward: float, sway: Sway) -> list[Leg]:
-    """Forelegs on the ground ahead; of the folded hind legs, the feet."""
-    y, reach = _sole(k), 0.30 + k.leg * 0.55
-    x = shoulder[0] + k.chest * 0.3 + 0.5 * inward
-    top = (shoulder[0], shoulder[1] - 0.3 * k.chest)
-    fore = Leg(top, (x, y), (x + reach + sway(0.02), y), (x + reach + 0.06, y), depth)
-    x, reach = hip[0] + 0.1 + 0.5 * inward, 0.16 + k.leg * 0.5
-    return [fore, Leg((x, y), (x, y), (x + reach, y), (x + reach + 0.06, y), depth + 0.12)]
-
-
-def _sitting(k: Build, hip: Point, shoulder: Point, depth: float, inward: float, sway: Sway) -> list[Leg]:
-    """Forelegs upright under the shoulder; of the folded hind legs, the feet."""
-    y, x = _sole(k), shoulder[0] + 0.10 + 0.8 * inward
-    knee = (shoulder[0] + 0.06 + 0.4 * inward, shoulder[1] * 0.5)
-    fore = Leg(shoulder, knee, (x, y), (x + 0.07, y), depth)
-    x = hip[0] + 0.06 + 0.6 * inward
-    return [fore, Leg((x, y), (x, y), (x + 0.26, y), (x + 0.34, y), depth + 0.12)]
-
-
-LEGS = {"standing": _standing, "jumping": _jumping, "lying": _lying, "sitting": _sitting}
-
-
 def shaded(colour: Colour, share: float, towards: Colour = (40, 30, 40)) -> Colour:
     """The colour taken `share` of the way to another."""
     r, g, b = (c + (t - c) * share for c, t in zip(colour, towards, strict=True))
@@ -273,16 +118,16 @@ def figure(
 
 def _tail(k: Build, bones: Skeleton, base: Colour, dark: Colour, curled: bool) -> list[Limb]:
     length, _, radius = k.tail
-    tip = _from(bones.tail_root, length, bones.tail_angle)
+    tip = from_point(bones.tail_root, length, bones.tail_angle)
     tip = (tip[0], max(tip[1], radius * 0.7))
     limbs = [Limb(bones.tail_root, radius * 1.1, tip, radius * (0.3 if k.extra == "spikes" else 0.85), -0.05, base)]
     if k.extra == "long tail":
-        end = _from(tip, length * 0.9, bones.tail_angle - (70 if curled else 38))
+        end = from_point(tip, length * 0.9, bones.tail_angle - (70 if curled else 38))
         limbs.append(Limb(tip, radius * 0.85, end, radius * 0.8, -0.05, base))
     if k.extra == "lion":
         limbs.append(ball(tip, 0.12, -0.02, dark))
     if k.extra == "curl":
-        limbs.append(ball(_from(tip, 0.1, bones.tail_angle - 80), radius, -0.03, base))
+        limbs.append(ball(from_point(tip, 0.1, bones.tail_angle - 80), radius, -0.03, base))
     return limbs
 
 
@@ -309,7 +154,7 @@ def _on_back(bones: Skeleton, along: float, across: float) -> Point:
     """The point `along` (0 at the hip, 1 at the shoulder) the back and `across` it, towards the back's top."""
     (x0, y0), (x1, y1) = bones.hip, bones.shoulder
     angle = math.degrees(math.atan2(y1 - y0, x1 - x0))
-    dx, dy = _turned(0, across, angle)
+    dx, dy = turned(0, across, angle)
     return x0 + along * (x1 - x0) + dx, y0 + along * (y1 - y0) + dy
 
 
@@ -333,9 +178,9 @@ def _marks(k: Build, bones: Skeleton, marking: str, accent: Colour, looks: np.ra
 
 def _scarf(k: Build, bones: Skeleton, accent: Colour) -> list[Limb]:
     """A ring around the neck, with an end that hangs down."""
-    low = _from(bones.nape, k.neck * 0.25 + k.chest * 0.1, bones.neck_angle)
-    high = _from(low, 0.09, bones.neck_angle)
-    front = _from(low, k.neck_radius * 0.75, bones.neck_angle - 90)
+    low = from_point(bones.nape, k.neck * 0.25 + k.chest * 0.1, bones.neck_angle)
+    high = from_point(low, 0.09, bones.neck_angle)
+    front = from_point(low, k.neck_radius * 0.75, bones.neck_angle - 90)
     return [
         Limb(low, k.neck_radius * 1.2, high, k.neck_radius * 1.15, 0.06, accent),
         Limb(front, 0.075, (front[0] + 0.02, front[1] - 0.2), 0.09, 0.2, accent),
@@ -356,8 +201,8 @@ def _humps(k: Build, bones: Skeleton, base: Colour) -> list[Limb]:
 
 def _along_neck(k: Build, bones: Skeleton, share: float, out: float) -> Point:
     """The point at that share of the neck's length, `out` of its middle towards its back."""
-    middle = _from(bones.nape, share * (k.neck + k.chest * 0.2), bones.neck_angle)
-    return _from(middle, out, bones.neck_angle + 90)
+    middle = from_point(bones.nape, share * (k.neck + k.chest * 0.2), bones.neck_angle)
+    return from_point(middle, out, bones.neck_angle + 90)
 
 
 def _spikes(k: Build, bones: Skeleton, base: Colour) -> list[Limb]:
@@ -365,7 +210,7 @@ def _spikes(k: Build, bones: Skeleton, base: Colour) -> list[Limb]:
     spikes = [(_on_back(bones, u, back), _on_back(bones, u - 0.05, back + 0.26)) for u in (-0.05, 0.4, 0.85)]
     for share in (0.35, 0.85):
         foot = _along_neck(k, bones, share, k.neck_radius * 0.8)
-        spikes.append((foot, _from(foot, 0.2, bones.neck_angle + 100)))
+        spikes.append((foot, from_point(foot, 0.2, bones.neck_angle + 100)))
     return [Limb(foot, 0.14, tip, 0.05, -0.02, shaded(base, 0.55)) for foot, tip in spikes]
 
 
@@ -396,13 +241,15 @@ def _head(k: Build, bones: Skeleton, face: Colour, dark: Colour, wool: Colour) -
 
     def at(x: float, y: float) -> Point:
         """A place in head radii, turned with the head."""
-        dx, dy = _turned(x * r, y * r, bones.head_turn)
+        dx, dy = turned(x * r, y * r, bones.head_turn)
         return bones.head[0] + dx, bones.head[1] + dy
 
     limbs: list[Limb] = []
     if k.extra == "lion":
         around = range(40, 330, 29)
-        limbs += [ball(_from(bones.head, r * 0.95, angle + bones.head_turn), 0.17, -0.06, dark) for angle in around]
+        limbs += [
+            ball(from_point(bones.head, r * 0.95, angle + bones.head_turn), 0.17, -0.06, dark) for angle in around
+        ]
     if k.extra == "mane":
         limbs += [ball(_along_neck(k, bones, share, k.neck_radius * 0.85), 0.11, 0.0, dark) for share in MANE]
         limbs.append(Limb(at(-0.3, 0.9), 0.1, at(0.35, 0.85), 0.08, 0.12, dark))

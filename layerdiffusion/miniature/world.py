@@ -14,11 +14,12 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from layerdiffusion.miniature import animals
-from layerdiffusion.miniature.animals import MARKINGS, POSES, silhouette
+from layerdiffusion.miniature.animals import MARKINGS, silhouette
 from layerdiffusion.miniature.captions import describe
 from layerdiffusion.miniature.clay import Colour
 from layerdiffusion.miniature.places import GROUND, draw_place
 from layerdiffusion.miniature.places import PLACES as _PLACES
+from layerdiffusion.miniature.skeleton import POSES
 
 __all__ = ["MARKINGS", "POSES", "draw", "draw_attributes", "held_out", "silhouette", "Scene"]
 
