@@ -39,6 +39,7 @@ STEPS, GUIDANCE, BATCH = 50, 3.0, 25
 CURVE_STEPS, CURVE_SEED = 25, 100_000
 LEAST_AREA = 60  # pixels; a smaller cut-out is no subject
 CELL = 8  # pixels a cell of the judge's mask
+EDGE = 2  # pixels by which SAM's edges may be off
 LEAST_CELLS = 3  # a smaller speck of the judge's mask is no second subject
 SPLITS = 16  # ways to halve the drawn scenes
 
@@ -62,8 +63,8 @@ class Shape:
 class ShapeMeasure:
     """Cuts subjects out and compares their outlines with the silhouettes that captions ask for.
 
-    The subject is cut out in several ways (SAM from a box and from a click, GrabCut by colours and edges), and the
-    cut-out that comes nearest counts. The judge says where to look; what it reads there isn't used.
+    The subject is cut out in several ways (SAM from a box and from a click, GrabCut from the box's mask and from the
+    judge's), and the cut-out that comes nearest counts. The judge says where to look; what it reads there isn't used.
     """
 
     def __init__(self, judge: Judge, sam: nn.Module):
@@ -96,8 +97,9 @@ class ShapeMeasure:
         box = [float(edge) for edge in (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)]
         click = [innermost(where)]
         self.segmenter.set_image(picture)
-        found = [by_colour(picture, where), self.segmenter.mask(box=box), self.segmenter.mask(click, [1], box)]
-        found += [candidate.mask for candidate in self.segmenter.candidates(click, [1])]
+        boxed = self.segmenter.mask(box=box)
+        found = [boxed, by_colour(picture, boxed, EDGE), by_colour(picture, where, CELL // 2)]
+        found += [self.segmenter.mask(click, [1], box), *(each.mask for each in self.segmenter.candidates(click, [1]))]
         return [mask for mask in distinct(found) if mask.sum() >= LEAST_AREA]
 
 

@@ -49,16 +49,21 @@ def _resized(mask: np.ndarray, scale: float) -> np.ndarray:
     return np.asarray(Image.fromarray(mask).convert("L").resize((width, height), Image.Resampling.BOX)) > 127
 
 
-def by_colour(picture: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """GrabCut from a rough mask: colours inside against colours outside, cut along edges. bool (H, W)."""
-    core = cv2.erode(where.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
-    reach = cv2.dilate(where.astype(np.uint8), np.ones((25, 25), np.uint8)) > 0
+def by_colour(picture: np.ndarray, where: np.ndarray, margin: int) -> np.ndarray:
+    """GrabCut from a rough mask: colours inside against colours outside, cut along edges. bool (H, W).
+
+    `margin`: how many pixels within the mask's edge may turn out to be outside; without, twice as many may be inside.
+    """
+    core, reach = (
+        change(where.astype(np.uint8), np.ones((2 * pixels + 1, 2 * pixels + 1), np.uint8)) > 0
+        for change, pixels in ((cv2.erode, margin), (cv2.dilate, 2 * margin))
+    )
+    if reach.all() or not where.any():
+        return where
     labels = np.full(where.shape, cv2.GC_BGD, np.uint8)
     labels[reach] = cv2.GC_PR_BGD
     labels[where] = cv2.GC_PR_FGD
     labels[core] = cv2.GC_FGD
-    if reach.all():
-        return where
     cv2.setRNGSeed(0)
     inside, outside = np.zeros((1, 65)), np.zeros((1, 65))  # the models of the colours, which it fills
     cv2.grabCut(np.ascontiguousarray(picture[..., ::-1]), labels, None, inside, outside, 4, cv2.GC_INIT_WITH_MASK)  # type: ignore[call-overload]  # no rectangle is wanted beside the mask

@@ -72,8 +72,12 @@ def test_a_rough_mask_becomes_the_shape_of_one_colour():
     picture = np.where(disc[..., None], (200, 40, 40), (60, 160, 220)).astype(np.uint8)
     rough = np.zeros((128, 128), bool)
     rough[48:92, 40:84] = True
-    found = by_colour(picture, rough)
+    found = by_colour(picture, rough, 8)
     assert (found & disc).sum() > 0.97 * (found | disc).sum()
+
+
+def test_nothing_is_cut_out_of_an_empty_mask():
+    assert not by_colour(np.zeros((128, 128, 3), np.uint8), np.zeros((128, 128), bool), 4).any()
 
 
 def test_the_innermost_pixel_is_in_the_widest_part():
