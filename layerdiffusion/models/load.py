@@ -74,7 +74,7 @@ class Models:
     family: StableDiffusion  # how its words become what `unet` is asked with
     scheduler: Any  # a DDIMScheduler with the model's own noise schedule; not to be stepped
     profile: Profile
-    own: Settings  # the model's recommended ones, every field set
+    model_defaults: Settings  # the model's recommended ones, every field set
     defaults: Settings  # what an edit takes by itself: the same, or quicker ones where memory is short
     size: int
     quick: Settings | None = None  # what its own quick preset sets, where it has one
@@ -284,7 +284,7 @@ def assemble(
         profile = _for_xl(profile, size / native)
         if size < 0.75 * native:
             notice = f"SDXL was trained on pictures of {native} pixels; at {size} they come out cropped or simplified."
-    own, quick = _own_settings(folder, parts.family)
+    model_defaults, quick = _model_settings(folder, parts.family)
     models = Models(
         name=name,
         folder=folder,
@@ -293,9 +293,9 @@ def assemble(
         **_place(parts.unet, profile),
         scheduler=parts.scheduler,
         profile=profile,
-        own=own,
+        model_defaults=model_defaults,
         quick=quick,
-        defaults=own,
+        defaults=model_defaults,
         size=size,
         notice=notice,
     )
@@ -340,7 +340,7 @@ def _moved(tensor: Tensor, profile: Profile) -> Tensor:
     return torch.nn.Parameter(moved, requires_grad=False) if isinstance(tensor, torch.nn.Parameter) else moved
 
 
-def _own_settings(folder: Path, family: StableDiffusion) -> tuple[Settings, Settings | None]:
+def _model_settings(folder: Path, family: StableDiffusion) -> tuple[Settings, Settings | None]:
     """The settings in the model's folder over its family's and the paper's, and its own quick ones."""
     path = folder / "settings.json"
     own, quick = Settings(), None

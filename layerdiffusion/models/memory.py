@@ -31,7 +31,7 @@ class Placed(Protocol):
     unet: Network
     family: StableDiffusion
     profile: Profile
-    own: Settings
+    model_defaults: Settings
     quick: Settings | None
 
     @property
@@ -70,7 +70,7 @@ def predicted_need(models: Placed, settings: Settings) -> Need | None:
     if profile.memory is None:
         return None
     resident = sum(parameter.nbytes for network in models.networks for parameter in network.parameters())
-    saving = profile.low_memory or settings.tune != models.own.tune == "full"
+    saving = profile.low_memory or settings.tune != models.model_defaults.tune == "full"
     peak = resident + _working(models, settings, profile) + CONTEXT + CLIP + profile.segmenter_bytes
     return Need(int(peak), profile.memory, saving)
 
@@ -94,21 +94,20 @@ def fitting_settings(models: Placed) -> Settings:
     """What an edit takes by itself: the model's own settings; where memory is short the first that fit of these, with
     8-bit Adam, and of the quick ones.
     """
-    own, profile = models.own, models.profile
-    if not profile.low_memory:
-        return own
-    return _first_fitting(models, ([own] if profile.eight_bit_adam else []) + _quick_ways(models))
+    if not models.profile.low_memory:
+        return models.model_defaults
+    eight_bit = [models.model_defaults] if models.profile.eight_bit_adam else []
+    return _first_fitting(models, eight_bit + _quick_ways(models))
 
 
 def fitting_preset(models: Placed, name: str) -> Settings:
     """The settings of a preset for these models, as `preset` has them; "quick" with as many draws a step as fit."""
-    return _first_fitting(models, _quick_ways(models)) if name == "quick" else preset(name, models.own)
+    return _first_fitting(models, _quick_ways(models)) if name == "quick" else preset(name, models.model_defaults)
 
 
 def _quick_ways(models: Placed) -> list[Settings]:
     """The quick settings, and the same with fewer draws a step in as many more steps."""
-    own = models.own
-    quick, ways = preset("quick", own, models.quick), []
+    quick, ways = preset("quick", models.model_defaults, models.quick), []
     for share in (share for share in (1, 2, 4) if share <= quick.draws):
         steps = {name: share * getattr(quick, name) for name in ("embedding_steps", "finetune_steps")}
         ways.append(replace(quick, draws=quick.draws // share, **steps))

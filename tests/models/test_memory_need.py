@@ -47,7 +47,7 @@ def on(networks):
             unet=networks[0],
             latent_shape=(4, 64, 64),
             profile=profile,
-            own=PAPER,
+            model_defaults=PAPER,
             quick=None,
         )
 
@@ -128,7 +128,7 @@ def xl_on(xl_models, monkeypatch):
 @pytest.mark.parametrize(("gib", "draws"), [(16, 2), (24, 4), (80, 4)])
 def test_sdxls_quick_preset_has_the_draws_that_fit_the_card_in_as_many_more_steps(xl_on, gib, draws):
     models = xl_on(gib)
-    quick, as_it_is = models.preset("quick"), preset("quick", models.own)
+    quick, as_it_is = models.preset("quick"), preset("quick", models.model_defaults)
     assert quick.draws == draws and quick.tune == "lora"
     assert quick.finetune_steps * draws == as_it_is.finetune_steps * as_it_is.draws
     models.check(quick)
