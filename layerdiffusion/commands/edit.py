@@ -9,8 +9,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from layerdiffusion.commands.bars import Bars
 from layerdiffusion.commands.terminal import (
-    Bars,
     Seeds,
     add_lora,
     add_setting,
@@ -299,7 +299,7 @@ def _report(args: argparse.Namespace, result: Result, folder: Path) -> None:
         "losses": {stage: [finite_or_none(loss) for loss in losses] for stage, losses in result.losses.items()},
         "warnings": list(result.warnings),
     }
-    print(json.dumps(report, ensure_ascii=False, allow_nan=False))
+    print(json.dumps(report, allow_nan=False))
 
 
 def _say(args: argparse.Namespace, sentence: str) -> None:
