@@ -39,7 +39,7 @@ from layerdiffusion.settings import SAMPLING, Limit
 from layerdiffusion.task import Task
 
 if TYPE_CHECKING:
-    from layerdiffusion.models.load import Models
+    from layerdiffusion.models.models import Models
 
 SELF_ATTENTION = r"up_blocks\.(\d+)\.attentions\.(\d+)\.transformer_blocks\.\d+\.attn1"
 

@@ -114,11 +114,12 @@ def run(args: argparse.Namespace) -> int:
     # What can be refused without a model has been; from here on it takes time.
     from layerdiffusion.editor import Editor
     from layerdiffusion.models.load import load_models
+    from layerdiffusion.models.memory import fitting_preset
     from layerdiffusion.progress import Cancelled
 
     name = given.get("model") or (recipe and recipe.model) or "auto"
     models = load_models(name, args.device, loras=given.get("lora", ()))
-    several = models.preset(PRESET_FLAGS[given["preset"]]).to_dict() if "preset" in given else {}
+    several = fitting_preset(models, PRESET_FLAGS[given["preset"]]).to_dict() if "preset" in given else {}
     several.pop("seeds", None)
     settings = Settings.from_dict({**(recipe.settings.to_dict() if recipe else {}), **several, **settings.to_dict()})
     if recipe is None:

@@ -29,7 +29,7 @@ from layerdiffusion.ui.spaces import (
 if TYPE_CHECKING:
     from layerdiffusion.editor import Editor
     from layerdiffusion.images.layers import Layers
-    from layerdiffusion.models.load import Models
+    from layerdiffusion.models.models import Models
 
 GIB = 2**30
 PATIENCE = 600  # seconds to wait for a model to load, hub downloads included
@@ -155,9 +155,11 @@ class Backend:
 
     def preset(self, name: str) -> Settings:
         """The settings of a preset for the model, or, before it is loaded, for what it will be as far as is known."""
-        return (
-            self.editor.models.preset(name) if self.ready else preset(name, self.model_defaults(), self._embedded()[1])
-        )
+        if not self.ready:
+            return preset(name, self.model_defaults(), self._embedded()[1])
+        from layerdiffusion.models.memory import fitting_preset
+
+        return fitting_preset(self.editor.models, name)
 
     def bookings(self, edit: Edit, settings: Settings) -> list[int]:
         """The seconds of each GPU call that the edit would book now; none where no GPU is lent."""

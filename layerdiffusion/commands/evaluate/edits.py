@@ -41,12 +41,13 @@ def run(args: argparse.Namespace) -> int:
     if changes:
         raise EditError(f"--set is of {next(iter(changes))}, but only settings can be changed here: NAME=VALUE.")
     from layerdiffusion.evaluation.worker import Worker
+    from layerdiffusion.models.memory import fitting_preset
 
     worker = Worker.load(args.model)
     if worker.measures.shapes is None:
         raise EditError(f"The model {worker.models.name} has no judge and SAM to measure with; use the miniature.")
     if args.preset:
-        preset = worker.models.preset(PRESET_FLAGS[args.preset])
+        preset = fitting_preset(worker.models, PRESET_FLAGS[args.preset])
         settings = Settings.from_dict(preset.to_dict() | settings.to_dict())
     found, rows = [], []
     edits = pose_edits(args.edits, POSE_TUNING_SEED if args.tuning else POSE_SEED)
