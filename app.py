@@ -3,6 +3,7 @@
 import os
 import sys
 
+from layerdiffusion.console import replace_what_cannot_be_shown
 from layerdiffusion.errors import EditError
 from layerdiffusion.threads import share_cores
 from layerdiffusion.ui.options import check_address, parse_options
@@ -10,6 +11,7 @@ from layerdiffusion.ui.options import check_address, parse_options
 
 def main() -> int:
     """Serve the page until Ctrl-C; 2 is an address that can't be listened on."""
+    replace_what_cannot_be_shown()
     share_cores()
     options = parse_options()
     if options.offline:  # before any library looks

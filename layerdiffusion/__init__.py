@@ -7,7 +7,8 @@ if TYPE_CHECKING:
     from layerdiffusion.edit import Edit, Placement
     from layerdiffusion.editor import Editor
     from layerdiffusion.errors import EditError
-    from layerdiffusion.models.load import Models, load_models
+    from layerdiffusion.models.load import load_models
+    from layerdiffusion.models.models import Models
     from layerdiffusion.progress import Cancelled, Progress
     from layerdiffusion.recipe import load_recipe, save_recipe
     from layerdiffusion.result import Result
@@ -33,7 +34,7 @@ _HOMES = {
     "Edit": "edit",
     "EditError": "errors",
     "Editor": "editor",
-    "Models": "models.load",
+    "Models": "models.models",
     "Placement": "edit",
     "Progress": "progress",
     "Result": "result",

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from layerdiffusion.commands.terminal import Parser
+from layerdiffusion.console import replace_what_cannot_be_shown
 from layerdiffusion.errors import EditError
 from layerdiffusion.threads import share_cores
 
@@ -21,6 +22,7 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; 0 is success, 2 bad input, 130 an edit interrupted with Ctrl-C."""
+    replace_what_cannot_be_shown()
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         args = _parse(argv)
@@ -45,7 +47,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 
 def _refuse(sentence: str, status: int, argv: list[str]) -> int:
     if "--json" in argv:
-        print(json.dumps({"error": sentence}, ensure_ascii=False))
+        print(json.dumps({"error": sentence}))
     else:
         print(f"layerdiffusion: {sentence}", file=sys.stderr)
     return status

@@ -14,7 +14,7 @@ from layerdiffusion.edit import Edit
 from layerdiffusion.images.layers import Layers
 from layerdiffusion.images.masks import Mask
 from layerdiffusion.models.find import find_again
-from layerdiffusion.models.load import Models
+from layerdiffusion.models.models import Models
 from layerdiffusion.prompts import subject_noun
 
 FOUND = 32  # masks of results' subjects that are cached

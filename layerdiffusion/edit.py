@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image
@@ -27,6 +27,7 @@ PLACEMENT = {
 }
 
 
+LEFT_OUT = cast(str, None)  # a field that follows from the others, as `Edit` describes; no finished `Edit` has it
 ADDED = ("object_alpha", "background_alpha", "object_window", "background_window")  # since version 2 of recipes
 
 
@@ -83,11 +84,10 @@ class Edit:
     object_mask: np.ndarray  # True on the subject that is kept
     background_image: Image.Image | None = None
     background_mask: np.ndarray | None = None  # True on the reference's own subject; None: all of it is background
-    # Left out, these follow from the others, as said above.
-    prompt: str = None  # type: ignore[assignment]
-    object_prompt: str = None  # type: ignore[assignment]
-    background_prompt: str = None  # type: ignore[assignment]
-    background: str = None  # type: ignore[assignment]
+    prompt: str = LEFT_OUT
+    object_prompt: str = LEFT_OUT
+    background_prompt: str = LEFT_OUT
+    background: str = LEFT_OUT  # one of BACKGROUNDS
     background_seed: int = 0
     placement: Placement = Placement()
     object_alpha: np.ndarray | None = None  # uint8 (H, W), of a soft object_mask, which is True from 128 on

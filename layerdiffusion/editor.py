@@ -23,8 +23,8 @@ from layerdiffusion.images.layers import Layers, lay_out, seen
 from layerdiffusion.images.masks import Mask, cut_out
 from layerdiffusion.method.embeddings import edit_embedding
 from layerdiffusion.method.layerdiffusion import generate_background
-from layerdiffusion.models.load import Models
-from layerdiffusion.models.memory import Need, predicted_need
+from layerdiffusion.models.memory import Need, check_need, predicted_need
+from layerdiffusion.models.models import Models
 from layerdiffusion.models.profile import GIB
 from layerdiffusion.progress import OnProgress, Reporter
 from layerdiffusion.prompts import prompt_notes
@@ -146,7 +146,7 @@ class Editor:
         models, run = self.models, Run()
         check_options(method, options)
         settings = (settings or Settings()).resolve(models.defaults)
-        models.check(settings)
+        check_need(models, settings)
         if method != OWN:
             options = options_for(method, models) if options is None else options.resolve(models.defaults)
         if subject is not None:
@@ -255,7 +255,7 @@ class Editor:
     def need(self, settings: Settings | None = None) -> Need | None:
         """What an edit takes of the device's memory, where that is known. Raises `TooLarge` where it can't fit."""
         settings = (settings or Settings()).resolve(self.models.defaults)
-        self.models.check(settings)
+        check_need(self.models, settings)
         return predicted_need(self.models, settings)
 
     def measure(self) -> None:

@@ -23,7 +23,7 @@ from layerdiffusion.models.tuning import TunedNetwork, Weights, in_precision, wi
 from layerdiffusion.progress import Cancelled, OnStep, Reporter
 
 if TYPE_CHECKING:
-    from layerdiffusion.models.load import Models
+    from layerdiffusion.models.models import Models
 
 CHECKPOINTED = "Stage 2 ran out of memory and ran again with gradient checkpointing: slower, the same pictures."
 AS_LORA = "Stage 2 ran out of memory and ran again as LoRA: a small addition was trained in place of the whole model."

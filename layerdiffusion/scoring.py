@@ -13,7 +13,7 @@ from layerdiffusion.images.layers import Layers
 from layerdiffusion.images.masks import grow
 
 if TYPE_CHECKING:
-    from layerdiffusion.models.load import Models
+    from layerdiffusion.models.models import Models
     from layerdiffusion.models.segmenter import Segmenter
 
 # What of each counts as nothing and what as all: an unrelated picture's and a very good one's.

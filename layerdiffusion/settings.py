@@ -305,23 +305,23 @@ def model_settings(text: str) -> tuple[Settings, Settings | None]:
     return Settings.from_dict(given), None if quick is None else Settings.from_dict(quick)
 
 
-def preset(name: str, own: Settings, quick: Settings | None = None) -> Settings:
-    """The settings of one of `PRESETS` for a model whose own are `own`, every field set; seeds stay as they are.
+def preset(name: str, model_defaults: Settings, quick: Settings | None = None) -> Settings:
+    """The settings of one of `PRESETS` for a model that has these defaults, every field set; seeds stay as they are.
 
     "quick" trains LoRA on four draws a step, in a fifth of stage 2's steps and a twelfth of stage 1's, and samples by
     DPM-Solver++ in two fifths of the steps; a step of four draws costs much less than four steps. A model can have
     another way, `quick`.
     """
     if name == "quick" and quick is not None:
-        return quick.resolve(own)
+        return quick.resolve(model_defaults)
     if name == "quick":
         fewer = {"embedding_steps": 12, "finetune_steps": 5, "sampling_steps": 2.5}
-        steps = {field: math.ceil(getattr(own, field) / part) for field, part in fewer.items()}
-        return replace(own, tune="lora", draws=4, solver="dpmpp", **steps)
+        steps = {field: math.ceil(getattr(model_defaults, field) / part) for field, part in fewer.items()}
+        return replace(model_defaults, tune="lora", draws=4, solver="dpmpp", **steps)
     if name == "small subject":
-        return replace(own, object_weight=3.0)
+        return replace(model_defaults, object_weight=3.0)
     check_choice("preset", name, PRESETS)
-    return own
+    return model_defaults
 
 
 # Fields that settings once had, and the paper's value of each: the only one there is now.

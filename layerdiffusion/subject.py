@@ -23,7 +23,7 @@ from layerdiffusion.models.tuning import Weights, with_weights
 from layerdiffusion.recipe import CARRIED, Recipe, carried_recipe, recipe_from_dict
 
 if TYPE_CHECKING:
-    from layerdiffusion.models.load import Models
+    from layerdiffusion.models.models import Models
 
 EMBEDDINGS_FILE = "embeddings.safetensors"
 ROWS = ("object", "background")  # ê_a and ê_b

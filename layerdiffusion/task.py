@@ -12,7 +12,7 @@ from layerdiffusion.images.layers import Layers, object_fit
 from layerdiffusion.settings import Settings
 
 if TYPE_CHECKING:
-    from layerdiffusion.models.load import Models
+    from layerdiffusion.models.models import Models
     from layerdiffusion.subject import Subject
 
 

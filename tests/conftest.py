@@ -15,7 +15,8 @@ import torch
 from tiny import noise_picture, save_tiny_model, save_tiny_xl
 
 from layerdiffusion.edit import Edit
-from layerdiffusion.models.load import Models, load_models
+from layerdiffusion.models.load import load_models
+from layerdiffusion.models.models import Models
 from layerdiffusion.threads import available_cores
 
 HERE = Path(__file__).parent

@@ -7,7 +7,8 @@ import torch
 from tiny import tiny_tokenizer
 
 from layerdiffusion.models.family import Network, StableDiffusion
-from layerdiffusion.models.load import Models, assemble
+from layerdiffusion.models.load import assemble
+from layerdiffusion.models.models import Models
 from layerdiffusion.models.parts import Parts
 from layerdiffusion.models.profile import Profile
 

@@ -9,7 +9,8 @@ from sd14 import UNET as UNET_OF_SD14
 from sd14 import VAE as VAE_OF_SD14
 
 from layerdiffusion.models.family import StableDiffusionXL
-from layerdiffusion.models.load import Models, assemble
+from layerdiffusion.models.load import assemble
+from layerdiffusion.models.models import Models
 from layerdiffusion.models.parts import Parts
 from layerdiffusion.models.profile import Profile
 

@@ -25,7 +25,7 @@ PACKAGE = "layerdiffusion"
 # What each part may import: those named, and what these may import in turn. The miniature is made of models and
 # pictures alone, so that it can be trained without the method; those who judge or show toybox pictures import it.
 BELOW = {
-    "__main__": ("commands", "threads"),
+    "__main__": ("commands", "console", "threads"),
     "commands": ("evaluation", "editor", "miniature"),
     "ui": ("scoring", "editor", "miniature"),
     "evaluation": ("scoring", "editor", "miniature", "threads"),
@@ -50,6 +50,7 @@ BELOW = {
     "prompts": ("errors",),
     "progress": ("errors",),
     "threads": (),
+    "console": (),
     "errors": (),
 }
 # Libraries that take long to import, or that not every system has: these may be imported where they are used.

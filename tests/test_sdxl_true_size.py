@@ -13,8 +13,8 @@ from tiny import edit_of_noise
 from layerdiffusion.baselines import options_for
 from layerdiffusion.edit import Edit
 from layerdiffusion.editor import Editor
-from layerdiffusion.models.load import Models
 from layerdiffusion.models.memory import CLIP, CONTEXT
+from layerdiffusion.models.models import Models
 from layerdiffusion.models.profile import device_profile
 from layerdiffusion.settings import Settings
 

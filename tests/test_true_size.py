@@ -14,7 +14,8 @@ from tiny import tiny_tokenizer
 
 from layerdiffusion.edit import Edit
 from layerdiffusion.editor import Editor
-from layerdiffusion.models.load import Models, load_models
+from layerdiffusion.models.load import load_models
+from layerdiffusion.models.models import Models
 from layerdiffusion.settings import PAPER, Settings
 
 pytestmark = pytest.mark.slow

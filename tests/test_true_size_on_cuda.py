@@ -18,13 +18,13 @@ from tiny import edit_of_noise
 from layerdiffusion.baselines import options_for
 from layerdiffusion.edit import Edit
 from layerdiffusion.editor import Editor
-from layerdiffusion.models.load import Models
 from layerdiffusion.models.memory import CLIP, CONTEXT, predicted_need
+from layerdiffusion.models.models import Models
 from layerdiffusion.models.profile import device_profile
 from layerdiffusion.settings import Settings
 
 # What a step may make the host wait for: the losses, fetched several at a time, and a preview at the end.
-WAITS = {"objective._report", "preview.linear_preview"}
+WAITS = {"optimizer._report", "preview.linear_preview"}
 # A step's launches, each of which costs the host about 5 µs; in stage 2 the second step's, which has Adam's state.
 LAUNCHES = {"embeddings": 1_500, "full": 2_000, "lora": 2_700, "sampling": 800}
 # GiB of live tensors at a stage's peak, everything that stays on the card included.

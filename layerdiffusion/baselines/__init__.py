@@ -19,7 +19,7 @@ from layerdiffusion.settings import Limit, Settings, check_choice, check_number
 
 if TYPE_CHECKING:
     from layerdiffusion.cache import Run, Stage
-    from layerdiffusion.models.load import Models
+    from layerdiffusion.models.models import Models
     from layerdiffusion.task import Task
 
 OWN = "layerdiffusion"

@@ -28,7 +28,7 @@ from layerdiffusion.settings import EMBEDDINGS, FINETUNE, SAMPLING, Limit, Setti
 from layerdiffusion.task import Task
 
 if TYPE_CHECKING:
-    from layerdiffusion.models.load import Models
+    from layerdiffusion.models.models import Models
 
 FINETUNE_FACTOR = 4  # its steps of step B to ours of stage 2
 

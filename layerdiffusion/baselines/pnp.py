@@ -15,9 +15,10 @@ the authors' own.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +39,9 @@ from layerdiffusion.settings import SAMPLING, Limit
 from layerdiffusion.task import Task
 
 if TYPE_CHECKING:
-    from layerdiffusion.models.load import Models
+    from layerdiffusion.models.models import Models
+
+SELF_ATTENTION = r"up_blocks\.(\d+)\.attentions\.(\d+)\.transformer_blocks\.\d+\.attn1"
 
 
 @dataclass(frozen=True)
@@ -151,8 +154,7 @@ def mixed(inverted: Tensor, noise: Tensor, noise_share: float) -> Tensor:
     return (1 - noise_share) ** 0.5 * inverted + noise_share**0.5 * noise
 
 
-@dataclass(frozen=True)
-class Sites:
+class Sites(NamedTuple):
     """Names of the modules of a UNet that the photo's features and self-attention are given to."""
 
     features: str
@@ -169,14 +171,9 @@ def sites_of(unet: nn.Module) -> Sites:
     deepest = (side if isinstance(side, int) else min(side)) // 2 ** (len(blocks) - 1)
     first = 0 if deepest >= 16 else min(1, len(blocks) - 1)
     layer = min(1, len(blocks[first].resnets) - 1)
-    transformers: list[Sequence[Transformer]] = [getattr(block, "attentions", None) or () for block in blocks]
-    attention = [
-        f"up_blocks.{index}.attentions.{number}.transformer_blocks.{depth}.attn1"
-        for index in range(first, len(blocks))
-        for number, transformer in enumerate(transformers[index])
-        for depth, block in enumerate(transformer.transformer_blocks)
-        if (index > first or number >= layer) and not block.attn1.is_cross_attention
-    ]
+    named = [(re.fullmatch(SELF_ATTENTION, name), name) for name, _ in unet.named_modules()]
+    places = [(int(found[1]), int(found[2]), name) for found, name in named if found]
+    attention = [name for block, number, name in places if block > first or (block == first and number >= layer)]
     return Sites(f"up_blocks.{first}.resnets.{layer}.conv2", tuple(attention))
 
 
@@ -193,36 +190,18 @@ class Attention(Protocol):
 
     heads: int
     scale: float
-    is_cross_attention: bool
     to_q: Callable[[Tensor], Tensor]
     to_k: Callable[[Tensor], Tensor]
     to_v: Callable[[Tensor], Tensor]
     to_out: Sequence[Callable[[Tensor], Tensor]]
-    processor: AttentionProcessor
-
-    def set_processor(self, processor: AttentionProcessor) -> None: ...
 
 
-class AttentionProcessor(Protocol):
-    """A diffusers attention processor: the module, its hidden states (B, tokens, width), and what goes with them."""
-
-    def __call__(self, attn: Attention, hidden_states: Tensor, *args: object, **kwargs: object) -> Tensor: ...
-
-
-class TransformerBlock(Protocol):
-    """One block of a diffusers transformer."""
-
-    attn1: Attention  # self-attention, where it is no cross-attention
-
-
-class Transformer(Protocol):
-    """diffusers' transformer between the residual layers of a block."""
-
-    transformer_blocks: Sequence[TransformerBlock]
+# (the module, its hidden states (B, tokens, width), and what goes with them) → its output
+AttentionProcessor = Callable[..., Tensor]  # type: ignore[explicit-any]
 
 
 class UpBlock(Protocol):
-    """A block of a UNet's decoder; those with transformers have `attentions`, too."""
+    """A block of a UNet's decoder."""
 
     resnets: Sequence[nn.Module]
 
@@ -238,6 +217,9 @@ class UNet(Protocol):
 
     config: UNetConfig
     up_blocks: Sequence[UpBlock]
+    attn_processors: dict[str, AttentionProcessor]
+
+    def set_attn_processor(self, processor: dict[str, AttentionProcessor]) -> None: ...
 
 
 class SourceAttention:
@@ -264,22 +246,22 @@ class SourceAttention:
 @contextlib.contextmanager
 def injection_into(unet: nn.Module) -> Iterator[Injection]:
     """Make the network listen to the `Injection` it yields; at the end everything in it is as it was."""
-    injection, sites = Injection(), sites_of(unet)
+    injection, sites, network = Injection(), sites_of(unet), cast(UNet, unet)
 
     def source_features(module: nn.Module, args: object, output: Tensor) -> Tensor:
         return output[:1].expand_as(output) if injection.features else output
 
-    attentions = [cast(Attention, unet.get_submodule(name)) for name in sites.attention]
-    originals = [attention.processor for attention in attentions]
+    originals = network.attn_processors
+    injected = {
+        f"{name}.processor": SourceAttention(originals[f"{name}.processor"], injection) for name in sites.attention
+    }
     hook = unet.get_submodule(sites.features).register_forward_hook(source_features)
     try:
-        for attention, original in zip(attentions, originals, strict=True):
-            attention.set_processor(SourceAttention(original, injection))
+        network.set_attn_processor(originals | injected)  # which takes a dictionary apart
         yield injection
     finally:
         hook.remove()
-        for attention, original in zip(attentions, originals, strict=True):
-            attention.set_processor(original)
+        network.set_attn_processor(originals)
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from layerdiffusion.settings import SAMPLING
 from layerdiffusion.task import Task
 
 if TYPE_CHECKING:
-    from layerdiffusion.models.load import Models
+    from layerdiffusion.models.models import Models
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from layerdiffusion.settings import Settings
 if TYPE_CHECKING:
     import torch
 
-    from layerdiffusion.models.load import Models
+    from layerdiffusion.models.models import Models
     from layerdiffusion.progress import Progress
 
 UNTRAINED = "untrained"
@@ -92,7 +92,9 @@ def run(args: argparse.Namespace) -> int:
 
 def settings_of(models: Models, name: str, steps: int | None) -> Settings:
     """A preset's settings with four seeds; "lora": the paper's, stage 2 tuning low-rank additions."""
-    settings = models.preset("paper" if name == "lora" else name)
+    from layerdiffusion.models.memory import fitting_preset
+
+    settings = fitting_preset(models, "paper" if name == "lora" else name)
     if name == "lora":
         settings = replace(settings, tune="lora")
     if steps is not None:

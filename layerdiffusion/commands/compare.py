@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from layerdiffusion.baselines import LABELS, OWN, options_for
-from layerdiffusion.commands.terminal import Bars, Seeds, add_lora, assignments, interruptible, with_changes, writable
+from layerdiffusion.commands.bars import Bars
+from layerdiffusion.commands.terminal import Seeds, add_lora, assignments, interruptible, with_changes, writable
 from layerdiffusion.errors import EditError
 from layerdiffusion.recipe import load_recipe
 from layerdiffusion.result import Result, captioned
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
         raise KeyboardInterrupt from None
     report = _save(out, results, options)
     if args.json:
-        print(json.dumps(report, ensure_ascii=False, allow_nan=False))
+        print(json.dumps(report, allow_nan=False))
         return 0
     for warning in dict.fromkeys(warning for result in results.values() for warning in result.warnings):
         print(warning, file=sys.stderr)

@@ -9,8 +9,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from layerdiffusion.commands.bars import Bars
 from layerdiffusion.commands.terminal import (
-    Bars,
     Seeds,
     add_lora,
     add_setting,
@@ -114,11 +114,12 @@ def run(args: argparse.Namespace) -> int:
     # What can be refused without a model has been; from here on it takes time.
     from layerdiffusion.editor import Editor
     from layerdiffusion.models.load import load_models
+    from layerdiffusion.models.memory import fitting_preset
     from layerdiffusion.progress import Cancelled
 
     name = given.get("model") or (recipe and recipe.model) or "auto"
     models = load_models(name, args.device, loras=given.get("lora", ()))
-    several = models.preset(PRESET_FLAGS[given["preset"]]).to_dict() if "preset" in given else {}
+    several = fitting_preset(models, PRESET_FLAGS[given["preset"]]).to_dict() if "preset" in given else {}
     several.pop("seeds", None)
     settings = Settings.from_dict({**(recipe.settings.to_dict() if recipe else {}), **several, **settings.to_dict()})
     if recipe is None:
@@ -299,7 +300,7 @@ def _report(args: argparse.Namespace, result: Result, folder: Path) -> None:
         "losses": {stage: [finite_or_none(loss) for loss in losses] for stage, losses in result.losses.items()},
         "warnings": list(result.warnings),
     }
-    print(json.dumps(report, ensure_ascii=False, allow_nan=False))
+    print(json.dumps(report, allow_nan=False))
 
 
 def _say(args: argparse.Namespace, sentence: str) -> None:

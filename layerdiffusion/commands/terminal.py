@@ -1,4 +1,4 @@
-"""What commands share: a parser, flags' numbers, a folder to write to, a clean end on Ctrl-C, a bar for each stage."""
+"""What commands share: a parser, flags' numbers, a folder to write to, a clean end on Ctrl-C."""
 
 from __future__ import annotations
 
@@ -11,13 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from layerdiffusion.errors import EditError, SettingsError
 from layerdiffusion.settings import Setting, Settings, setting_table
-
-if TYPE_CHECKING:
-    from layerdiffusion.progress import Progress
 
 
 class Parser(argparse.ArgumentParser):
@@ -156,42 +153,3 @@ def interruptible() -> Iterator[threading.Event]:
         yield cancel
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-STAGE_NAMES = {
-    "background": "Background",
-    "embeddings": "Embeddings",
-    "finetune": "Fine-tuning",
-    "sampling": "Sampling",
-    "inversion": "Inversion",
-}
-
-
-class Bars:
-    """A tqdm bar for each stage, with its loss."""
-
-    def __init__(self, quiet: bool) -> None:
-        self._quiet = quiet
-        self._stage: str | None = None
-        self._bar: Any = None
-
-    def __enter__(self) -> Bars:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def __call__(self, progress: Progress) -> None:
-        if self._quiet:
-            return
-        if progress.stage != self._stage:
-            from tqdm import tqdm
-
-            self.__exit__()
-            self._stage = progress.stage
-            name = STAGE_NAMES[progress.stage]
-            self._bar = tqdm(total=progress.steps, desc=f"{name:12}", unit="step", dynamic_ncols=True)
-        if progress.loss is not None:
-            self._bar.set_postfix(loss=f"{progress.loss:.3f}", refresh=False)
-        self._bar.update(progress.step - self._bar.n)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from layerdiffusion.evaluation.perceptual import Dino, Lpips
     from layerdiffusion.miniature.judge import Judge
     from layerdiffusion.miniature.measures import ShapeMeasure
-    from layerdiffusion.models.load import Models
+    from layerdiffusion.models.models import Models
     from layerdiffusion.models.segmenter import Segmenter
 
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from layerdiffusion.method.objective import draws, masked_loss, prediction_target
-from layerdiffusion.method.types import Denoiser, NoiseScheduler
+from layerdiffusion.method.types import NoiseScheduler
+from layerdiffusion.models.denoiser import Denoiser
 from layerdiffusion.models.family import Condition
 from layerdiffusion.models.optimizer import OptimizerStep
 from layerdiffusion.progress import OnStep

@@ -26,7 +26,7 @@ from layerdiffusion.settings import EMBEDDINGS, FINETUNE, SAMPLING
 from layerdiffusion.task import Task
 
 if TYPE_CHECKING:
-    from layerdiffusion.models.load import Models
+    from layerdiffusion.models.models import Models
     from layerdiffusion.subject import Subject
 
 Pictures = list[Image.Image]

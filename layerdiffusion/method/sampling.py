@@ -9,7 +9,8 @@ import torch
 from diffusers import DPMSolverMultistepScheduler
 from torch import Tensor
 
-from layerdiffusion.method.types import Denoiser, NoiseScheduler, Solver
+from layerdiffusion.method.types import NoiseScheduler, Solver
+from layerdiffusion.models.denoiser import Denoiser
 from layerdiffusion.models.family import Condition
 from layerdiffusion.progress import OnStep, Step
 

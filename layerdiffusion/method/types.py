@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol, TypeVar
 
-import torch
 from torch import Tensor
-
-from layerdiffusion.models.family import Condition
 
 _Self = TypeVar("_Self", bound="NoiseScheduler")
 
@@ -47,13 +44,3 @@ class NoiseScheduler(Solver, Protocol):
     def set_timesteps(self, num_inference_steps: int) -> None: ...
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor: ...
     def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor: ...
-
-
-class Denoiser(Protocol):
-    """f of the paper, and the one way in which the method asks a network: `models.denoiser.Denoiser` is one."""
-
-    precision: torch.dtype  # of the computation; in float16 a loss has to be scaled up before its gradients are taken
-
-    def __call__(self, latents: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
-        """f(x_t, t, e): the prediction for `latents` (B, C, h, w) at `timesteps` (B,) or (), of that shape, float32."""
-        ...

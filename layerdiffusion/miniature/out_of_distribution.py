@@ -11,7 +11,7 @@ from layerdiffusion.images.geometry import fit_window
 from layerdiffusion.miniature.world import HELD_OUT_SEEDS, draw
 
 if TYPE_CHECKING:
-    from layerdiffusion.models.load import Models
+    from layerdiffusion.models.models import Models
 
 TIMESTEP = 0.3  # of the noise schedule: enough to hide detail, too little to hide what is there
 NOISES = 2

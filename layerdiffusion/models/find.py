@@ -18,7 +18,7 @@ from layerdiffusion.models.parts import quiet, reason
 from layerdiffusion.models.segmenter import Proposal, Segmenter
 
 if TYPE_CHECKING:
-    from layerdiffusion.models.load import Models
+    from layerdiffusion.models.models import Models
 
 COUNT = 3  # offered
 SHARES = (0.003, 0.7)  # of the picture, least and most, that a subject fills

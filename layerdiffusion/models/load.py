@@ -9,24 +9,20 @@ from __future__ import annotations
 
 import copy
 import re
-import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from layerdiffusion.errors import ModelError, SettingsError
+from layerdiffusion.errors import ModelError
 from layerdiffusion.models import hub
 from layerdiffusion.models._torchvision import ensure_torchvision
-from layerdiffusion.models.clip import Clip, load_clip
-from layerdiffusion.models.family import Condition, Network, StableDiffusion, StableDiffusionXL
+from layerdiffusion.models.family import Network, StableDiffusion, StableDiffusionXL
 from layerdiffusion.models.lora import PLUS, add_loras, split_name
-from layerdiffusion.models.memory import check_need, fitting_preset, fitting_settings
+from layerdiffusion.models.memory import fitting_settings
+from layerdiffusion.models.models import Models
 from layerdiffusion.models.parts import (
     Parts,
     native_size,
@@ -35,10 +31,7 @@ from layerdiffusion.models.parts import (
     quiet,
     reason,
     side_step,
-    vae_factor,
-    window_size,
 )
-from layerdiffusion.models.preview import fit_colours, linear_preview
 from layerdiffusion.models.profile import Profile, cuda_problem, device_profile
 from layerdiffusion.models.refused import check_name
 from layerdiffusion.settings import PAPER, Settings, model_settings
@@ -48,157 +41,9 @@ MINIATURE = Path(__file__).resolve().parents[2] / "assets" / "miniature"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
-# Full tuning: a weight in float32, its gradient, Adam's two averages and the frozen one in half precision; beside them
-# activations, autoencoder and CUDA itself. Predicted, not measured: for SDXL 50 GB.
-FULL_TUNING_BYTES, FULL_TUNING_REST = 4 * 4 + 2, 4 * 10**9
-# A card with less computes SDXL's activations again: in stage 1, which takes 24 to 29 GiB at its peak with all of them,
-# and in stage 2; predicted from live storage, not measured.
+# A card with less memory computes SDXL's activations again, in stage 1 and in stage 2; predicted, not measured.
 XL_STAGE_1, XL_STAGE_2 = 40 * 10**9, 24 * 10**9
 XL_PICTURE, XL_REST = 25 * 10**8, 8 * 10**9  # bytes that sampling takes for each of SDXL's pictures, and beside them
-
-
-@dataclass(eq=False)
-class Models:
-    """One text-to-image model, loaded and never changed, with what its pictures, prompts and settings need.
-
-    `unet` is on the device and ready to run; `master` has the same weights in float32, in main memory, for
-    stage 2 to start from (on a CPU they are one). `size` is the side of the square pictures that it was trained
-    on; those it makes have about that area (see `window`).
-    """
-
-    name: str
-    folder: Path
-    vae: Network
-    unet: Network
-    master: Network
-    family: StableDiffusion  # how its words become what `unet` is asked with
-    scheduler: Any  # a DDIMScheduler with the model's own noise schedule; not to be stepped
-    profile: Profile
-    own: Settings  # the model's recommended ones, every field set
-    defaults: Settings  # what an edit takes by itself: the same, or quicker ones where memory is short
-    size: int
-    quick: Settings | None = None  # what its own quick preset sets, where it has one
-    notice: str | None = None  # one line for the user: why this is not the model they might expect
-    helpers_device: torch.device | None = None  # where SAM and CLIP go; None: to the same device
-    _lazy: dict[str, Any] = field(default_factory=dict, repr=False)
-    _lock: Any = field(default_factory=threading.RLock, repr=False)
-
-    @property
-    def device(self) -> torch.device:
-        return self.profile.device
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """(C, h, w) of a square picture's latents."""
-        return self.latent_shape_of((self.size, self.size))
-
-    def latent_shape_of(self, size: tuple[int, int]) -> tuple[int, int, int]:
-        """(C, h, w) of the latents of pictures of `size` (W, H)."""
-        factor = vae_factor(self.vae)
-        return self.unet.config.in_channels, size[1] // factor, size[0] // factor
-
-    def window(self, shape: str, photo: tuple[int, int]) -> tuple[int, int]:
-        """The size (W, H) of the pictures that are made of a photo of size `photo`; see `window_size`."""
-        step, most = self.family.limits(self.size, side_step(self.unet, self.vae))
-        return window_size(shape, photo, self.size, step, most)
-
-    @property
-    def tokens(self) -> int:
-        """L, the length of a prompt in tokens, with the marks around it."""
-        return self.family.tokens
-
-    def embed(self, prompts: Sequence[str | None]) -> Condition:
-        """What the network is asked with for each prompt, float32 on the device; None is no prompt at all."""
-        return self.family.embed(prompts)
-
-    def prompt_warnings(self, prompts: Sequence[str]) -> list[str]:
-        """A sentence for each prompt that the text encoder cuts short."""
-        return self.family.prompt_warnings(prompts)
-
-    @torch.no_grad()
-    def encode(self, image: Image.Image) -> Tensor:
-        """The latents (1, C, h, w) of an RGB picture, float32 on the device; of a distribution, its mode."""
-        pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None]
-        encoded = self.vae.encode((pixels.to(self.device, torch.float32) / 127.5 - 1).to(self.vae.dtype))
-        latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
-        return (latents.float() - self._shift) * self.vae.config.scaling_factor
-
-    @torch.no_grad()
-    def decode(self, latents: Tensor) -> list[Image.Image]:
-        """The RGB pictures of latents (B, C, h, w); one at a time, which bounds the memory."""
-        latents = latents.to(self.device, torch.float32) / self.vae.config.scaling_factor + self._shift
-        pictures = []
-        for one in latents.split(1):
-            pixels = (self.vae.decode(one.to(self.vae.dtype)).sample[0].float() / 2 + 0.5).clamp(0, 1)
-            array = (pixels.permute(1, 2, 0).cpu().numpy() * 255).round().astype(np.uint8)
-            pictures.append(Image.fromarray(array))
-        return pictures
-
-    def preview(self, latents: Tensor) -> list[Image.Image]:
-        """About what `decode` gives, in its size: where the autoencoder is a large one, soft and without it."""
-        if type(self.vae).__name__ == "AutoencoderTiny":
-            return self.decode(latents)
-        colours = self._once("preview", lambda: fit_colours(self.encode, self.size))
-        return linear_preview(latents, colours, vae_factor(self.vae))
-
-    def check(self, settings: Settings) -> None:
-        """Refuse what can't fit the device whatever is given up for it, with an `EditError` in gigabytes."""
-        check_need(self, settings)
-        if self.device.type != "cuda" or not isinstance(self.family, StableDiffusionXL):
-            return
-        _, total = torch.cuda.mem_get_info(self.device)
-        parameters = sum(parameter.numel() for parameter in self.master.parameters())
-        needed = parameters * FULL_TUNING_BYTES + FULL_TUNING_REST
-        if settings.tune == "full" and settings.finetune_steps and total < needed:
-            raise SettingsError(
-                f"tune is “full”: for {parameters / 1e9:.1f} billion weights that takes about {needed / 1e9:.0f} GB, "
-                f"and this card has {total / 1e9:.0f} GB; choose “lora”."
-            )
-
-    def preset(self, name: str) -> Settings:
-        """The settings of one of `PRESETS`, every field set: of "quick", what the device has memory for."""
-        return fitting_preset(self, name)
-
-    def checkpoints(self, draws: int) -> bool:
-        """Whether stage 1, and LoRA in stage 2 beside it, compute activations again at so many draws a step."""
-        return self.profile.checkpoint_embeddings or (draws > 1 and isinstance(self.family, StableDiffusionXL))
-
-    @property
-    def networks(self) -> tuple[Network, ...]:
-        """What is on the device as long as the models are."""
-        return self.unet, self.vae, *self.family.networks
-
-    def segmenter(self, name: str | Path | None = None) -> Any:
-        """The `Segmenter`, loaded at the first call: of `name`, as in `load_sam`; else the model's own SAM, else one
-        that the device has room for.
-        """
-
-        def load() -> Any:
-            from layerdiffusion.models.sam import load_sam
-            from layerdiffusion.models.segmenter import Segmenter
-
-            own, device = self.folder / "sam", self.helpers_device or self.device
-            usual = self.profile.segmenter if device == self.device else "auto"
-            sam = load_sam(name or (own if own.is_dir() else usual), device)
-            return Segmenter(sam, resident=not self.profile.low_memory)
-
-        return self._once(f"segmenter {name}", load)
-
-    def clip(self) -> Clip:
-        """The CLIP of the score, loaded at the first call: the one in the model's `clip` folder, else ViT-B/32 from the
-        hub. Raises `ModelError`.
-        """
-        return self._once("clip", lambda: load_clip(self.folder / "clip", self.helpers_device or self.device))
-
-    def _once(self, name: str, load: Callable[[], Any]) -> Any:
-        with self._lock:
-            if name not in self._lazy:
-                self._lazy[name] = load()
-            return self._lazy[name]
-
-    @property
-    def _shift(self) -> float:
-        return getattr(self.vae.config, "shift_factor", None) or 0.0
 
 
 def load_models(
@@ -284,7 +129,7 @@ def assemble(
         profile = _for_xl(profile, size / native)
         if size < 0.75 * native:
             notice = f"SDXL was trained on pictures of {native} pixels; at {size} they come out cropped or simplified."
-    own, quick = _own_settings(folder, parts.family)
+    model_defaults, quick = _model_settings(folder, parts.family)
     models = Models(
         name=name,
         folder=folder,
@@ -293,9 +138,9 @@ def assemble(
         **_place(parts.unet, profile),
         scheduler=parts.scheduler,
         profile=profile,
-        own=own,
+        model_defaults=model_defaults,
         quick=quick,
-        defaults=own,
+        defaults=model_defaults,
         size=size,
         notice=notice,
     )
@@ -340,7 +185,7 @@ def _moved(tensor: Tensor, profile: Profile) -> Tensor:
     return torch.nn.Parameter(moved, requires_grad=False) if isinstance(tensor, torch.nn.Parameter) else moved
 
 
-def _own_settings(folder: Path, family: StableDiffusion) -> tuple[Settings, Settings | None]:
+def _model_settings(folder: Path, family: StableDiffusion) -> tuple[Settings, Settings | None]:
     """The settings in the model's folder over its family's and the paper's, and its own quick ones."""
     path = folder / "settings.json"
     own, quick = Settings(), None

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
-from layerdiffusion.errors import EditError
-from layerdiffusion.models.family import Network, StableDiffusion, StableDiffusionXL
+import torch
+
+from layerdiffusion.errors import EditError, SettingsError
+from layerdiffusion.models.family import StableDiffusionXL
+from layerdiffusion.models.models import Models
 from layerdiffusion.models.profile import GIB, Profile
 from layerdiffusion.settings import Settings, preset
 
@@ -25,20 +28,9 @@ FITTED, TRAINED, CHECKPOINTED, ADAPTED, FORWARD, WIDENED, DECODED = 0.72, 0.9, 0
 XL_FITTED, XL_TRAINED, XL_DECODED = {True: 0.63, False: 2.5}, {True: 0.55, False: 1.4}, 1.22
 
 
-class Placed(Protocol):
-    """What of loaded models their need of memory depends on."""
-
-    unet: Network
-    family: StableDiffusion
-    profile: Profile
-    own: Settings
-    quick: Settings | None
-
-    @property
-    def networks(self) -> tuple[Network, ...]: ...
-    @property
-    def latent_shape(self) -> tuple[int, int, int]: ...
-    def checkpoints(self, draws: int) -> bool: ...
+# Full tuning: a weight in float32, its gradient, Adam's two averages and the frozen one in half precision; beside them
+# activations, autoencoder and CUDA itself. Predicted, not measured: for SDXL 50 GB.
+FULL_TUNING_BYTES, FULL_TUNING_REST = 4 * 4 + 2, 4 * 10**9
 
 
 class TooLarge(EditError):
@@ -62,7 +54,7 @@ class Need:
         return f"needs about {self.bytes / GIB:.0f} of {self.free / GIB:.0f} GB{way}"
 
 
-def predicted_need(models: Placed, settings: Settings) -> Need | None:
+def predicted_need(models: Models, settings: Settings) -> Need | None:
     """What the edit takes at its peak, the networks, Segment Anything and CLIP included; None where nobody knows the
     device's memory, as on a CPU.
     """
@@ -70,15 +62,18 @@ def predicted_need(models: Placed, settings: Settings) -> Need | None:
     if profile.memory is None:
         return None
     resident = sum(parameter.nbytes for network in models.networks for parameter in network.parameters())
-    saving = profile.low_memory or settings.tune != models.own.tune == "full"
+    saving = profile.low_memory or settings.tune != models.model_defaults.tune == "full"
     peak = resident + _working(models, settings, profile) + CONTEXT + CLIP + profile.segmenter_bytes
     return Need(int(peak), profile.memory, saving)
 
 
-def check_need(models: Placed, settings: Settings) -> None:
-    """Raise `TooLarge` where the edit can't fit, with the setting that would."""
+def check_need(models: Models, settings: Settings) -> None:
+    """Raise `TooLarge` where the edit can't fit, with the setting that would; or a `SettingsError` for all of SDXL's
+    weights on a card that never holds them."""
     need = predicted_need(models, settings)
     if need is None or need.fits:
+        if models.profile.device.type == "cuda" and isinstance(models.family, StableDiffusionXL):
+            _check_full_tuning(models, settings)
         return
     start = f"This edit {str(need).partition(';')[0]} on the device"
     changes: tuple[tuple[str, Any], ...] = ("layers", "composite"), ("tune", "lora"), ("draws", 1)
@@ -90,37 +85,47 @@ def check_need(models: Placed, settings: Settings) -> None:
     raise TooLarge(f"{start}; choose a smaller model, or the CPU.")
 
 
-def fitting_settings(models: Placed) -> Settings:
+def _check_full_tuning(models: Models, settings: Settings) -> None:
+    _, total = torch.cuda.mem_get_info(models.device)
+    parameters = sum(parameter.numel() for parameter in models.master.parameters())
+    needed = parameters * FULL_TUNING_BYTES + FULL_TUNING_REST
+    if settings.tune == "full" and settings.finetune_steps and total < needed:
+        raise SettingsError(
+            f"tune is “full”: for {parameters / 1e9:.1f} billion weights that takes about {needed / 1e9:.0f} GB, "
+            f"and this card has {total / 1e9:.0f} GB; choose “lora”."
+        )
+
+
+def fitting_settings(models: Models) -> Settings:
     """What an edit takes by itself: the model's own settings; where memory is short the first that fit of these, with
     8-bit Adam, and of the quick ones.
     """
-    own, profile = models.own, models.profile
-    if not profile.low_memory:
-        return own
-    return _first_fitting(models, ([own] if profile.eight_bit_adam else []) + _quick_ways(models))
+    if not models.profile.low_memory:
+        return models.model_defaults
+    eight_bit = [models.model_defaults] if models.profile.eight_bit_adam else []
+    return _first_fitting(models, eight_bit + _quick_ways(models))
 
 
-def fitting_preset(models: Placed, name: str) -> Settings:
+def fitting_preset(models: Models, name: str) -> Settings:
     """The settings of a preset for these models, as `preset` has them; "quick" with as many draws a step as fit."""
-    return _first_fitting(models, _quick_ways(models)) if name == "quick" else preset(name, models.own)
+    return _first_fitting(models, _quick_ways(models)) if name == "quick" else preset(name, models.model_defaults)
 
 
-def _quick_ways(models: Placed) -> list[Settings]:
+def _quick_ways(models: Models) -> list[Settings]:
     """The quick settings, and the same with fewer draws a step in as many more steps."""
-    own = models.own
-    quick, ways = preset("quick", own, models.quick), []
+    quick, ways = preset("quick", models.model_defaults, models.quick), []
     for share in (share for share in (1, 2, 4) if share <= quick.draws):
         steps = {name: share * getattr(quick, name) for name in ("embedding_steps", "finetune_steps")}
         ways.append(replace(quick, draws=quick.draws // share, **steps))
     return ways
 
 
-def _first_fitting(models: Placed, ways: list[Settings]) -> Settings:
+def _first_fitting(models: Models, ways: list[Settings]) -> Settings:
     needs = [(way, predicted_need(models, way)) for way in ways]
     return next((way for way, need in needs if need is None or need.bytes <= need.free), ways[-1])
 
 
-def _working(models: Placed, settings: Settings, profile: Profile) -> float:
+def _working(models: Models, settings: Settings, profile: Profile) -> float:
     """The most that any of the stages takes beside the networks."""
     parameters = sum(parameter.numel() for parameter in models.unet.parameters())
     _, height, width = models.latent_shape

@@ -13,8 +13,8 @@ import torch
 from layerdiffusion.errors import ModelError
 
 GIB = 2**30
-# What stage 2 of Stable Diffusion v1.4 at 512 × 512 needs at its peak with float32 weights and Adam (15.8 GiB), beside
-# Segment Anything (1.2), CLIP (0.6) and CUDA itself (1): predicted from live storage, not yet measured on a card.
+# What stage 2 of Stable Diffusion v1.4 needs at its peak with float32 weights and Adam, beside Segment Anything, CLIP
+# and CUDA itself: predicted from live storage, not measured on a card.
 ROOMY = 20 * GIB
 LARGE_SAM = 12 * GIB  # free memory from which Segment Anything is its largest
 SAM_BYTES = {"vit_h": int(1.2 * GIB), "vit_b": int(0.2 * GIB)}  # in half precision

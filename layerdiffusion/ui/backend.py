@@ -29,7 +29,7 @@ from layerdiffusion.ui.spaces import (
 if TYPE_CHECKING:
     from layerdiffusion.editor import Editor
     from layerdiffusion.images.layers import Layers
-    from layerdiffusion.models.load import Models
+    from layerdiffusion.models.models import Models
 
 GIB = 2**30
 PATIENCE = 600  # seconds to wait for a model to load, hub downloads included
@@ -76,7 +76,8 @@ class Backend:
             else:
                 import peft  # noqa: F401 - once and here, not in every worker
 
-                models.own = replace(models.own, tune="lora")  # tuned networks are too large to be sent
+                # Tuned networks are too large to be sent.
+                models.model_defaults = replace(models.model_defaults, tune="lora")
                 models.defaults, models.quick = replace(models.defaults, tune="lora"), None
                 models.helpers_device = torch.device("cpu")
                 if editor.sam is None and not (models.folder / "sam").is_dir():
@@ -134,12 +135,12 @@ class Backend:
 
     def defaults(self) -> Settings:
         """What an edit takes by itself: the model's own settings, or the quick ones where the card is small."""
-        return self.editor.models.defaults if self.ready else self.own_settings()
+        return self.editor.models.defaults if self.ready else self.model_defaults()
 
-    def own_settings(self) -> Settings:
+    def model_defaults(self) -> Settings:
         """The model's own settings; before it is loaded, the embedded one's as its folder has them."""
         if self.ready:
-            return self.editor.models.own
+            return self.editor.models.model_defaults
         return self._embedded()[0].resolve(PAPER)
 
     def _embedded(self) -> tuple[Settings, Settings | None]:
@@ -154,7 +155,11 @@ class Backend:
 
     def preset(self, name: str) -> Settings:
         """The settings of a preset for the model, or, before it is loaded, for what it will be as far as is known."""
-        return self.editor.models.preset(name) if self.ready else preset(name, self.own_settings(), self._embedded()[1])
+        if not self.ready:
+            return preset(name, self.model_defaults(), self._embedded()[1])
+        from layerdiffusion.models.memory import fitting_preset
+
+        return fitting_preset(self.editor.models, name)
 
     def bookings(self, edit: Edit, settings: Settings) -> list[int]:
         """The seconds of each GPU call that the edit would book now; none where no GPU is lent."""

@@ -20,7 +20,7 @@ from layerdiffusion.ui.follow import follow
 
 if TYPE_CHECKING:
     from layerdiffusion.cache import Stage
-    from layerdiffusion.models.load import Models
+    from layerdiffusion.models.models import Models
     from layerdiffusion.progress import Reporter
 
 SLACK = 1.4  # a call that ends too early costs more than a booking that is a little too long

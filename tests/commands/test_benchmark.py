@@ -10,6 +10,7 @@ from layerdiffusion.__main__ import main
 from layerdiffusion.commands import benchmark
 from layerdiffusion.editor import Editor
 from layerdiffusion.models.load import load_models
+from layerdiffusion.models.memory import fitting_preset
 
 FEW = ("--steps", "2")
 
@@ -99,4 +100,4 @@ def test_the_untrained_model_is_the_same_every_time_and_takes_every_stage(monkey
 
 def test_the_paper_preset_keeps_the_models_own_steps(folder):
     models = load_models(folder, "cpu")
-    assert benchmark.settings_of(models, "paper", None).finetune_steps == models.preset("paper").finetune_steps
+    assert benchmark.settings_of(models, "paper", None).finetune_steps == fitting_preset(models, "paper").finetune_steps

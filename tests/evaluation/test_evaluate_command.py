@@ -18,6 +18,7 @@ from layerdiffusion.errors import EditError
 from layerdiffusion.evaluation.records import Records
 from layerdiffusion.evaluation.worker import Worker
 from layerdiffusion.images.layers import lay_out
+from layerdiffusion.models.memory import fitting_preset
 from layerdiffusion.settings import Settings
 
 # Every stage of every method, none of them for long.
@@ -172,7 +173,8 @@ def test_a_preset_is_measured_and_what_is_set_beside_it_goes_first(cli, monkeypa
     flags = ("--edits", 1, "--seeds", 3, "--preset", "quick", "--set", "sampling_steps=7", "--json")
     assert cli("edits", *flags)[0] == 1, "the photo is not the edit"
     ((models, settings),) = used
-    assert settings == replace(models.preset("quick"), seeds=(3,), sampling_steps=7) != models.preset("quick")
+    quick = fitting_preset(models, "quick")
+    assert settings == replace(quick, seeds=(3,), sampling_steps=7) != quick
 
 
 def test_only_the_measure_that_is_asked_for_is_imported():

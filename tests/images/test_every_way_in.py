@@ -139,7 +139,7 @@ def test_what_marks_nothing_is_refused_by_every_way_in(ways, tmp_path, kind, ref
 @pytest.mark.parametrize("way", ["command", "http"])
 def test_a_click_on_a_picture_that_is_reduced_lands_on_the_same_place(tmp_path, tiny_folder, monkeypatch, way):
     from layerdiffusion.__main__ import main
-    from layerdiffusion.models.load import Models
+    from layerdiffusion.models.models import Models
     from layerdiffusion.ui.api import segmenter
 
     monkeypatch.setattr("layerdiffusion.images.io.WORKING_PIXELS", 2000)

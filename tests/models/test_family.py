@@ -16,6 +16,7 @@ from layerdiffusion.method.embeddings import embedding_loss
 from layerdiffusion.method.layerdiffusion import embed_prompts
 from layerdiffusion.models.denoiser import Denoiser
 from layerdiffusion.models.load import _for_xl, _vae_dtype, load_models
+from layerdiffusion.models.memory import check_need
 from layerdiffusion.models.parts import window_size
 from layerdiffusion.progress import Reporter
 
@@ -180,12 +181,12 @@ def test_full_tuning_is_refused_in_gigabytes_where_it_cannot_fit(tiny_xl_models,
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=int(gigabytes * 1e9): (free, free))
         assert _for_xl(profile, 1.0).checkpointing == checkpointing
         assert _for_xl(profile, 1.0).checkpoint_embeddings == (gigabytes < 40)
-        models.check(models.defaults)
+        check_need(models, models.defaults)
         if gigabytes < 48:
             with pytest.raises(SettingsError, match=f"takes about 50 GB, and this card has {gigabytes:.0f} GB"):
-                models.check(full)
+                check_need(models, full)
         else:
-            models.check(full)
+            check_need(models, full)
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

@@ -13,7 +13,7 @@ from sd14 import TEXT_ENCODER, UNET, VAE
 
 from layerdiffusion.errors import EditError
 from layerdiffusion.models.load import _for_xl
-from layerdiffusion.models.memory import TooLarge, check_need, fitting_settings, predicted_need
+from layerdiffusion.models.memory import TooLarge, check_need, fitting_preset, fitting_settings, predicted_need
 from layerdiffusion.models.profile import GIB, Profile, device_profile
 from layerdiffusion.settings import PAPER, preset
 
@@ -47,7 +47,7 @@ def on(networks):
             unet=networks[0],
             latent_shape=(4, 64, 64),
             profile=profile,
-            own=PAPER,
+            model_defaults=PAPER,
             quick=None,
         )
 
@@ -128,11 +128,11 @@ def xl_on(xl_models, monkeypatch):
 @pytest.mark.parametrize(("gib", "draws"), [(16, 2), (24, 4), (80, 4)])
 def test_sdxls_quick_preset_has_the_draws_that_fit_the_card_in_as_many_more_steps(xl_on, gib, draws):
     models = xl_on(gib)
-    quick, as_it_is = models.preset("quick"), preset("quick", models.own)
+    quick, as_it_is = fitting_preset(models, "quick"), preset("quick", models.model_defaults)
     assert quick.draws == draws and quick.tune == "lora"
     assert quick.finetune_steps * draws == as_it_is.finetune_steps * as_it_is.draws
-    models.check(quick)
-    models.check(models.defaults)
+    check_need(models, quick)
+    check_need(models, models.defaults)
     need = predicted_need(models, models.defaults)
     assert need.fits and str(need) == f"needs about {need.bytes / GIB:.0f} of {gib} GB" + "; low-memory way chosen" * (
         gib < 20
@@ -142,7 +142,7 @@ def test_sdxls_quick_preset_has_the_draws_that_fit_the_card_in_as_many_more_step
 def test_more_draws_than_sdxl_has_room_for_are_refused_with_what_fits(xl_on):
     models = xl_on(16)
     with pytest.raises(TooLarge, match="needs about 18 of 16 GB on the device; set draws to 1") as error:
-        models.check(replace(models.defaults, draws=4))
+        check_need(models, replace(models.defaults, draws=4))
     sentence(error)
     with pytest.raises(EditError, match="GB"):
-        models.check(replace(models.defaults, tune="full"))
+        check_need(models, replace(models.defaults, tune="full"))

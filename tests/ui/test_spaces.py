@@ -83,8 +83,8 @@ def test_what_an_edit_costs_is_said_beside_what_a_visitor_has():
 
 
 def test_the_dials_open_with_the_quick_settings_and_no_gpu_is_booked_for_it(backend, spaces):
-    assert backend.opening() == preset("quick", backend.own_settings()) and backend.opening().tune == "lora"
-    backend.check(preset("paper", backend.own_settings()))  # can be run: it trains LoRA as well
+    assert backend.opening() == preset("quick", backend.model_defaults()) and backend.opening().tune == "lora"
+    backend.check(preset("paper", backend.model_defaults()))  # can be run: it trains LoRA as well
     assert not spaces.calls and not spaces.forks
 
 

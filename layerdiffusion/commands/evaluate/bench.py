@@ -14,9 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
 from layerdiffusion.baselines import BASELINES
+from layerdiffusion.commands.bars import progress_bar
 from layerdiffusion.commands.terminal import Seeds, assignments, with_changes
 from layerdiffusion.errors import EditError
 from layerdiffusion.evaluation.claims import BACKGROUND, CLIP, LIKENESS, OUTLINED, SATISFIED, BenchResults, kind_label
@@ -117,7 +116,7 @@ def run_and_report(args: argparse.Namespace, name: str, edits: Sequence[BenchEdi
     if args.json:
         counts = {"found": outcome.found, "written": outcome.written, "failed": [vars(one) for one in outcome.failed]}
         answer = {"folder": str(args.out), "report": report, **counts, "table": table(bench)}
-        print(json.dumps(answer, ensure_ascii=False, allow_nan=False))
+        print(json.dumps(answer, allow_nan=False))
         return 1 if outcome.failed else 0
     _print_kind(bench, "all edits", ())
     for kind in bench.kinds if len(bench.kinds) > 1 else ():
@@ -149,7 +148,7 @@ def command_line(args: argparse.Namespace) -> str:
 
 @contextmanager
 def _bar(args: argparse.Namespace) -> Iterator[Callable[[BenchProgress], None] | None]:
-    """A tqdm bar over the records, those that were found already done; a failure is printed when it happens."""
+    """A bar over the records, those that were found already done; a failure is printed when it happens."""
     if args.json:
         yield None
         return
@@ -160,7 +159,7 @@ def _bar(args: argparse.Namespace) -> Iterator[Callable[[BenchProgress], None] |
         if bar is None:
             if progress.found:
                 print(f"{progress.found} of {progress.total} records found in {args.out}.", file=sys.stderr)
-            bar = tqdm(total=progress.total, initial=progress.found, unit="record", dynamic_ncols=True)
+            bar = progress_bar(total=progress.total, unit="record", initial=progress.found)
         if progress.last is not None:
             name = f"{progress.last.edit}, {progress.last.variant}"
             bar.set_description_str(name, refresh=False)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
+from layerdiffusion.commands.bars import progress_bar
 from layerdiffusion.commands.terminal import Seeds, assignments, with_changes
 from layerdiffusion.errors import EditError
 from layerdiffusion.evaluation.datasets.toybench import POSE_SEED, POSE_TUNING_SEED, pose_edits
@@ -41,16 +41,17 @@ def run(args: argparse.Namespace) -> int:
     if changes:
         raise EditError(f"--set is of {next(iter(changes))}, but only settings can be changed here: NAME=VALUE.")
     from layerdiffusion.evaluation.worker import Worker
+    from layerdiffusion.models.memory import fitting_preset
 
     worker = Worker.load(args.model)
     if worker.measures.shapes is None:
         raise EditError(f"The model {worker.models.name} has no judge and SAM to measure with; use the miniature.")
     if args.preset:
-        preset = worker.models.preset(PRESET_FLAGS[args.preset])
+        preset = fitting_preset(worker.models, PRESET_FLAGS[args.preset])
         settings = Settings.from_dict(preset.to_dict() | settings.to_dict())
     found, rows = [], []
     edits = pose_edits(args.edits, POSE_TUNING_SEED if args.tuning else POSE_SEED)
-    for toy in tqdm(edits, desc="edits", disable=args.json):
+    for toy in progress_bar(edits, desc="edits", disable=args.json):
         result = worker.editor.run(toy.edit, settings)
         measured = worker.measures(toy, result.images, result.seeds)
         found += [{"edit": toy.id, **one} for one in measured]

@@ -13,7 +13,7 @@ from layerdiffusion.ui.page import Page
 from layerdiffusion.ui.session import Session
 from layerdiffusion.ui.widgets.dials import settings_of
 from layerdiffusion.ui.widgets.drawing import duration
-from layerdiffusion.ui.widgets.progress import STAGES, ProgressView, waiting_html
+from layerdiffusion.ui.widgets.progress import STAGE_LABELS, ProgressView, waiting_html
 from layerdiffusion.ui.widgets.results import show, take
 
 CANCELLED = '<p class="ld-plan"><b>Cancelled.</b> Finished stages are kept; Run goes on from there.</p>'
@@ -60,6 +60,6 @@ def further(session: Session) -> tuple[Any, Any]:
 
 
 def finished_html(result: Any) -> str:
-    reused = [STAGES[stage].lower() for stage in result.reused]
+    reused = [STAGE_LABELS[stage].lower() for stage in result.reused]
     before = f" {', '.join(reused).capitalize()}: reused from before." if reused else ""
     return f'<p class="ld-plan ld-ready"><b>Done</b> in {duration(result.timings["total"])}.{before}</p>'

@@ -9,7 +9,7 @@ import gradio as gr
 
 from layerdiffusion.ui.widgets.drawing import duration, escape, loss_curve, picture_url
 
-STAGES = {
+STAGE_LABELS = {
     "background": "Background",
     "inversion": "Inversion",
     "embeddings": "Words",
@@ -89,14 +89,14 @@ class ProgressView:
 
     def _chips(self) -> str:
         chips = []
-        order = [stage for stage in STAGES if stage in self.statuses]
+        order = [stage for stage in STAGE_LABELS if stage in self.statuses]
         for stage in order:
             state = {"reuse": "reused", "skip": "left out"}.get(self.statuses[stage], "")
             if not state and self.stage in order:
                 now, own = order.index(self.stage), order.index(stage)
                 state = "done" if own < now else "now" if own == now else ""
             kind = state.split()[0] if state else "later"
-            chips.append(f'<li class="ld-{kind}">{STAGES[stage]}<em>{state}</em></li>')
+            chips.append(f'<li class="ld-{kind}">{STAGE_LABELS[stage]}<em>{state}</em></li>')
         return "".join(chips)
 
 
