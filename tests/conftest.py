@@ -5,6 +5,7 @@ from __future__ import annotations
 import one_thread  # noqa: F401 - before torch
 
 # isort: split
+import copy
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from tiny import noise_picture, save_tiny_model, save_tiny_xl
 
 from layerdiffusion.edit import Edit
+from layerdiffusion.editor import Editor
 from layerdiffusion.models.load import load_models
 from layerdiffusion.models.models import Models
 from layerdiffusion.threads import available_cores
@@ -107,3 +109,32 @@ def edit() -> Edit:
 @pytest.fixture
 def seeded() -> Callable[[int], torch.Generator]:
     return lambda seed: torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def editor(either_models) -> Editor:
+    return Editor(either_models)
+
+
+@pytest.fixture
+def fast_editor(tiny_v_models) -> Editor:
+    return Editor(tiny_v_models)
+
+
+@pytest.fixture
+def weights_before(either_models):
+    """Every bit of the pristine model, compared after the test."""
+    unet = either_models.unet
+    before = {name: value.clone() for name, value in unet.state_dict().items()}
+    yield before
+    assert unet.state_dict().keys() == before.keys()
+    assert all(torch.equal(value, before[name]) for name, value in unet.state_dict().items())
+    assert not any(parameter.requires_grad for parameter in unet.parameters())
+    assert not unet.training
+
+
+@pytest.fixture
+def weights_before_v(tiny_v_models):
+    before = copy.deepcopy(tiny_v_models.unet.state_dict())
+    yield
+    assert all(torch.equal(value, before[name]) for name, value in tiny_v_models.unet.state_dict().items())

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from layerdiffusion.cache import RUN, SKIP, Run, StageCache, Work, stage
@@ -162,3 +163,18 @@ def test_what_lies_on_a_device_is_used_there_and_leaves_it_after_the_turn(tiny_v
 def test_out_of_memory_is_known_however_it_is_said(words):
     assert is_out_of_memory(RuntimeError(words))
     assert not is_out_of_memory(RuntimeError("shape '[2, 3]' is invalid for input of size 5"))
+
+
+def test_the_cache_keeps_to_its_limit_and_drops_what_was_unused_longest():
+    cache = LRU(1000)
+    for key in "abc":
+        cache.put(key, torch.zeros(100))  # 400 bytes each
+        if key == "b":
+            assert cache.get("a") is not None
+    assert "b" not in cache
+    assert "a" in cache
+    assert "c" in cache
+    assert cache.size == 800
+    cache.put("large", torch.zeros(1000))
+    assert "large" not in cache
+    assert cache.size == 800

@@ -1,15 +1,19 @@
-"""A stage that runs out of memory: stage 2 takes ways that need less, and every other one gives advice."""
+"""Precisions, batches, and stages without memory: stage 2 takes ways that need less, every other one gives advice."""
 
+import copy
+import dataclasses
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from runs import Steps, pixels, quick, same_pictures
 from tiny import QUICK
 
 from layerdiffusion import engine
 from layerdiffusion.editor import Editor
 from layerdiffusion.engine import tuned_weights
+from layerdiffusion.models.load import load_models
 from layerdiffusion.models.oom import OutOfMemory, free_memory
 from layerdiffusion.models.tuning import TunedNetwork
 from layerdiffusion.progress import Reporter
@@ -102,3 +106,48 @@ def test_a_batch_of_seeds_without_memory_is_halved(tiny_v_models, edit):
     assert failed and len(halved.images) == 3
     for ours, expected in zip(halved.images, plain.images, strict=True):
         assert np.abs(np.asarray(ours).astype(int) - np.asarray(expected)).max() <= 1
+
+
+def test_seeds_beyond_what_a_device_holds_are_sampled_in_parts_and_are_the_same(tiny_v_models, edit):
+    few = dataclasses.replace(tiny_v_models, profile=dataclasses.replace(tiny_v_models.profile, batch=2))
+    settings, steps = quick(seeds=(0, 1, 2, 3, 4)), Steps()
+    whole = Editor(tiny_v_models).run(edit, settings)
+    parts = Editor(few).run(edit, settings, on_progress=steps)
+    sampling = [event for event in steps.events if event.stage == "sampling"]
+    assert [event.step for event in sampling] == list(range(1, 19))
+    for ours, expected in zip(pixels(parts), pixels(whole), strict=True):
+        assert abs(ours.astype(int) - expected.astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("how", ["full", "lora"])
+def test_a_lower_precision_gives_nearly_the_same_losses_and_whole_pictures(tiny_v_folder, edit, dtype, how):
+    settings = quick(tune=how, draws=1)  # where memory is short the default is more
+    full = Editor(load_models(tiny_v_folder, "cpu", "float32")).run(edit, settings)
+    half = Editor(load_models(tiny_v_folder, "cpu", dtype, low_memory=True)).run(edit, settings)
+    assert half.losses != full.losses
+    for stage in ("embeddings", "finetune"):
+        assert half.losses[stage] == pytest.approx(full.losses[stage], rel=0.05)
+    difference = np.abs(np.stack(pixels(half)).astype(int) - np.stack(pixels(full)).astype(int))
+    assert difference.mean() < 12
+
+
+@pytest.mark.parametrize("how", ["full", "lora"])
+def test_a_device_that_keeps_weights_in_half_precision_trains_from_the_float32_ones(tiny_v_models, edit, how):
+    """As on a CUDA device: the network that runs is float16, the one that stage 2 starts from is float32."""
+    half = torch.float16
+    profile = dataclasses.replace(
+        tiny_v_models.profile, precision=half, training_precision=torch.bfloat16, weights=half
+    )
+    unet = copy.deepcopy(tiny_v_models.master).to(half)
+    before = copy.deepcopy(unet.state_dict())
+    models = dataclasses.replace(tiny_v_models, unet=unet, profile=profile)
+
+    editor, settings = Editor(models), quick(tune=how, finetune_steps=8)
+    result = editor.run(edit, settings)
+
+    full = Editor(tiny_v_models).run(edit, settings)
+    assert result.losses["finetune"][:3] == pytest.approx(full.losses["finetune"][:3], rel=0.05)
+    assert not same_pictures(result, editor.run(edit, quick(finetune_steps=0)))
+    assert same_pictures(result, Editor(models).run(edit, settings))
+    assert all(torch.equal(value, before[name]) for name, value in unet.state_dict().items())

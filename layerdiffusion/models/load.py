@@ -20,9 +20,10 @@ from layerdiffusion.errors import ModelError
 from layerdiffusion.models import hub
 from layerdiffusion.models._torchvision import ensure_torchvision
 from layerdiffusion.models.family import Network, StableDiffusion, StableDiffusionXL
-from layerdiffusion.models.lora import PLUS, add_loras, split_name
+from layerdiffusion.models.lora import add_loras
 from layerdiffusion.models.memory import fitting_settings
 from layerdiffusion.models.models import Models
+from layerdiffusion.models.names import PLUS, split_name
 from layerdiffusion.models.parts import (
     Parts,
     native_size,

@@ -15,22 +15,9 @@ from safetensors.torch import load_file
 from layerdiffusion.errors import ModelError
 from layerdiffusion.models.parts import Parts, reason
 
-PLUS = " + "  # between a model's name and the LoRA files on top of it
 MOST_SCALE = 10  # the largest scale: what goes far beyond 1 is a slip
-LORA_FILE = re.compile(
-    r"(.+?\.safetensors(?::[^:]*?)?)(?: \+ |$)", re.IGNORECASE
-)  # a file, or LORA_FILE:SCALE, up to the next one
 OF_A_PIPELINE = ("unet.", "text_encoder", "lora_")  # the beginnings of names in diffusers' and kohya's files
 PEFT_PREFIX = "base_model.model."  # of names in PEFT's own files, whose scale is in a config beside them
-
-
-def split_name(name: str) -> tuple[str, list[str]]:
-    """A model's name as `load_models` takes it: the model's own, and its LoRA files as LORA_FILE or LORA_FILE:SCALE."""
-    pieces = name.split(PLUS)
-    lengths = range(len(pieces), 0, -1)  # of folders and files whose own names have a plus, the longest that is there
-    length = next((n for n in lengths if Path(PLUS.join(pieces[:n])).exists()), 1)
-    rest = PLUS.join(pieces[length:])
-    return PLUS.join(pieces[:length]), LORA_FILE.findall(rest) or pieces[length:]
 
 
 def add_loras(parts: Parts, files: Sequence[str]) -> None:

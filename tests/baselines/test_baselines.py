@@ -8,6 +8,7 @@ import pytest
 import torch
 from tiny import QUICK
 
+from layerdiffusion import baselines
 from layerdiffusion.baselines import BASELINES, LABELS, OWN, options_for
 from layerdiffusion.baselines.imagic import ImagicOptions
 from layerdiffusion.baselines.pnp import PnPOptions
@@ -84,7 +85,7 @@ def test_the_same_again_comes_from_the_cache_and_other_seeds_train_and_invert_no
     assert set(again.stages.values()) == {"reuse"} and pixels(again) == pixels(first)
     assert again.edit_id == first.edit_id
     other = editor.run(edit, dataclasses.replace(QUICK, seeds=(1, 5)), method=name, options=options)
-    assert [stage for stage, fate in other.stages.items() if fate == "run"] == ["sampling"]
+    assert [stage for stage, status in other.stages.items() if status == "run"] == ["sampling"]
     assert pixels(other)[0] == pixels(first)[1]  # a seed's picture does not depend on its company
     assert pixels(other)[1] not in pixels(first)
 
@@ -94,7 +95,7 @@ def test_another_alpha_of_imagics_or_share_of_plug_and_plays_trains_and_inverts_
     for name, dial, value in (("imagic", "alpha", 1.1), ("pnp", "attention_share", 1.0)):
         first = editor.run(edit, QUICK, method=name, options=few(name, tiny_v_models))
         second = editor.run(edit, QUICK, method=name, options=few(name, tiny_v_models, **{dial: value}))
-        assert [stage for stage, fate in second.stages.items() if fate == "run"] == ["sampling"]
+        assert [stage for stage, status in second.stages.items() if status == "run"] == ["sampling"]
         assert pixels(second) != pixels(first)
 
 
@@ -163,8 +164,8 @@ def test_a_background_to_be_generated_is_generated_once_for_all(tiny_v_models, e
         editor.run(edit, QUICK, method=name, options=few(name, tiny_v_models), on_progress=events.append)
         for name in LABELS
     ]
-    painted = [event for event in events if event.stage == "background" and not event.reused]
-    assert len(painted) == QUICK.sampling_steps
+    generated = [event for event in events if event.stage == "background" and not event.reused]
+    assert len(generated) == QUICK.sampling_steps
     assert len({result.layers.background_image.tobytes() for result in results}) == 1
 
 
@@ -190,6 +191,46 @@ def test_numbers_that_are_not_finite_end_in_a_sentence_and_are_not_cached(
         with pytest.raises(EditError, match=f"The {stage} stage diverged"):
             editor.run(edit, QUICK, method=name, options=few(name, tiny_v_models))
     assert editor.run(edit, QUICK, method=name, options=few(name, tiny_v_models)).stages[stage] == "run"
+
+
+NEW_BASELINE = """
+from dataclasses import dataclass
+
+from PIL import Image
+
+from layerdiffusion.baselines import SHARE, BaselineOptions, option
+from layerdiffusion.cache import Work, stage
+from layerdiffusion.settings import SAMPLING
+
+
+@dataclass(frozen=True)
+class Options(BaselineOptions):
+    brightness: float = option(0.5, SHARE)
+
+
+def edit(task, run):
+    picture = task.picture(task.options.source)
+    seeds, brightness = task.settings.seeds, task.options.brightness
+    return run(SAMPLING, brightened, picture=picture, brightness=brightness, seeds=seeds)
+
+
+@stage(lambda seeds, **_: Work(1, len(seeds)))
+def brightened(models, report, picture, brightness, seeds):
+    return [picture.point(lambda level: int(level * brightness))] * len(seeds)
+"""
+
+
+def test_a_new_baseline_is_one_file_and_its_label(tiny_v_models, edit, tmp_path, monkeypatch):
+    (tmp_path / "brightness.py").write_text(NEW_BASELINE)
+    monkeypatch.setattr(baselines, "__path__", [*baselines.__path__, str(tmp_path)])
+    monkeypatch.setitem(LABELS, "brightness", "Brightness")
+    editor = Editor(tiny_v_models)
+    with pytest.raises(SettingsError, match="brightness must be a number from 0 to 1"):
+        options_for("brightness", tiny_v_models, brightness=2)
+    options = options_for("brightness", tiny_v_models, brightness=0.0)
+    result = editor.run(edit, QUICK, method="brightness", options=options)
+    assert not np.asarray(result.images[0]).any() and result.stages == {"sampling": "run"}
+    assert editor.run(edit, QUICK, method="brightness", options=options).stages == {"sampling": "reuse"}
 
 
 # Options

@@ -4,7 +4,7 @@ from typing import Any
 
 import gradio as gr
 
-from layerdiffusion.models.lora import PLUS, split_name
+from layerdiffusion.models.names import PLUS, split_name
 from layerdiffusion.settings import Settings
 from layerdiffusion.ui.backend import Backend
 from layerdiffusion.ui.errors import friendly

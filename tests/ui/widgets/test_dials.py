@@ -6,7 +6,7 @@ import gradio as gr
 import pytest
 
 from layerdiffusion.errors import SettingsError
-from layerdiffusion.settings import PAPER, SAMPLING, Limit, Settings, setting, setting_table
+from layerdiffusion.settings import PAPER, Limit, Settings, setting, setting_table
 from layerdiffusion.ui.page import page_of
 from layerdiffusion.ui.widgets.dials import dial_names, dial_values, seeds_of, settings_of
 
@@ -15,9 +15,9 @@ from layerdiffusion.ui.widgets.dials import dial_names, dial_values, seeds_of, s
 class MoreSettings(Settings):
     """A table with one more number in sight, and one more word under Advanced."""
 
-    glow: float = setting(0.5, SAMPLING, limit=Limit(0.0, 2.0, 0.25), label="Glow", help="How much it glows.")
+    glow: float = setting(0.5, limit=Limit(0.0, 2.0, 0.25), label="Glow", help="How much it glows.")
     grain: str = setting(
-        "fine", SAMPLING, advanced=True, label="Grain", help="How it is grained.",
+        "fine", advanced=True, label="Grain", help="How it is grained.",
         choices={"fine": "fine grain", "coarse": "coarse grain"},
     )  # fmt: skip
 
