@@ -9,13 +9,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageDraw
 
 from layerdiffusion.edit import Edit
 from layerdiffusion.errors import EditError, ModelError, SavedElsewhere, SegmentError
 from layerdiffusion.images.detail import bring_detail
-from layerdiffusion.images.layers import Layers, background_window, seen
-from layerdiffusion.images.masks import Mask, cut_out
+from layerdiffusion.images.layered import LayerGroup, NamedLayer, save_ora, save_psd
+from layerdiffusion.images.layers import Layers, background_window, lay_out, seen
+from layerdiffusion.images.masks import Mask, cut_out, resize_mask
 from layerdiffusion.recipe import CARRIED, carried_recipe, save_picture, save_recipe
 from layerdiffusion.settings import Settings
 
@@ -101,7 +103,8 @@ class Result:
         return pictures
 
     def save_layers(self, folder: str | Path, cut_outs: Sequence[Image.Image] = ()) -> Path:
-        """Write `layer-….png` of `layer_pictures`, and `cutout-seed-….png` of `Editor.cut_out`; return the folder."""
+        """Write `layer-….png` of `layer_pictures`, `cutout-seed-….png` of `Editor.cut_out`, and all of them as one
+        `layers.psd` and one `layers.ora`, at the results' size; return the folder."""
         folder = Path(folder)
         files = {f"layer-{name}.png": image for name, image in self.layer_pictures().items()}
         files |= {f"cutout-seed-{seed}.png": image for seed, image in zip(self.seeds, cut_outs, strict=False)}
@@ -109,9 +112,28 @@ class Result:
             folder.mkdir(parents=True, exist_ok=True)
             for name, image in files.items():
                 image.save(folder / name)
+            groups = self._groups(cut_outs)
+            save_psd(groups, self.images[0], folder / "layers.psd")
+            save_ora(groups, self.images[0], folder / "layers.ora")
         except OSError as error:
             raise EditError(f"The layers can't be saved to {folder} ({error.strerror or error}).") from error
         return folder
+
+    def _groups(self, cut_outs: Sequence[Image.Image]) -> list[LayerGroup]:
+        """The layers of the edit, and over them each result's place and subject; of the results the first is seen."""
+        size, layers = self.images[0].size, self.layers
+        if layers.composite.size != size:  # after `detailed`: the pictures' own pixels
+            layers = lay_out(self.edit, size)
+        whole = np.ones(size[::-1], bool)
+        background = NamedLayer("background", layers.inpainted_background, whole)
+        groups = [LayerGroup("layers", (background, NamedLayer("subject", layers.object_image, layers.object_mask)))]
+        for index, (seed, image) in enumerate(zip(self.seeds, self.images, strict=True)):
+            mask = ~whole
+            if index < len(cut_outs):
+                mask = resize_mask(np.asarray(cut_outs[index].getchannel("A")) > 127, size)
+            both = NamedLayer("place", image, ~mask), NamedLayer("subject", image, mask)
+            groups.append(LayerGroup(f"seed {seed}", both[: 1 + mask.any()], visible=index == 0))
+        return groups
 
     def save(self, folder: str | Path, rescue: bool = True, detail: bool = False) -> Path:
         """Write `seed-….png`, `contact.png` and the recipe, `edit.json` with its pictures, and return the folder.

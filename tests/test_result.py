@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
+from psd_tools import PSDImage
 from runs import quick, same_pictures
 from tiny import noise_picture
 
@@ -51,6 +52,18 @@ def test_a_detailed_result_has_the_photos_own_pixels_and_size(fast_editor, edit,
     without = other.detailed()
     assert np.array_equal(without.images[0], bring_detail(other.images[0], photo, subjects))
     assert "can't be looked for: There is no CLIP." in without.warnings[0]
+
+
+def test_a_generated_background_has_no_other_pixels_and_its_layered_files_keep_the_models_size(
+    fast_editor, edit, tmp_path
+):
+    alone = Edit(edit.object_image, edit.object_mask, prompt="a dog on ice", background="generate")
+    detailed = fast_editor.run(alone, quick(seeds=(4,))).detailed()
+    detailed.save_layers(tmp_path)
+    psd = PSDImage.open(tmp_path / "layers.psd")
+    assert psd.size == detailed.images[0].size == detailed.layers.composite.size
+    assert [[layer.name for layer in group] for group in psd] == [["background", "subject"], ["place"]]
+    assert np.array_equal(psd[0][0].topil().convert("RGB"), detailed.layers.inpainted_background)
 
 
 def test_a_saved_result_holds_its_pictures_and_a_recipe_that_replays(fast_editor, edit, tmp_path):

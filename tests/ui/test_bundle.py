@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from psd_tools import PSDImage
 from safetensors.torch import save
 from tiny import QUICK, noise_picture
 
@@ -180,6 +181,28 @@ def test_layers_come_as_the_model_saw_them_and_results_cut_out(result, tmp_path)
     assert np.array_equal(found["layer-background.png"], result.layers.inpainted_background)
     assert np.array_equal(found["layer-composite.png"], result.layers.composite)
     assert np.array_equal(np.asarray(found["cutout-seed-1.png"])[subject][:, :3], np.asarray(result.images[1])[subject])
+
+
+def test_a_download_has_its_layers_in_one_psd_and_one_openraster_file_as_large_as_the_pictures(
+    tiny_models, edit, tmp_path
+):
+    large = replace(edit, background_image=noise_picture(4, 128, 128), background_mask=None)
+    result = Editor(tiny_models).run(large, QUICK)
+    subject = result.layers.object_mask
+    cut_outs = [cut_out(image, subject) for image in result.images]
+    path = save_zip([result], {}, tmp_path / "all.zip", cut_outs=cut_outs, detail=True)
+    with zipfile.ZipFile(path) as archive:
+        shown = [Image.open(io.BytesIO(archive.read(f"seed-{seed}.png"))) for seed in result.seeds]
+        psd = PSDImage.open(io.BytesIO(archive.read("layers.psd")))
+        with zipfile.ZipFile(io.BytesIO(archive.read("layers.ora"))) as layers:
+            background = Image.open(io.BytesIO(layers.read("data/0-background.png"))).convert("RGB")
+    assert psd.size == shown[0].size == (128, 128)
+    assert np.array_equal(background, result.seen.background_image)
+    assert [group.name for group in psd] == ["layers", *(f"seed {seed}" for seed in result.seeds)]
+    for group, picture in zip([*psd][1:], shown, strict=True):
+        for layer in group:
+            assert np.array_equal(layer.topil().convert("RGB"), picture.crop(layer.bbox))
+    assert not np.array_equal(psd[0][1].topil().convert("RGB"), psd[1][1].topil().convert("RGB"))
 
 
 def test_an_edit_json_with_its_pictures_inside_is_enough(edit):

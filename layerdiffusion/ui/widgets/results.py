@@ -113,7 +113,12 @@ def contents_hint(contents: list[str]) -> str:
         if RECIPE in contents
         else "The pictures carry nothing but themselves, and can't be opened here again as an edit."
     )
-    layers = " The layers, and each result's subject cut out, come as transparent PNGs." if LAYERS in contents else ""
+    layers = (
+        " The layers, and each result's subject cut out, come as transparent PNGs, and together as layers.psd "
+        "(Photoshop) and layers.ora (Krita, GIMP)."
+        if LAYERS in contents
+        else ""
+    )
     detail = " Where a picture shows the background, it has that one's own pixels." if DETAIL in contents else ""
     return f'<p class="ld-hint">{carried}{layers}{detail}</p>'
 
