@@ -1,4 +1,4 @@
-"""Whether a picture is of the toybox, by how well the embedded model denoises it."""
+"""Whether a picture belongs to the toybox, told by how well the embedded model finds it again under noise."""
 
 from __future__ import annotations
 
