@@ -43,7 +43,7 @@ BELOW = {
     "result": ("images.layers", "recipe", "progress"),
     "images.layers": ("edit",),  # of all pictures these alone are made from an edit, and an edit opens pictures
     "models": ("settings", "prompts", "images", "threads", "progress"),
-    "recipe": ("edit",),
+    "recipe": ("edit", "files"),
     "edit": ("images", "settings", "prompts"),
     "images": (),
     "settings": ("errors",),
@@ -51,6 +51,7 @@ BELOW = {
     "progress": ("errors",),
     "threads": (),
     "console": (),
+    "files": (),
     "errors": (),
 }
 # Libraries that take long to import, or that not every system has: these may be imported where they are used.

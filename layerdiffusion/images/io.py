@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pillow_heif
 from PIL import Image, ImageCms, JpegImagePlugin, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 
 from layerdiffusion.errors import ImageError
 from layerdiffusion.images import depth
@@ -112,12 +113,12 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return _to_srgb(image, image.info.get("icc_profile"))
 
 
-def png_bytes(picture: Image.Image | np.ndarray) -> bytes:
-    """A picture, or a bool mask (H, W) as black and white, as the bytes of a PNG file."""
+def png_bytes(picture: Image.Image | np.ndarray, text: PngInfo | None = None) -> bytes:
+    """A picture, or a bool mask (H, W) as black and white, as the bytes of a PNG file with its `text`."""
     if isinstance(picture, np.ndarray):
         picture = Image.fromarray(np.where(picture, 255, 0).astype(np.uint8))
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    picture.save(buffer, "PNG", pnginfo=text)
     return buffer.getvalue()
 
 
