@@ -17,7 +17,7 @@ from layerdiffusion.scoring import background_psnr, clip_cosines, cut_out, find_
 if TYPE_CHECKING:
     from layerdiffusion.evaluation.perceptual import Dino, Lpips
     from layerdiffusion.miniature.judge import Judge
-    from layerdiffusion.miniature.shape import ShapeMeasure
+    from layerdiffusion.miniature.measures import ShapeMeasure
     from layerdiffusion.models.models import Models
     from layerdiffusion.models.segmenter import Segmenter
 
@@ -55,7 +55,7 @@ class Measures:
         - with a judge, for each attribute that the edit wants, whether it is right; `satisfied`: every attribute
           that the prompt names is right; `kept`: every other one is; `as_wanted`: both;
         - with `shapes`, `shape`: the IoU of the subject's outline with the animal's own in the pose asked for, 0 to 1;
-          `outlined`: whether that is at least `shape.WHOLE`;
+          `outlined`: whether that is at least `outline.WHOLE`;
         - with `dino`, `dino_likeness`: as `subject_likeness`, by DINOv2;
         - with `lpips`, `background_likeness`: 1 − LPIPS of what `background_psnr` looks at.
 

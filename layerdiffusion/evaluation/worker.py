@@ -24,7 +24,7 @@ from layerdiffusion.evaluation.variants import Variant
 from layerdiffusion.images.io import png_bytes
 from layerdiffusion.images.layers import Layers, object_fit
 from layerdiffusion.miniature.judge import load_judge
-from layerdiffusion.miniature.shape import ShapeMeasure
+from layerdiffusion.miniature.measures import ShapeMeasure
 from layerdiffusion.models.load import load_models
 from layerdiffusion.models.models import Models
 from layerdiffusion.models.sam import load_sam

@@ -32,7 +32,6 @@ CONFIG = dict(
 CROP, BATCH = 64, 24
 LATENT_NOISE = 0.08
 RATES = Rates(lr=2e-3, weight_decay=0.0, cooldown=0.3, muon=True)
-CONTINUED = Rates(lr=5e-4, weight_decay=0.0, warmup=20, cooldown=0.6, ema=0.99, muon=True)
 
 
 def build() -> AutoencoderTiny:
@@ -101,7 +100,13 @@ def train(scenes: Scenes, plan: Plan, rates: Rates | None = None, start: Autoenc
     if start is None:
         fit("vae", nn.ModuleDict({"vae": vae}), loss_of, plan, rates or RATES)
     else:
-        fit("decoder", nn.ModuleDict({"decoder": vae.decoder.requires_grad_(True)}), loss_of, plan, rates or CONTINUED)
+        fit(
+            "decoder",
+            nn.ModuleDict({"decoder": vae.decoder.requires_grad_(True)}),
+            loss_of,
+            plan,
+            rates or RATES.continued(),
+        )
     return vae
 
 

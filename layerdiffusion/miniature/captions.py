@@ -21,7 +21,7 @@ _POSE_WORDS = {  # as it follows "a cat …", and as it follows "a cat that …"
     "standing": (("standing",), ("stands", "is standing")),
     "jumping": (("jumping", "leaping"), ("jumps", "is jumping")),
     "lying": (("lying down", "lying"), ("lies down", "is lying down")),
-    "upside down": (("upside down",), ("is upside down",)),
+    "sitting": (("sitting", "sitting down"), ("sits", "is sitting")),
 }
 
 

@@ -12,67 +12,63 @@ from PIL import Image
 
 from layerdiffusion.errors import ModelError
 from layerdiffusion.miniature.captions import join, phrase
-from layerdiffusion.miniature.figures import recorded, rough_parts
+from layerdiffusion.miniature.measures import curve, generate, guidance_of, load_pipeline, random_attributes, recorded
+from layerdiffusion.miniature.outline import WHOLE
 from layerdiffusion.miniature.parts import PARTS
-from layerdiffusion.miniature.pictures import guidance_of, painter, wishes
 from layerdiffusion.miniature.sheets import label_grid
-from layerdiffusion.miniature.world import ANIMALS, HELD_OUT_SEEDS, PAINTS, PLACES, POSES, SIDE, SIZES
+from layerdiffusion.miniature.world import ANIMALS, HELD_OUT_SEEDS, MARKINGS, PAINTS, PLACES, POSES, SIDE, SIZES
 
-SAMPLES, CURVES, CARD = "samples.webp", "losses.png", "README.md"
-NOTES = "notes.json"  # what no program can measure: which samples a person finds whole, and what was tried
+SAMPLES, LOSSES, CARD = "samples.webp", "losses.png", "README.md"
+NOTES = "notes.json"  # what no program can measure: which samples a person finds not whole, and what was tried
 
 
 def write(folder: Path, count: int = 24) -> Path:
-    """Write `README.md` and its pictures to `folder`; what isn't there yet is said to be missing."""
+    """Write `README.md` and its pictures to `folder`; for a part that isn't there yet the card says "missing"."""
     if not folder.is_dir():
         raise ModelError(f"There is no {folder} to describe; train the parts first, or give another --out.")
-    facts = {name: _facts(folder / part.folder / "training.json") for name, part in PARTS.items()}
+    facts = {name: _read(folder / part.folder / "training.json") for name, part in PARTS.items()}
     facts = {name: fact for name, fact in facts.items() if fact}
     figures = recorded(folder)
-    wholes = (figure.formatted(figure.value) for figure in figures if figure.name.startswith("subject whole: "))
     if generates := (folder / "model_index.json").exists():
         samples(folder, count).save(folder / SAMPLES, quality=88, method=6)
     if facts:
-        save_curves({name: fact["losses"] for name, fact in facts.items()}, folder / CURVES)
+        plot_losses({name: fact["losses"] for name, fact in facts.items()}, folder / LOSSES)
     templates = Environment(
         loader=FileSystemLoader(Path(__file__).parent), trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     text = templates.get_template("card.md.j2").render(
-        animals=ANIMALS, paints=PAINTS, poses=POSES, sizes=SIZES, places=PLACES, side=SIDE,
-        guidance=guidance_of(folder), count=count if generates else 0, samples=SAMPLES, curves=CURVES,
-        notes=_facts(folder / NOTES), parts=_parts(folder, facts), facts=facts, outlook=list(_outlook(facts)),
-        figures=figures, rough=sorted(rough_parts(folder)), first=f"{HELD_OUT_SEEDS:,}",
+        animals=ANIMALS, paints=list(PAINTS)[1:], poses=POSES, sizes=SIZES, places=PLACES, markings=MARKINGS[1:],
+        side=SIDE, whole_from=WHOLE, first=HELD_OUT_SEEDS, guidance=guidance_of(folder), notes=_read(folder / NOTES),
+        count=count if generates else 0, samples=SAMPLES, losses=LOSSES, parts=_parts(folder, facts), facts=facts,
+        curve=curve(folder), figures=figures, part_names=PARTS,
         missed=sum(not figure.reached for figure in figures if figure.value is not None),
-        whole=next((share for share in wholes if share != "–"), "not all"),
+        whole=next((figure for figure in figures if figure.name == "subject whole"), None),
     )  # fmt: skip
     (folder / CARD).write_text(text, encoding="utf-8")
     return folder / CARD
 
 
-def _facts(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def samples(folder: Path, count: int = 24) -> Image.Image:
     """Pictures of seeds 0, 1, 2, … with their captions beneath, none left out."""
-    captions = [join(*phrase(attributes)) for attributes in wishes(count, False, 0)]
-    paint = painter(folder)
-    images = [
-        image for i in range(0, count, 12) for image in paint(captions[i : i + 12], list(range(count))[i : i + 12])
-    ]
-    # Larger than they are, so that the captions fit beneath.
+    wanted = random_attributes(count, False, 0)
+    images = generate(load_pipeline(folder), wanted, 0, guidance_of(folder))
+    # Enlarged, so that the captions fit beneath.
     large = [image.resize((192, 192), Image.Resampling.BICUBIC) for image in images]
-    return label_grid(large, captions, 6)
+    return label_grid(large, [join(*phrase(attributes)) for attributes in wanted])
 
 
-def save_curves(losses: dict[str, list], path: Path) -> None:
+def plot_losses(losses: dict[str, list], path: Path) -> None:
     """Write a small plot for each part: the loss, on a logarithmic scale, over minutes of training."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(3 * len(losses), 1.9), layout="constrained")
     plots = figure.subplots(1, len(losses), squeeze=False)[0]
-    for axes, (name, curve) in zip(plots, losses.items(), strict=True):
-        axes.semilogy([seconds / 60 for _, seconds, _ in curve], [loss for *_, loss in curve])
+    for axes, (name, points) in zip(plots, losses.items(), strict=True):
+        axes.semilogy([seconds / 60 for _, seconds, _ in points], [loss for *_, loss in points])
         axes.set_title(name, fontsize="medium")
         axes.set_xlabel("minutes", fontsize="small")
         axes.tick_params(labelsize="small", which="both")
@@ -84,7 +80,7 @@ def _parts(folder: Path, facts: dict[str, dict]) -> Iterator[tuple[str, ...]]:
     for name, part in PARTS.items():
         fact = facts.get(name)
         if fact is None and name == "decoder":
-            continue  # nobody trained it on: it is as the autoencoder's training left it
+            continue  # it was never trained by itself: it is as the autoencoder's training left it
         files = [file for sub in (part.folder, *part.beside) for file in (folder / sub).rglob("*") if file.is_file()]
         size = f"{sum(file.stat().st_size for file in files) / 1e6:.1f} MB" if files else "missing"
         parameters = took = where = "–"
@@ -96,13 +92,3 @@ def _parts(folder: Path, facts: dict[str, dict]) -> Iterator[tuple[str, ...]]:
             )
             where = fact["machine"] + (f", {fact['threads']} of them at most" if fact.get("threads") else "")
         yield f"{name} (`{part.folder}/`)", part.what, parameters, size, took, where
-
-
-def _outlook(facts: dict[str, dict]) -> Iterator[str]:
-    """What the second half of each part's training still brought: what more of it may bring."""
-    for name, fact in facts.items():
-        losses = [loss for *_, loss in fact["losses"]]
-        if len(losses) >= 8:
-            eighth = len(losses) // 8
-            middle = sum(losses[len(losses) // 2 - eighth : len(losses) // 2]) / eighth
-            yield f"{name} {middle:.3g} → {sum(losses[-eighth:]) / eighth:.3g}"

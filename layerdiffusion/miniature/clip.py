@@ -166,10 +166,12 @@ class _Helpers(nn.Module):
         return loss
 
 
-def train(scenes: Scenes, plan: Plan, teacher: Judge | None = None) -> tuple[CLIPModel, CLIPProcessor]:
-    """Train on `scenes` for `plan.minutes`, helped by a trained judge where there is one."""
+def train(
+    scenes: Scenes, plan: Plan, teacher: Judge | None = None, start: tuple[CLIPModel, CLIPProcessor] | None = None
+) -> tuple[CLIPModel, CLIPProcessor]:
+    """Train on `scenes` for `plan.minutes`, from nothing or from `start`, helped by a trained judge if there is one."""
     torch.manual_seed(plan.seed)
-    clip, processor = build()
+    clip, processor = start or build()
     helpers = _Helpers(teacher)
     modules = nn.ModuleDict({"clip": clip, "helpers": helpers}).to(plan.device)
     wanted = targets(scenes.attributes)
@@ -216,8 +218,18 @@ def train(scenes: Scenes, plan: Plan, teacher: Judge | None = None) -> tuple[CLI
         return loss + helpers(vision.pooler_output, vision.last_hidden_state[:, 1:], cells, classes, seen)
 
     outer = (*OUTER, "logit_scale")
-    fit("clip", modules, loss_of, plan, Rates(lr=1.5e-3, weight_decay=0.02, ema=0.998, muon=True, outer=outer))
+    rates = Rates(lr=1.5e-3, weight_decay=0.02, ema=0.998, muon=True, outer=outer)
+    fit("clip", modules, loss_of, plan, rates if start is None else rates.continued())
     return clip.eval(), processor
+
+
+def load(folder: Path) -> tuple[CLIPModel, CLIPProcessor]:
+    """The trained model in `folder`, float32, and its processor, to train on."""
+    ensure_torchvision()
+    from transformers import CLIPModel, CLIPProcessor
+
+    clip = CLIPModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    return clip, CLIPProcessor.from_pretrained(folder)
 
 
 def save(clip: CLIPModel, processor: CLIPProcessor, folder: str | Path) -> Path:

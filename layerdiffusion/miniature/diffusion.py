@@ -21,12 +21,11 @@ from layerdiffusion.models._torchvision import ensure_torchvision
 if TYPE_CHECKING:
     from diffusers import AutoencoderTiny, StableDiffusionPipeline
 
-BATCH = 48
+BATCH = 64
 NO_CAPTION = 0.1  # the share of pictures trained with "", for classifier-free guidance
 SNR_CLAMP = 5.0
 SUBJECT_WEIGHT = 5.0  # of the loss where the subject is, to 1 elsewhere: a tenth of the picture, and all its detail
 RATES = Rates(lr=2e-3, ema=0.9995, cooldown=0.35, muon=True)
-CONTINUED = Rates(lr=7e-4, warmup=20, ema=0.99, cooldown=0.7, muon=True)  # from trained weights, for an hour or so
 EMPTY = 0.08  # the share of scenes with nobody in them
 FRESH = 4  # scenes drawn anew for a step: what drawing and encoding cost is a sixteenth of it
 FRESH_FROM, SEEDS_A_SCENE = 100_000_000, 16
@@ -35,7 +34,7 @@ SHARD = "9MB"  # a Space takes no file over 10 MB without LFS
 LATENT_SIDE = 16
 UNET = dict(
     sample_size=LATENT_SIDE,
-    block_out_channels=(96, 160, 192),
+    block_out_channels=(64, 128, 192),
     down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
     up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
     layers_per_block=1,

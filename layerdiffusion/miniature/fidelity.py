@@ -1,8 +1,7 @@
-"""How like drawn scenes pictures are as a crowd: the kernel Inception distance, with a small network for Inception.
+"""The network whose features KID compares (see `measures.kid`), in place of Inception's.
 
-KID (Bińkowski et al. 2018, https://arxiv.org/abs/1801.01401) compares two sets of pictures by a network's features.
-Inception's weights can't be had offline and were trained on photographs; the network here names what drawn scenes
-show, from pictures worn as a decoder wears them, and nothing that makes pictures is trained by it.
+Inception's weights can't be had offline and were trained on photographs; this one names what drawn scenes show, from
+pictures with the faults of a decoder, and nothing that makes pictures is trained by it.
 """
 
 from __future__ import annotations
@@ -88,24 +87,3 @@ def load(folder: Path) -> Features:
     state = load_file(folder / "model.safetensors")
     network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
     return network.eval().requires_grad_(False)
-
-
-def kid(x: Tensor, y: Tensor) -> float:
-    """The kernel Inception distance of features (N, d) and (M, d): about 0, above or below, for two draws of a world.
-
-    The unbiased estimate of the squared maximum mean discrepancy with the kernel (x · y / d + 1)³, over all pictures
-    at once: nothing in it is drawn at random.
-    """
-    within = [(_kernel(z, z).sum() - _kernel(z, z).diagonal().sum()) / (len(z) * (len(z) - 1)) for z in (x, y)]
-    return float(sum(within) - 2 * _kernel(x, y).mean())
-
-
-@torch.no_grad()
-def features(network: Features, images: np.ndarray) -> Tensor:
-    """The pictures' features, float64 (N, d); pictures are uint8 (N, 128, 128, 3)."""
-    parts = torch.from_numpy(images).permute(0, 3, 1, 2).split(64)
-    return torch.cat([network(part) for part in parts]).double()
-
-
-def _kernel(x: Tensor, y: Tensor) -> Tensor:
-    return (x @ y.T / x.shape[1] + 1) ** 3

@@ -1,4 +1,4 @@
-"""Whether a picture belongs to the toybox, told by how well the embedded model finds it again under noise."""
+"""Whether a picture is of the toybox, by how well the embedded model denoises it."""
 
 from __future__ import annotations
 

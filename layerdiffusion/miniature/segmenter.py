@@ -184,12 +184,12 @@ def paired(scenes: Scenes) -> np.ndarray:
     return np.concatenate([scenes.masks, np.zeros_like(scenes.masks)], 1)
 
 
-def train(single: Scenes, double: Scenes, plan: Plan) -> Sam:
-    """Train on scenes with one subject and with two for `plan.minutes`; float32, in eval mode."""
+def train(single: Scenes, double: Scenes, plan: Plan, start: Sam | None = None) -> Sam:
+    """Train on scenes with one subject and with two for `plan.minutes`, from nothing or from `start`; float32."""
     from layerdiffusion.models.sam import build_sam
 
     torch.manual_seed(plan.seed)
-    sam = build_sam(CONFIG).to(plan.device)
+    sam = (start or build_sam(CONFIG)).to(plan.device).requires_grad_(True)
     side, grid = CONFIG["image_size"], CONFIG["image_size"] // CONFIG["patch_size"]
     # Thrown away after: tells every patch's embedding from the start which of its pixels are a subject's.
     anybody = nn.Conv2d(CONFIG["out_chans"], (side // grid) ** 2, 1).to(plan.device)
@@ -228,7 +228,8 @@ def train(single: Scenes, double: Scenes, plan: Plan) -> Sam:
         return loss / rounds
 
     outer = (*OUTER, "embed", "token", "rel_pos")
-    fit("sam", modules, loss_of, plan, Rates(lr=1.5e-3, weight_decay=0.02, ema=0.998, muon=True, outer=outer))
+    rates = Rates(lr=1.5e-3, weight_decay=0.02, ema=0.998, muon=True, outer=outer)
+    fit("sam", modules, loss_of, plan, rates if start is None else rates.continued())
     return sam.eval()
 
 

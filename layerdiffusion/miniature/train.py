@@ -1,9 +1,10 @@
-"""`python -m layerdiffusion train-miniature`: every part of the miniature from the sprites alone.
+"""`python -m layerdiffusion train-miniature`: every part of the miniature from drawn scenes alone.
 
 `--out` holds the checkpoints (`vae.pt`, `diffusion.pt`, …, with their loss curves) and `miniature/`, the
-finished folder. Training a part again goes on from its checkpoint; the diffusion model, where that is gone, from its
-weights in the finished folder (a copy of `assets/miniature` will do). The order that `all` takes is the order of
-need: the diffusion model wants the autoencoder, the judge is better with it, the CLIP better with the judge.
+finished folder. Training a part again goes on from its checkpoint or, where that is gone, from its weights in the
+finished folder (a copy of `assets/miniature` will do). Of the autoencoder only the decoder goes on: the diffusion model
+has learnt its latents. The order that `all` takes is the order of need: the diffusion model wants the autoencoder, the
+judge is better with it, the CLIP better with the judge.
 """
 
 from __future__ import annotations
@@ -85,6 +86,7 @@ def train_part(
     """Train part `name` for `minutes`, save it in the finished folder beside its facts, and return where."""
     from layerdiffusion.miniature import autoencoder, clip, data, diffusion, fidelity, judge, segmenter
     from layerdiffusion.miniature.training import Plan
+    from layerdiffusion.models.sam import load_sam
 
     count = scenes or PARTS[name].scenes
     plan = Plan(out, minutes, seed, device)
@@ -103,7 +105,7 @@ def train_part(
     elif name == "diffusion":
         trained_before = (finished / "model_index.json").exists()
         pipeline = diffusion.load(finished) if trained_before else diffusion.build(_vae(finished))
-        rates = diffusion.CONTINUED if trained_before else diffusion.RATES
+        rates = diffusion.RATES.continued() if trained_before else diffusion.RATES
         diffusion.train(pipeline, diffusion.Pool(pipeline.vae, count), plan, rates)
         diffusion.save(pipeline, finished)
         model, batch = pipeline.unet, diffusion.BATCH
@@ -118,7 +120,8 @@ def train_part(
     elif name == "sam":
         one = data.scenes(count // 2)
         two = data.scenes(count // 2, TWO_SUBJECTS_FROM, subjects=2)
-        model, batch = segmenter.train(one, two, plan), segmenter.BATCH
+        start = load_sam(folder) if (folder / "config.json").exists() else None
+        model, batch = segmenter.train(one, two, plan, start), segmenter.BATCH
         segmenter.save(model, folder)
     elif name == "features":
         model, batch = fidelity.train(data.scenes(count, unseen=None), plan), fidelity.BATCH
@@ -126,7 +129,8 @@ def train_part(
     else:
         helper = finished / "judge"
         teacher = judge.load_judge(helper, device) if (helper / "config.json").exists() else None
-        model, processor = clip.train(data.scenes(count, empty=0.03), plan, teacher)
+        before = clip.load(folder) if (folder / "config.json").exists() else None
+        model, processor = clip.train(data.scenes(count, empty=0.03), plan, teacher, before)
         clip.save(model, processor, folder)
         batch = clip.BATCH
     parameters = sum(weight.numel() for weight in model.parameters())

@@ -12,7 +12,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +50,10 @@ class Rates:
     muon: bool = False  # orthogonalised updates (torch.optim.Muon) for the inner matrices and convolutions
     outer: tuple[str, ...] = OUTER  # parts of the names of weights that Muon leaves to AdamW
 
+    def continued(self) -> Rates:
+        """For training on from trained weights whose optimizer is gone: slower, with a shorter memory."""
+        return replace(self, lr=self.lr / 2, warmup=20, ema=min(self.ema, 0.995), cooldown=0.5)
+
 
 def autocast(device: str | torch.device) -> torch.autocast:
     """bfloat16 where the hardware multiplies it; emulated, a training step takes 25 times as long as in float32."""
@@ -85,14 +89,26 @@ class Muon(torch.optim.Optimizer):
 def orthogonalised(matrix: torch.Tensor, steps: int = 5) -> torch.Tensor:
     """U Vᵀ of the matrix U S Vᵀ, nearly: all singular values come out between about 0.7 and 1.2.
 
-    Newton and Schulz's iteration with the quintic's coefficients of Muon's reference implementation.
+    Newton and Schulz's iteration with the quintic's coefficients of Muon's reference implementation. Every step
+    multiplies by a polynomial of the Gram matrix, and these commute: of a matrix that is far wider than high, the small
+    Gram matrix alone is iterated, and the matrix multiplied once.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
     x = x / x.norm().clamp_min(1e-7)
-    for _ in range(steps):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    gram = x @ x.T
+    if x.shape[1] > 2 * x.shape[0]:
+        identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+        product = identity
+        for step in range(steps):
+            factor = torch.addmm(gram, gram, gram, beta=b, alpha=c) + a * identity
+            product = factor @ product if step else factor
+            gram = factor @ gram @ factor if step < steps - 1 else gram
+        x = product @ x
+    else:
+        for _ in range(steps):
+            x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+            gram = x @ x.T
     return x.T if matrix.shape[0] > matrix.shape[1] else x
 
 

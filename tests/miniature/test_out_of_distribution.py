@@ -1,4 +1,4 @@
-"""The word on strange pictures: for what the model does not know, and never for a scene of its own."""
+"""The score is high for what the model was not trained on, and low for scenes of its own world."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def miniature():
 
 
 @pytest.mark.slow
-def test_strange_pictures_are_told_from_the_toyboxs_own(miniature):
+def test_noise_and_checks_score_above_every_drawn_scene(miniature):
     usual = ood_threshold(miniature)
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (160, 160, 3), dtype=np.uint8))
     checks = Image.fromarray((np.indices((160, 160)).sum(0) // 6 % 2 * 255).astype(np.uint8)).convert("RGB")
@@ -27,7 +27,7 @@ def test_strange_pictures_are_told_from_the_toyboxs_own(miniature):
     assert np.mean(np.array(own) <= 1.1 * usual) >= 0.9
 
 
-def test_it_is_the_same_every_time(tiny_models, tiny_v_models):
+def test_the_score_is_the_same_every_time(tiny_models, tiny_v_models):
     for models in (tiny_models, tiny_v_models):
         picture = draw(3).image
         assert ood_score(models, picture) == ood_score(models, picture)

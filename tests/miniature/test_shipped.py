@@ -53,7 +53,7 @@ def test_the_judge_judges_pictures_of_any_size(judge, unseen):
 
 
 @shipped("sam/config.json")
-def test_a_click_finds_the_subject_and_its_fit_is_told_honestly(unseen):
+def test_a_click_finds_the_subject_and_the_iou_is_predicted(unseen):
     from layerdiffusion.miniature.segmenter import figures
     from layerdiffusion.models.sam import load_sam
 
@@ -94,15 +94,15 @@ def test_the_autoencoder_gives_pictures_back(unseen):
 
 @shipped("model_index.json")
 def test_captions_become_the_pictures_they_describe(judge):
-    """Chance would have 1 animal in 16, 1 place in 8, 1 pose in 4 right."""
+    """Chance would have 1 animal in 12, 1 place in 8, 1 pose in 4 right."""
     from diffusers import StableDiffusionPipeline
 
     from layerdiffusion.miniature.captions import join, phrase
-    from layerdiffusion.miniature.pictures import wishes
+    from layerdiffusion.miniature.measures import random_attributes
 
     pipeline = StableDiffusionPipeline.from_pretrained(MINIATURE, torch_dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
-    wanted = wishes(8, False, 123)
+    wanted = random_attributes(8, False, 123)
     generator = torch.Generator().manual_seed(0)
     captions = [join(*phrase(attributes)) for attributes in wanted]
     images = pipeline(captions, num_inference_steps=10, guidance_scale=3.0, generator=generator).images
@@ -140,8 +140,8 @@ def test_the_cards_snippet_runs_as_printed(monkeypatch):
 
 
 @shipped("README.md")
-def test_the_model_card_tells_the_recorded_figures():
-    from layerdiffusion.miniature.figures import recorded
+def test_the_model_card_has_the_recorded_figures():
+    from layerdiffusion.miniature.measures import recorded
 
     card = (MINIATURE / "README.md").read_text(encoding="utf-8")
     figures = recorded(MINIATURE)

@@ -11,9 +11,7 @@ from torch import nn
 
 from layerdiffusion.__main__ import main
 from layerdiffusion.miniature import autoencoder, clip, data, diffusion, judge, segmenter, training
-from layerdiffusion.miniature.card import write
 from layerdiffusion.miniature.data import scenes
-from layerdiffusion.miniature.figures import Figure, record, recorded, rough_parts
 from layerdiffusion.miniature.train import record as record_training
 from layerdiffusion.miniature.train import thinned
 from layerdiffusion.miniature.training import Muon, Plan, Rates, fit, orthogonalised
@@ -225,49 +223,6 @@ def test_a_near_miss_differs_in_one_word():
         assert clip.sentence(truth, np.random.default_rng(1)) != clip.sentence(other, np.random.default_rng(1))
 
 
-def test_an_untrained_judge_comes_back_from_its_folder_the_same(one, tmp_path):
-    torch.manual_seed(0)
-    fresh = judge.Judge(judge.Network())
-    judge.save_judge(fresh, tmp_path)
-    again = judge.load_judge(tmp_path)
-    assert again(list(one.images)) == fresh(list(one.images))
-    assert set(again(list(one.images))[0]) == {"animal", "paint", "pose", "size", "place", "shape"}
-
-
-def test_worn_pictures_stay_pictures(one):
-    pixels = judge.to_tensor(one.images)
-    worn = judge.worn(pixels, torch.Generator().manual_seed(0))
-    assert worn.shape == pixels.shape
-    assert worn.min() >= -1 and worn.max() <= 1
-    assert not torch.equal(worn, pixels)
-    assert (worn - pixels).abs().mean() < 0.2
-
-
-def test_a_figure_knows_its_bar():
-    assert Figure("sam", "iou", 0.91, 0.90, "").reached
-    assert not Figure("sam", "iou", 0.89, 0.90, "").reached
-    assert Figure("size", "all files", 30.0, 45.0, "MB", True).reached
-    assert not Figure("size", "all files", 46.0, 45.0, "MB", True).reached
-    assert not Figure("sam", "iou", None, 0.90, "").reached
-    assert Figure("clip", "size", 0.5, None).reached
-
-
-def test_figures_are_recorded_part_by_part(tmp_path):
-    order = ("vae", "judge")
-    record([Figure("vae", "PSNR", 20.0, 28.0, "dB"), Figure("judge", "animal", 0.9, 0.98)], tmp_path, False, order)
-    record([Figure("vae", "PSNR", 29.0, 28.0, "dB")], tmp_path, True, order)
-    assert recorded(tmp_path) == [Figure("vae", "PSNR", 29.0, 28.0, "dB"), Figure("judge", "animal", 0.9, 0.98)]
-    assert rough_parts(tmp_path) == {"vae"}
-
-
-def test_a_missing_part_misses_its_bars_and_the_exit_status_says_so(tmp_path, capsys):
-    assert main(["evaluate", "miniature", "--model", str(tmp_path), "--part", "judge", "--json"]) == 1
-    rows = json.loads(capsys.readouterr().out)
-    assert [row["value"] for row in rows] == [None] * 6
-    assert main(["evaluate", "miniature", "--model", str(tmp_path), "--part", "size"]) == 0
-    assert main(["evaluate", "miniature", "--model", str(tmp_path / "nowhere")]) == 2
-
-
 def test_a_long_curve_is_thinned_to_means():
     curve = [[50 * i, float(i), float(i)] for i in range(1, 201)]
     short = thinned(curve, 50)
@@ -297,20 +252,3 @@ def test_a_part_trains_from_the_command_line_and_goes_on(part, module, tmp_path,
     assert json.loads((tmp_path / "miniature" / part / "training.json").read_text())["steps"] > first
     assert main(["train-miniature", "card", "--out", str(tmp_path)]) == 0
     assert f"{part} (`{part}/`)" in (tmp_path / "miniature" / "README.md").read_text()
-
-
-def test_the_card_has_what_was_not_measured_and_what_was_tried(tmp_path):
-    record(
-        [Figure("diffusion", "whole", None, 0.85), Figure("diffusion", "one", 0.5, 0.97)],
-        tmp_path,
-        False,
-        ["diffusion"],
-    )
-    notes = {"trials": [{"what": "guidance 6", "pictures": 48, "whole": 0.25}], "not_tried": ["Nothing else."]}
-    (tmp_path / "notes.json").write_text(json.dumps(notes))
-    assert main(["train-miniature", "card", "--out", str(tmp_path.parent)]) == 2  # there is no folder `miniature` in it
-    text = write(tmp_path).read_text(encoding="utf-8")
-    assert "| diffusion | whole | – | ≥ 85.0 % | not measured |" in text
-    assert "| diffusion | one | 50.0 % | ≥ 97.0 % | **missed** |" in text
-    assert "1 of 2 figures miss their bar." in text
-    assert "| guidance 6 | 48 | 25.0 % |" in text and "- Nothing else." in text

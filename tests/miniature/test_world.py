@@ -1,12 +1,25 @@
 """The toybox: the same seed gives the same pixels, and a scene is what its masks, attributes and captions say."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 
 from layerdiffusion.miniature.captions import join, phrase, training_caption
+from layerdiffusion.miniature.outline import best_overlap
 from layerdiffusion.miniature.sheets import contact_sheet
 from layerdiffusion.miniature.tokenizer import build
-from layerdiffusion.miniature.world import ANIMALS, PAINTS, PLACES, POSES, SIZES, draw, draw_attributes, held_out
+from layerdiffusion.miniature.world import (
+    ANIMALS,
+    PAINTS,
+    PLACES,
+    POSES,
+    SIZES,
+    draw,
+    draw_attributes,
+    held_out,
+    silhouette,
+)
 
 SEEDS = range(12)
 
@@ -33,7 +46,7 @@ def test_the_mask_is_where_the_subject_hides_its_place():
         mask = scene.object_mask
         assert mask.any()
         assert differs[mask].mean() > 0.85
-        # Outside of it there is nothing new but a shadow and the sprite's soft edge: never brighter by much.
+        # Outside of it there is nothing new but a shadow and the subject's soft edge: never brighter by much.
         brighter = (image - place).max(-1) > 60
         edge = mask.copy()
         for axis in (0, 1):
@@ -60,7 +73,7 @@ def test_two_subjects_have_masks_that_do_not_meet():
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("pose", "lying"), ("paint", "purple"), ("animal", "giraffe"), ("facing", "left"), ("marking", "stripes")],
+    [("pose", "lying"), ("paint", "purple"), ("animal", "giraffe"), ("facing", "left"), ("marking", "socks")],
 )
 def test_fixing_one_attribute_of_the_subject_leaves_the_rest(key, value):
     for seed in SEEDS:
@@ -78,15 +91,51 @@ def test_fixing_the_place_leaves_the_subject():
         assert moon.attributes == {**plain.attributes, "place": "moon"}
 
 
-def test_a_lying_subject_is_turned_and_a_jumping_one_is_off_the_ground():
+def test_poses_are_made_by_joints_not_by_turning_the_subject():
+    for animal in ANIMALS:
+        shapes = {pose: silhouette(animal, pose)[::4, ::4] for pose in POSES}
+        for pose in ("jumping", "lying", "sitting"):
+            turned = [np.rot90(shapes["standing"], turns) for turns in range(4)]
+            assert max(best_overlap(shapes[pose], other) for other in turned) < 0.85, (animal, pose)
+
+
+def test_a_lying_subject_is_lower_and_a_jumping_one_is_off_the_ground():
     for seed in SEEDS:
         standing, lying, jumping = (
-            draw(seed, animal="car", pose=pose).object_mask for pose in ("standing", "lying", "jumping")
+            draw(seed, animal="horse", pose=pose).object_mask for pose in ("standing", "lying", "jumping")
         )
-        extent = [(np.ptp(np.nonzero(m)[0]), np.ptp(np.nonzero(m)[1])) for m in (standing, lying)]
-        assert extent[0][0] < extent[0][1]  # a car is longer than high
-        assert extent[1][0] > extent[1][1]
+        assert np.ptp(np.nonzero(lying)[0]) < 0.8 * np.ptp(np.nonzero(standing)[0])
         assert np.nonzero(jumping)[0].max() < np.nonzero(standing)[0].max()
+
+
+def test_hardly_any_outline_passes_for_another_animals():
+    for pose in POSES:
+        shapes = [silhouette(animal, pose)[::4, ::4] for animal in ANIMALS]
+        assert np.mean([best_overlap(a, b) >= 0.85 for a, b in combinations(shapes, 2)]) <= 0.05
+
+
+def test_a_figure_is_never_cut_by_the_edge_of_the_picture():
+    for seed, animal in enumerate(ANIMALS):
+        for pose in POSES:
+            mask = draw(seed, animal=animal, pose=pose, size="big").object_mask
+            assert not (mask[0].any() or mask[-1].any() or mask[:, 0].any() or mask[:, -1].any()), (animal, pose)
+
+
+def test_a_marking_moves_with_the_pose():
+    for marking in ("spots", "saddle", "socks", "scarf"):
+        counts = []
+        for pose in POSES:
+            plain, marked = (
+                np.asarray(draw(7, animal="dog", pose=pose, marking=kind, size="big").image, int)
+                for kind in ("none", marking)
+            )
+            counts.append((np.abs(plain - marked).max(-1) > 40).sum())
+        assert min(counts) > 60, (marking, counts)
+
+
+def test_a_figure_is_drawn_at_any_resolution():
+    small, large = (np.asarray(draw(5, side=side).image.resize((64, 64)), int) for side in (128, 512))
+    assert np.abs(small - large).mean() < 6
 
 
 def test_sizes_can_be_told_apart():
@@ -114,7 +163,7 @@ def test_a_share_of_the_combinations_is_held_out_and_every_value_is_still_seen()
 
 
 def test_the_complete_caption_says_every_attribute_and_has_both_parts():
-    said = {"lying": ("lying", "lies"), "jumping": ("jump", "leap"), "standing": ("stand",)}
+    said = {"lying": ("lying", "lies"), "jumping": ("jump", "leap"), "standing": ("stand",), "sitting": ("sit",)}
     for seed in range(60):
         scene = draw(seed)
         caption, attributes = scene.caption, scene.attributes
