@@ -21,13 +21,13 @@ from layerdiffusion.models._torchvision import ensure_torchvision
 if TYPE_CHECKING:
     from diffusers import AutoencoderTiny, StableDiffusionPipeline
 
-BATCH = 64
+BATCH = 128
 NO_CAPTION = 0.1  # the share of pictures trained with "", for classifier-free guidance
 SNR_CLAMP = 5.0
 SUBJECT_WEIGHT = 5.0  # of the loss where the subject is, to 1 elsewhere: a tenth of the picture, and all its detail
-RATES = Rates(lr=2e-3, ema=0.9995, cooldown=0.35, muon=True)
+RATES = Rates(lr=2.5e-3, ema=0.999, cooldown=0.35, muon=True)
 EMPTY = 0.08  # the share of scenes with nobody in them
-FRESH = 4  # scenes drawn anew for a step: what drawing and encoding cost is a sixteenth of it
+FRESH = 4  # scenes drawn anew for a step: what drawing and encoding cost is a small part of it
 FRESH_FROM, SEEDS_A_SCENE = 100_000_000, 16
 SHARD = "9MB"  # a Space takes no file over 10 MB without LFS
 

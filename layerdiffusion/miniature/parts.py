@@ -21,7 +21,7 @@ PARTS = {
     "decoder": Part(20, 20_000, "vae/decoder", "the autoencoder's decoder, trained on: its latents stay what they are"),
     "diffusion": Part(
         240,
-        8_000,
+        4_000,
         "unet",
         "UNet2DConditionModel and CLIPTextModel, v-prediction",
         ("text_encoder", "tokenizer", "scheduler"),

@@ -105,8 +105,7 @@ def train_part(
     elif name == "diffusion":
         trained_before = (finished / "model_index.json").exists()
         pipeline = diffusion.load(finished) if trained_before else diffusion.build(_vae(finished))
-        rates = diffusion.RATES.continued() if trained_before else diffusion.RATES
-        diffusion.train(pipeline, diffusion.Pool(pipeline.vae, count), plan, rates)
+        diffusion.train(pipeline, diffusion.Pool(pipeline.vae, count), plan)
         diffusion.save(pipeline, finished)
         model, batch = pipeline.unet, diffusion.BATCH
     elif name == "judge":
