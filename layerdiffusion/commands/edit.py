@@ -86,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     machine.add_argument("--model", help="miniature, a diffusers folder, a hub id, or auto")
     add_lora(machine)
     machine.add_argument("--sam", help="miniature, vit_b, vit_l, vit_h, a file, a folder, or a hub id")
-    machine.add_argument("--detector", help="a Grounding DINO or OWLv2 for --find: a folder or hub id")
+    machine.add_argument("--detector", help="a SAM 3, Grounding DINO or OWLv2 for --find: a folder or hub id")
     machine.add_argument("--device", default=None, help="cpu, cuda, cuda:1, mps; else the best there is")
     machine.add_argument("--out", metavar="DIR", help="folder for the results; else a new one named by the edit")
     machine.add_argument("--detail", action="store_true", help="save results with the background picture's own pixels")
@@ -191,7 +191,8 @@ class _Segmenters:
         return self._segmenter().mask(points, labels, box, image=image)
 
     def find(self, image: Image.Image, words: str) -> np.ndarray:
-        from layerdiffusion.models.find import find, load_detector
+        from layerdiffusion.models.detectors import load_detector
+        from layerdiffusion.models.find import find
 
         detector = None if self._detector is None else load_detector(self._detector, self._models.device)
         return find(self._models, image, words, segmenter=self._segmenter(), detector=detector)[0].mask
