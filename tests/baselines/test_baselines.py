@@ -2,6 +2,7 @@
 
 import dataclasses
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from tiny import QUICK
 
 from layerdiffusion import baselines
-from layerdiffusion.baselines import BASELINES, LABELS, OWN, options_for
+from layerdiffusion.baselines import BASELINES, LABELS, OWN, options_for, sdedit
 from layerdiffusion.baselines.imagic import ImagicOptions
 from layerdiffusion.baselines.pnp import PnPOptions
 from layerdiffusion.baselines.sdedit import SDEditOptions
@@ -273,3 +274,17 @@ def test_another_methods_options_are_refused(tiny_models, edit):
             )
     with pytest.raises(SettingsError, match="method is 'magic'"):
         Editor(tiny_models).run(edit, QUICK, method="magic")
+
+
+def test_a_new_baseline_is_one_file(tmp_path, tiny_v_models, edit, monkeypatch):
+    """A copy of SDEdit under another name runs by it, and is called what its docstring begins with."""
+    text = Path(sdedit.__file__).read_text("utf-8").replace('"""SDEdit (', '"""Half the Noise (', 1)
+    (tmp_path / "half.py").write_text(text.replace("option(0.8, SHARE)", "option(0.5, SHARE)"))
+    assert baselines._labels(tmp_path) == {"half": "Half the Noise"}
+    monkeypatch.setattr(baselines, "__path__", [*baselines.__path__, str(tmp_path)])
+    monkeypatch.setitem(baselines.LABELS, "half", "Half the Noise")
+    half = Editor(tiny_v_models).run(edit, QUICK, method="half", options=options_for("half", tiny_v_models))
+    same = Editor(tiny_v_models).run(
+        edit, QUICK, method="sdedit", options=options_for("sdedit", tiny_v_models, strength=0.5)
+    )
+    assert pixels(half) == pixels(same)

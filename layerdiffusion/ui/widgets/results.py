@@ -147,13 +147,22 @@ def _baselines() -> BaselinesCard:
 def take(session: Session, result: Any, scores: list[Score | None], more: bool = False) -> None:
     """Keep the result, how well it fits, and its pictures as files that carry their recipe; `more` of the same edit."""
     if not more or not session.results:
-        forget(session)
-        session.folder = tempfile.TemporaryDirectory(prefix="layerdiffusion-")
+        earlier, session.folder = session.folder, tempfile.TemporaryDirectory(prefix="layerdiffusion-")
+        try:
+            items = _items(result, scores, lambda: save_pictures(result, files_folder(session)))
+        except BaseException:
+            session.folder.cleanup()
+            session.folder = earlier
+            raise
+        if earlier is not None:
+            earlier.cleanup()
+        session.results, session.shown, session.baselines = [result], items, {}
+        session.chosen = best_index(session)
+        return
     offset = len(session.shown)
-    items = _items(result, scores, lambda: save_pictures(result, files_folder(session), offset))
+    session.shown += _items(result, scores, lambda: save_pictures(result, files_folder(session), offset))
     session.results.append(result)
-    session.shown += items
-    session.chosen = best_index(session) if not more else offset
+    session.chosen = offset
 
 
 def take_baseline(session: Session, name: str, result: Any, scores: list[Score | None]) -> None:
