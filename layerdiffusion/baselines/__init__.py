@@ -3,8 +3,8 @@
     editor.run(edit, Settings(seeds=(0, 1)), method="pnp", options=options_for("pnp", models, attention_share=0.3))
 
 A file a baseline: its `Options`, its maths, and `edit`, which says its stages as `method.layerdiffusion.edit` does. A
-new one is one more file, and is called what its docstring begins with, up to the bracket. Of `Settings` every baseline takes `seeds`, `sampling_steps` and
-`guidance_scale`; Imagic `training_seed` and `tune` as well.
+new one is one more file, and is called what its docstring begins with, up to the bracket. Of `Settings` every baseline
+takes `seeds`, `sampling_steps` and `guidance_scale`; Imagic `training_seed` and `tune` as well.
 """
 
 from __future__ import annotations
