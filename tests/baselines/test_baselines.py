@@ -250,7 +250,7 @@ def test_the_defaults_are_the_published_ones_and_the_models_own_where_those_are_
 @pytest.mark.parametrize(
     ("name", "changes", "sentence"),
     [
-        ("p2p", {}, "method is 'p2p': it must be layerdiffusion, sdedit, imagic or pnp."),
+        ("p2p", {}, "method is 'p2p': it must be layerdiffusion, imagic, pnp or sdedit."),
         ("sdedit", {"alpha": 0.5}, "sdedit has no option alpha; it has source, strength."),
         (OWN, {"alpha": 0.5}, "layerdiffusion has no option alpha; its dials are settings of the edit."),
         ("sdedit", {"strength": 1.5}, "strength must be a number from 0 to 1, not 1.5."),

@@ -22,7 +22,7 @@ from layerdiffusion.ui.handlers.results import keeper, packed
 from layerdiffusion.ui.handlers.run import further
 from layerdiffusion.ui.handlers.words import split
 from layerdiffusion.ui.session import Session
-from layerdiffusion.ui.widgets.results import show, take
+from layerdiffusion.ui.widgets.results import RECIPE, show, take
 
 
 def result(*seeds: int) -> SimpleNamespace:
@@ -97,7 +97,7 @@ def test_files_are_made_again_where_the_temporary_folder_was_emptied(tiny_models
     assert {path: path.read_bytes() for path in before} == before
     shutil.rmtree(session.folder.name)
     backend = SimpleNamespace(editor=editor, cut_outs=lambda _: [])
-    assert open_bundle(Path(packed(backend)(session, [])).read_bytes()).recipe.edit == edit
+    assert open_bundle(Path(packed(backend)(session, [RECIPE])).read_bytes()).recipe.edit.prompt == edit.prompt
     shutil.rmtree(session.folder.name)
     take(session, editor.run(edit, replace(QUICK, seeds=(7,))), [None], more=True)
     assert [item.seed for item in session.shown] == [*QUICK.seeds, 7] and session.shown[-1].path.is_file()
