@@ -19,7 +19,7 @@ from layerdiffusion.cut_outs import SubjectFinder
 from layerdiffusion.edit import Edit
 from layerdiffusion.engine import FittedEmbeddings, TunedWeights, Turns
 from layerdiffusion.errors import EditError
-from layerdiffusion.images.layers import Layers, lay_out, seen
+from layerdiffusion.images.layers import Layers, cut_note, lay_out, seen
 from layerdiffusion.images.masks import Mask, cut_out
 from layerdiffusion.method.embeddings import edit_embedding
 from layerdiffusion.method.layerdiffusion import generate_background
@@ -107,7 +107,7 @@ class Editor:
             model=self.models.name,
             layers=plan.task.layers,
             warnings=(
-                *self.warnings(edit, method),
+                *self.warnings(edit, plan.task.settings, method),
                 *(value.note for value in trained.values() if isinstance(value, TunedWeights) and value.note),
                 *([] if subject is None else [OF_A_SUBJECT]),
             ),
@@ -247,10 +247,12 @@ class Editor:
         with self.turn():
             return self._subjects.subjects_of(images, edit, layers)
 
-    def warnings(self, edit: Edit, method: str = OWN) -> list[str]:
-        """What will be made of masks and prompts otherwise than they may be meant, a sentence each."""
+    def warnings(self, edit: Edit, settings: Settings | None = None, method: str = OWN) -> list[str]:
+        """What will be made of masks, windows and prompts otherwise than they may be meant, a sentence each."""
         prompts = [edit.object_prompt, edit.background_prompt] if method == OWN else [edit.prompt]
-        return [*edit.notes, *self.models.prompt_warnings(prompts), *prompt_notes(prompts)]
+        shape = (settings or Settings()).resolve(self.models.defaults).shape
+        cut = cut_note(edit, self.models.window(shape, edit.object_image.size))
+        return [*edit.notes, *([cut] if cut else []), *self.models.prompt_warnings(prompts), *prompt_notes(prompts)]
 
     def need(self, settings: Settings | None = None) -> Need | None:
         """What an edit takes of the device's memory, where that is known. Raises `TooLarge` where it can't fit."""

@@ -45,3 +45,10 @@ class SegmentError(EditError):
 
 class ModelError(EditError):
     """A model that can't be found or opened."""
+
+
+def printable(text: object) -> str:
+    """A path or a name as a sentence can have it: in one line, and of a very long one the two ends."""
+    text = str(text)
+    text = text if text.isprintable() else ascii(text)[1:-1]
+    return text if len(text) <= 200 else f"{text[:95]} … {text[-95:]}"

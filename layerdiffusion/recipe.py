@@ -11,7 +11,7 @@ import base64
 import binascii
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple, cast
@@ -21,10 +21,11 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from layerdiffusion.edit import Edit, Placement
-from layerdiffusion.errors import RecipeError
+from layerdiffusion.errors import EditError, RecipeError, printable
+from layerdiffusion.files import write_files
 from layerdiffusion.images.geometry import reduce
 from layerdiffusion.images.io import open_image, png_bytes
-from layerdiffusion.images.masks import open_mask
+from layerdiffusion.images.masks import open_mask, read_mask
 from layerdiffusion.settings import RETIRED, Settings, known_fields, shortened
 
 RECIPE_VERSION = 3
@@ -51,9 +52,13 @@ _EMBEDDED = "data:image/png;base64,"
 
 
 def recipe_to_dict(
-    edit: Edit, settings: Settings, model: str | None = None, folder: Path | None = None, detail: bool = False
+    edit: Edit,
+    settings: Settings,
+    model: str | None = None,
+    detail: bool = False,
+    files: dict[str, bytes] | None = None,
 ) -> dict:
-    """The recipe as JSON data; pictures are written to `folder` as PNG, or embedded if it is None."""
+    """The recipe as JSON data; pictures are put into `files` by name, as PNG, or embedded if it is None."""
     data: dict[str, Any] = {}
     for name in _names(Edit):
         value = getattr(edit, name)
@@ -62,11 +67,11 @@ def recipe_to_dict(
         if name in _PICTURES:
             soft = getattr(edit, name.replace("_mask", "_alpha")) if name.endswith("_mask") else None
             content = png_bytes(value if soft is None else Image.fromarray(soft))
-            if folder is None:
+            if files is None:
                 value = _EMBEDDED + base64.b64encode(content).decode()
             else:
                 value = _PICTURES[name]
-                (Path(folder) / value).write_bytes(content)
+                files[value] = content
         elif isinstance(value, Placement):
             value = {part.name: getattr(value, part.name) for part in fields(value)}
         data[name] = value
@@ -90,7 +95,9 @@ def recipe_from_dict(data: Any, folder: Path | None = None, settings: type[Setti
         )
     extra = sorted(set(data) - {"layerdiffusion", "edit", "settings", "model", "detail"})
     if extra:
-        raise RecipeError(f'The recipe has an unknown field "{extra[0]}"; remove it or correct its spelling.')
+        raise RecipeError(
+            f'The recipe has an unknown field "{printable(extra[0])}"; remove it or correct its spelling.'
+        )
     model = data.get("model")
     if model is not None and (not isinstance(model, str) or "\0" in model):
         raise RecipeError(f"The recipe's model is {shortened(model)}: it must be a name in quotes.")
@@ -145,16 +152,89 @@ def _as_before(values: dict[str, Any], off_subject: bool) -> None:
             del values["background_mask"]
 
 
-def save_recipe(
-    edit: Edit, settings: Settings, folder: str | Path, model: str | None = None, detail: bool = False
-) -> Path:
-    """Write `edit.json` and its pictures to `folder`, and return the path of the former."""
-    folder = Path(folder)
+def recipe_files(edit: Edit, settings: Settings, model: str | None = None, detail: bool = False) -> dict[str, bytes]:
+    """By name what a folder holds of a recipe: `edit.json` and its pictures."""
+    files: dict[str, bytes] = {}
+    data = recipe_to_dict(edit, settings, model, detail, files)
+    return {"edit.json": (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode(), **files}
+
+
+def files_to_write(
+    folder: Path, files: Mapping[str, bytes | None], overwrite: bool = False, inputs: Iterable[Path] = ()
+) -> dict[Path, bytes | None]:
+    """Those of an edit's `files`, content by name, that are not in `folder` already; None is content not made yet.
+
+    Raises a `RecipeError` for a name at which there is one of the `inputs`, or, without `overwrite`, a file that no
+    earlier edit wrote.
+    """
+    inputs, earlier = list(inputs), _is_recipe(folder / "edit.json")
+    needed = {}
+    for name, content in files.items():
+        path = folder / name
+        if os.path.lexists(path):
+            if content is not None and _holds(path, content):
+                continue
+            if any(path.exists() and given.exists() and path.samefile(given) for given in inputs):
+                raise RecipeError(
+                    f"{path} is what this edit is made of, and would be written over; choose another folder."
+                )
+            if not overwrite and not (earlier and (not name.startswith("seed-") or is_result(path))):
+                raise RecipeError(
+                    f"{path} is there already, and no earlier edit wrote it; choose another folder, or say --overwrite."
+                )
+        needed[path] = content
+    return needed
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    """Whether the file is that, or the same picture or mask in another form."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        data = recipe_to_dict(edit, settings, model, folder, detail)
-        path = folder / "edit.json"
-        path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        if path.read_bytes() == content:
+            return True
+        if path.name not in _PICTURES.values():
+            return False
+        there, wanted = open_image(path), open_image(content)
+        if path.name not in (_PICTURES["object_mask"], _PICTURES["background_mask"]):
+            return there.size == wanted.size and there.tobytes() == wanted.tobytes()
+        masks = [read_mask(source, wanted.size, path.name) for source in (path, content)]
+        return all(np.array_equal(*pair) for pair in zip(*((mask.mask, mask.alpha) for mask in masks), strict=True))
+    except (OSError, EditError):
+        return False
+
+
+def _is_recipe(path: Path) -> bool:
+    try:
+        return "layerdiffusion" in json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError, TypeError):
+        return False
+
+
+def is_result(path: Path) -> bool:
+    """Whether the file is a picture that carries a recipe."""
+    try:
+        with Image.open(path, formats=["PNG"]) as file:
+            return CARRIED in file.info
+    except (OSError, ValueError, SyntaxError):
+        return False
+
+
+def save_recipe(
+    edit: Edit,
+    settings: Settings,
+    folder: str | Path,
+    model: str | None = None,
+    detail: bool = False,
+    overwrite: bool = False,
+) -> Path:
+    """Write `edit.json` and its pictures to `folder`, and return the path of the former.
+
+    Raises a `RecipeError` where that can't be, or, without `overwrite`, would replace what no earlier edit wrote.
+    """
+    folder = Path(folder)
+    path = folder / "edit.json"
+    needed = files_to_write(folder, recipe_files(edit, settings, model, detail), overwrite)
+    try:
+        write_files({path: content for path, content in needed.items() if content is not None})
     except OSError as error:
         raise RecipeError(
             f"The recipe can't be saved to {folder} ({error.strerror or error}); free some space or choose "
@@ -168,17 +248,18 @@ def load_recipe(path: str | Path) -> Recipe:
     path = Path(path)
     if path.is_dir():
         path = path / "edit.json"
+    shown = printable(path)
     try:
         text = path.read_text(encoding="utf-8-sig")  # Windows editors put a mark in front
     except FileNotFoundError as error:
-        raise RecipeError(f"There is no recipe at {path}; check the path.") from error
+        raise RecipeError(f"There is no recipe at {shown}; check the path.") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"The recipe {path} can't be read as text; give a saved edit's edit.json.") from error
+        raise RecipeError(f"The recipe {shown} can't be read as text; give a saved edit's edit.json.") from error
     try:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
         where = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
-        raise RecipeError(f"The recipe {path} is not valid JSON{where}; save the edit again or correct it.") from error
+        raise RecipeError(f"The recipe {shown} is not valid JSON{where}; save the edit again or correct it.") from error
     return recipe_from_dict(data, path.parent)
 
 
@@ -224,10 +305,10 @@ def carried_recipe(edit: Edit, settings: Settings, model: str | None = None, det
     return recipe_to_dict(replace(edit, **small), settings, model, detail=detail)
 
 
-def save_picture(image: Image.Image, seed: int, recipe: dict[str, Any], path: Path) -> None:
-    """Write one result as a PNG that carries its seed and `recipe`, a `carried_recipe`, for that seed alone."""
+def result_png(image: Image.Image, seed: int, recipe: dict[str, Any]) -> bytes:
+    """One result as a PNG that carries its seed and `recipe`, a `carried_recipe`, for that seed alone."""
     one = {**recipe, "settings": {**recipe["settings"], "seeds": [seed]}}
     text = PngInfo()
     text.add_itxt(CARRIED, json.dumps(one, ensure_ascii=False))
     text.add_text("seed", str(seed))
-    image.save(path, pnginfo=text)
+    return png_bytes(image, text)

@@ -14,11 +14,13 @@ from PIL import Image, ImageDraw
 
 from layerdiffusion.edit import Edit
 from layerdiffusion.errors import EditError, ModelError, SavedElsewhere, SegmentError
+from layerdiffusion.files import write_files
 from layerdiffusion.images.detail import bring_detail
-from layerdiffusion.images.layered import LayerGroup, NamedLayer, save_ora, save_psd
+from layerdiffusion.images.io import png_bytes
+from layerdiffusion.images.layered import LayerGroup, NamedLayer, ora_bytes, psd_bytes
 from layerdiffusion.images.layers import Layers, background_window, lay_out, seen
 from layerdiffusion.images.masks import Mask, cut_out, resize_mask
-from layerdiffusion.recipe import CARRIED, carried_recipe, save_picture, save_recipe
+from layerdiffusion.recipe import carried_recipe, files_to_write, is_result, recipe_files, result_png
 from layerdiffusion.settings import Settings
 
 FindSubjects = Callable[[Sequence[Image.Image]], list[Mask]]  # the subject's mask, bool (H, W), in each of the pictures
@@ -109,12 +111,11 @@ class Result:
         files = {f"layer-{name}.png": image for name, image in self.layer_pictures().items()}
         files |= {f"cutout-seed-{seed}.png": image for seed, image in zip(self.seeds, cut_outs, strict=False)}
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            for name, image in files.items():
-                image.save(folder / name)
             groups = self._groups(cut_outs)
-            save_psd(groups, self.images[0], folder / "layers.psd")
-            save_ora(groups, self.images[0], folder / "layers.ora")
+            contents = {name: png_bytes(image) for name, image in files.items()}
+            contents["layers.psd"] = psd_bytes(groups, self.images[0])
+            contents["layers.ora"] = ora_bytes(groups, self.images[0])
+            write_files({folder / name: content for name, content in contents.items()})
         except OSError as error:
             raise EditError(f"The layers can't be saved to {folder} ({error.strerror or error}).") from error
         return folder
@@ -135,42 +136,45 @@ class Result:
             groups.append(LayerGroup(f"seed {seed}", both[: 1 + mask.any()], visible=index == 0))
         return groups
 
-    def save(self, folder: str | Path, rescue: bool = True, detail: bool = False) -> Path:
+    def save(self, folder: str | Path, rescue: bool = True, detail: bool = False, overwrite: bool = False) -> Path:
         """Write `seed-….png`, `contact.png` and the recipe, `edit.json` with its pictures, and return the folder.
 
         With `detail`, the pictures are those of `detailed`, and the recipe says so.
 
         Every result carries its seed and the whole recipe as PNG text, what was used of pictures and masks included,
         so that it alone opens on the page. Results of other seeds that an earlier save left there are removed. When
-        the folder can't be written, or its disk is full, the pictures go to a new temporary folder and a
-        `SavedElsewhere` says which; without `rescue`, or when that fails too, an `EditError` says why.
+        the folder can't be written, its disk is full, or, without `overwrite`, a file is in the way that no earlier
+        edit wrote, the pictures go to a new temporary folder and a `SavedElsewhere` says which; without `rescue`, or
+        when that fails too, an `EditError` says why.
         """
         if detail and not self.detail:
-            return self.detailed().save(folder, rescue)
+            return self.detailed().save(folder, rescue, overwrite=overwrite)
         folder = Path(folder)
         try:
-            return self._write(folder)
+            return self._write(folder, overwrite)
         except EditError as error:
             elsewhere = self._rescued() if rescue else None
             if elsewhere is None:
                 raise
-            reason = getattr(error.__cause__, "strerror", None) or error.__cause__
+            reason = getattr(error.__cause__, "strerror", None) or error.__cause__ or str(error).partition(";")[0]
             raise SavedElsewhere(
                 f"The pictures can't be saved to {folder} ({reason}), so they are in {elsewhere}; "
                 "move them before that temporary folder is emptied.",
                 elsewhere,
             ) from error
 
-    def _write(self, folder: Path) -> Path:
-        save_recipe(self.edit, self.settings, folder, self.model, self.detail)
+    def _write(self, folder: Path, overwrite: bool = False) -> Path:
         recipe = carried_recipe(self.seen, self.settings, self.model, self.detail)
+        files = recipe_files(self.edit, self.settings, self.model, self.detail)
+        for seed, image in zip(self.seeds, self.images, strict=True):
+            files[f"seed-{seed}.png"] = result_png(image, seed, recipe)
+        files["contact.png"] = png_bytes(self.contact_sheet())
+        needed = files_to_write(folder, files, overwrite)
         try:
-            for seed, image in zip(self.seeds, self.images, strict=True):
-                save_picture(image, seed, recipe, folder / f"seed-{seed}.png")
-            self.contact_sheet().save(folder / "contact.png")
+            write_files({path: content for path, content in needed.items() if content is not None})
             for path in folder.glob("seed-*.png"):
                 named = re.fullmatch(r"seed-(\d+)\.png", path.name)
-                if named and int(named[1]) not in self.seeds and _is_ours(path):
+                if named and int(named[1]) not in self.seeds and is_result(path):
                     path.unlink()
         except OSError as error:
             raise EditError(
@@ -204,12 +208,3 @@ def captioned(rows: Sequence[Sequence[tuple[str, Image.Image]]]) -> Image.Image:
             sheet.paste(image, (x, y + caption))
             draw.text((x, y + 2), name, fill="black")
     return sheet
-
-
-def _is_ours(path: Path) -> bool:
-    """Whether the file is a picture that `save_picture` wrote."""
-    try:
-        with Image.open(path, formats=["PNG"]) as file:
-            return CARRIED in file.info
-    except (OSError, ValueError, SyntaxError):
-        return False

@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeVar, cast
 
 import numpy as np
 
-from layerdiffusion.errors import RecipeError, SettingsError
+from layerdiffusion.errors import RecipeError, SettingsError, printable
 
 MAX_SEEDS = 16
 EMBEDDINGS, FINETUNE, SAMPLING = "embeddings", "finetune", "sampling"  # the stages, in their order
@@ -264,7 +264,7 @@ def known_fields(data: object, known: Iterable[str], where: str) -> dict[str, ob
     extra = sorted(str(name) for name in set(data) - set(known))
     if extra:
         raise RecipeError(
-            f'The recipe\'s {where} has an unknown field "{extra[0]}"; remove it or correct its spelling.'
+            f'The recipe\'s {where} has an unknown field "{printable(extra[0])}"; remove it or correct its spelling.'
         )
     return dict(data)
 

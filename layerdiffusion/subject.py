@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
+import tempfile
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,9 +18,10 @@ from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
-from layerdiffusion.errors import EditError, ModelError, RecipeError
+from layerdiffusion.errors import EditError, ModelError, RecipeError, SavedElsewhere
+from layerdiffusion.files import check_writable, write_files
 from layerdiffusion.models.family import Condition
 from layerdiffusion.models.tuning import Weights, with_weights
 from layerdiffusion.recipe import CARRIED, Recipe, carried_recipe, recipe_from_dict
@@ -86,31 +90,80 @@ class Subject:
                 )
                 raise ModelError(f"The subject doesn't fit {models.name}: it was trained on {whose}.")
 
-    def save(self, path: str | Path, models: Models) -> Path:
-        """Write it, and return the file, of a full edit the folder. Raises `EditError`.
+    def save(self, path: str | Path, models: Models, overwrite: bool = False) -> Path:
+        """Write it, and return the file, of a full edit the folder, which has the name as given.
+
+        Raises what `check_place` does; a `SavedElsewhere` where it went to a temporary folder, since it could not be
+        written; an `EditError` where there was no place for it either.
 
         A LoRA's `NAME.safetensors` opens with `StableDiffusionPipeline.load_lora_weights`, and has the recipe in its
         metadata; `NAME.embeddings.safetensors` beside it has ê_a, ê_b and e_opt, a name and its vectors each, as
         textual inversion has them. A full edit's folder has a `unet` for `UNet2DConditionModel.from_pretrained`.
         """
-        path, lora = Path(path), self.tune == "lora"
-        path = path.with_suffix(".safetensors") if lora else path.with_suffix("")
+        path = check_place(path, self.tune, overwrite)
+        try:
+            return self._write(path, models)
+        except (OSError, SafetensorError) as error:
+            reason = getattr(error, "strerror", None) or error
+            elsewhere = self._rescued(path.name, models)
+        if elsewhere is None:
+            raise EditError(f"The subject can't be saved to {path} ({reason}); free some space.")
+        raise SavedElsewhere(
+            f"The subject can't be saved to {path} ({reason}), so it is in {elsewhere}; "
+            "move it before that temporary folder is emptied.",
+            elsewhere,
+        )
+
+    def _rescued(self, name: str, models: Models) -> Path | None:
+        """Where it went in a new temporary folder; None if there is no place for it either."""
+        try:
+            folder = Path(tempfile.mkdtemp(prefix="layerdiffusion-subject-"))
+        except OSError:
+            return None
+        try:
+            return self._write(folder / name, models)
+        except (OSError, SafetensorError):
+            shutil.rmtree(folder, ignore_errors=True)
+            return None
+
+    def _write(self, path: Path, models: Models) -> Path:
         recipe = carried_recipe(self.recipe.edit, self.recipe.settings, self.recipe.model)
         metadata = {"format": "pt", CARRIED: json.dumps(recipe, ensure_ascii=False)}
         embeddings = {name: tensor.contiguous() for name, tensor in self.embeddings.items()}
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if lora:
-                weights = {f"unet.{name.replace('.default.', '.')}": w.contiguous() for name, w in self.weights.items()}
-                save_file(weights, path, metadata)
-            else:
-                with_weights(models.master, self.weights).save_pretrained(path / "unet")  # type: ignore[operator]
-            save_file(embeddings, _embeddings_of(path), metadata)
-        except OSError as error:
-            raise EditError(
-                f"The subject can't be saved to {path} ({error.strerror or error}); free some space."
-            ) from error
+        if self.tune == "lora":
+            weights = {f"unet.{name.replace('.default.', '.')}": w.contiguous() for name, w in self.weights.items()}
+            write_files({path: save(weights, metadata), _embeddings_beside(path): save(embeddings, metadata)})
+            return path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as staging:  # as large as the network, so on the same disk
+            with_weights(models.master, self.weights).save_pretrained(staging)  # type: ignore[operator]
+            files = {path / "unet" / file.name: file for file in Path(staging).iterdir()}
+            write_files({**files, path / EMBEDDINGS_FILE: save(embeddings, metadata)})
         return path
+
+
+def check_place(path: str | Path, tune: str, overwrite: bool = False) -> Path:
+    """Where a subject goes by that name: of LoRA a file, `.safetensors` appended unless it is there; else a folder.
+
+    Raises an `EditError` where it can't be written, where a folder holds anything but an earlier subject, and, without
+    `overwrite`, where a file is in the way that is no earlier subject.
+    """
+    path = Path(path)
+    if tune == "lora" and path.suffix != ".safetensors":
+        path = path.with_name(f"{path.name}.safetensors")
+    try:
+        check_writable(path.parent)
+    except OSError as error:
+        raise EditError(f"The subject can't be saved to {path} ({error.strerror or error}).") from error
+    if tune == "lora":
+        there = [file for file in (path, _embeddings_beside(path)) if os.path.lexists(file)]
+        foreign = path.is_dir() or (not overwrite and any(_carried(file) is None for file in there))
+    else:
+        own = {"unet", EMBEDDINGS_FILE} if _carried(path / EMBEDDINGS_FILE) is not None else set()
+        foreign = os.path.lexists(path) and not (path.is_dir() and {file.name for file in path.iterdir()} <= own)
+    if foreign:
+        raise EditError(f"{path} is there already, and is no subject that was kept; choose another name to keep it by.")
+    return path
 
 
 def trained_subject(recipe: Recipe, embeddings: Condition, edit_embedding: Condition, weights: Weights) -> Subject:
@@ -129,14 +182,20 @@ def trained_subject(recipe: Recipe, embeddings: Condition, edit_embedding: Condi
     )
 
 
+def subject_path(path: str | Path) -> Path:
+    """The file or folder of the subject that was kept by that name."""
+    path = Path(path)
+    return path if path.exists() or path.suffix == ".safetensors" else path.with_name(f"{path.name}.safetensors")
+
+
 def load_subject(path: str | Path) -> Subject:
     """The subject in a `.safetensors` file, or the folder of a full one, as `Subject.save` wrote it.
 
     A LoRA without its embeddings beside it has its words as the text encoder has them. Raises `RecipeError`.
     """
-    path = Path(path)
+    path = subject_path(path)
     file = path / UNET if path.is_dir() else path
-    beside = _embeddings_of(path)
+    beside = path / EMBEDDINGS_FILE if path.is_dir() else _embeddings_beside(path)
     try:
         with safe_open(beside if beside.is_file() else file, "pt") as opened:
             carried = (opened.metadata() or {}).get(CARRIED)
@@ -157,8 +216,17 @@ def load_subject(path: str | Path) -> Subject:
     return Subject(recipe, embeddings, {_ours(name): weight for name, weight in weights.items()})
 
 
-def _embeddings_of(path: Path) -> Path:
-    return path / EMBEDDINGS_FILE if path.suffix != ".safetensors" else path.with_suffix(f".{EMBEDDINGS_FILE}")
+def _embeddings_beside(path: Path) -> Path:
+    return path.with_suffix(f".{EMBEDDINGS_FILE}")
+
+
+def _carried(path: Path) -> str | None:
+    """The recipe in a safetensors file's metadata; None where there is none."""
+    try:
+        with safe_open(path, "pt") as opened:
+            return (opened.metadata() or {}).get(CARRIED)
+    except (OSError, SafetensorError):
+        return None
 
 
 def _ours(name: str) -> str:

@@ -6,6 +6,7 @@ import one_thread  # noqa: F401 - before torch
 
 # isort: split
 import copy
+import errno
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A worker gets the tests of a whole file, for its fixtures, and the files in this order."""
     tops = {item: item.path.relative_to(HERE).parts[0] for item in items}
     items.sort(key=lambda item: LONGEST.index(tops[item]) if tops[item] in LONGEST else len(LONGEST))
+
+
+@pytest.fixture
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """Let the disk below a folder be full for what the program writes there."""
+    really_open = Path.open
+
+    def fill(folder: Path) -> None:
+        def full(self: Path, mode: str = "r", *args: Any, **options: Any) -> Any:
+            if "x" in mode and folder in self.resolve().parents:
+                really_open(self, mode).close()  # a file's name still finds a place
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return really_open(self, mode, *args, **options)
+
+        monkeypatch.setattr(Path, "open", full)
+
+    return fill
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 Ctrl-C.
 """
 
-import errno
 import json
 import math
 import os
@@ -461,11 +460,8 @@ def test_a_hub_model_without_a_network_ends_with_one_sentence(cli, monkeypatch):
     refusal(cli(*GOOD, model="nobody/no-such-model"))
 
 
-def test_a_disk_that_fills_up_while_saving_ends_with_one_sentence(cli, monkeypatch):
-    def full(self, *_, **__):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(Image.Image, "save", full)
+def test_a_disk_that_fills_up_while_saving_ends_with_one_sentence(cli, full_disk):
+    full_disk(Path("/"))
     assert "No space left on device" in refusal(cli(*GOOD, *QUICK, "--out", "result"))
 
 

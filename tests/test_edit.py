@@ -2,10 +2,8 @@
 
 import base64
 import dataclasses
-import errno
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -485,11 +483,8 @@ def test_a_recipe_from_windows_is_read(tmp_path):
     assert load_recipe(path).edit.object_image.tobytes() == edit.object_image.tobytes()
 
 
-def test_a_full_disk_is_told_in_one_sentence(tmp_path, monkeypatch):
-    def full(self, data):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", full)
+def test_a_full_disk_is_told_in_one_sentence(tmp_path, full_disk):
+    full_disk(tmp_path)
     with pytest.raises(RecipeError, match="No space left on device") as error:
         save_recipe(an_edit(), Settings(), tmp_path)
     assert "free some space" in one_sentence(error)

@@ -95,6 +95,16 @@ def test_a_cut_prompt_is_in_the_results_warnings(fast_editor, edit):
     assert len(fast_editor.run(long, quick(embedding_steps=0, finetune_steps=0)).warnings) == 1
 
 
+def test_a_subject_wider_than_the_window_is_in_the_results_warnings(fast_editor):
+    mask = np.zeros((64, 320), bool)
+    mask[20:40, 10:310] = True
+    wide = Edit(noise_picture(1).resize((320, 64)), mask, prompt="a dog jumps on ice")
+    nothing = quick(embedding_steps=0, finetune_steps=0, shape="square")
+    warnings = fast_editor.run(wide, nothing).warnings
+    assert len(warnings) == 1 and "cuts off 79 % of the subject" in warnings[0]
+    assert fast_editor.warnings(wide, nothing) == [*warnings]
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -89,13 +88,9 @@ def test_a_saved_result_holds_its_pictures_and_a_recipe_that_replays(fast_editor
     assert same_pictures(replayed, result)
 
 
-def test_a_full_disk_is_one_sentence(fast_editor, edit, tmp_path, monkeypatch):
+def test_a_full_disk_is_one_sentence(fast_editor, edit, tmp_path, monkeypatch, full_disk):
     result = fast_editor.run(edit, quick())
-
-    def no_space(*_, **__):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Image.Image, "save", no_space)
+    full_disk(tmp_path)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with pytest.raises(EditError, match="No space left") as error:
         result.save(tmp_path / "out")
@@ -114,18 +109,11 @@ def test_a_folder_used_again_holds_this_runs_pictures_alone(fast_editor, edit, t
     assert {path.name for path in tmp_path.glob("seed-*")} == {f"seed-{seed}.png" for seed in (1, 3, 5, 6)}
 
 
-def test_pictures_that_do_not_fit_on_the_disk_are_saved_elsewhere(fast_editor, edit, tmp_path, monkeypatch):
+def test_pictures_that_do_not_fit_on_the_disk_are_saved_elsewhere(fast_editor, edit, tmp_path, monkeypatch, full_disk):
     result, target, spare = fast_editor.run(edit, quick()), tmp_path / "full", tmp_path / "spare"
-    save = Image.Image.save
-
-    def no_space(self, path, *args, **kwargs):
-        if target in Path(path if isinstance(path, str | Path) else "/").parents:
-            raise OSError(28, "No space left on device")
-        return save(self, path, *args, **kwargs)
-
     spare.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(spare))
-    monkeypatch.setattr(Image.Image, "save", no_space)
+    full_disk(target)
     with pytest.raises(SavedElsewhere, match=r"can't be saved .* \(No space left on device\), so they are in") as error:
         result.save(target)
     assert str(error.value.folder) in str(error.value) and "\n" not in str(error.value)

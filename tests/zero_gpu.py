@@ -2,7 +2,9 @@
 
 As in the package's own `zero/wrappers.py` (0.51): a task has one worker for all visitors, forked at its first call and
 again once it has died or its task has raised; what it yields comes back pickled; closing the handler asks the task to
-stop at its next `yield`; of an exception nothing but its class's name comes back.
+stop at its next `yield`; of an exception nothing but its class's name comes back. As in its `zero/client.py`, a booking
+of half a card is compared with the quota times the card's `duration_factor`; all of it is taken off, which is the most
+that a call can cost.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
+FACTOR = 1.5  # `zero/configs.json`: the `duration_factor` of the RTX Pro 6000
 FORK = multiprocessing.get_context("fork")
 ENDED = "ended"
 
@@ -79,15 +82,21 @@ class Spaces:
         self.workers: dict[Any, Worker | None] = {}  # by task, those that wait for a call
         self.left: float = float("inf")  # seconds of the visitor's quota
 
-    def GPU(self, duration: Callable[..., int]) -> Callable[[Callable[..., Any]], Callable[..., Iterator[Any]]]:  # noqa: N802
+    def GPU(  # noqa: N802
+        self, duration: Callable[..., int], size: str | None = None
+    ) -> Callable[[Callable[..., Any]], Callable[..., Iterator[Any]]]:
+        assert size in (None, "large", "xlarge")
+
         def decorate(task: Callable[..., Any]) -> Callable[..., Iterator[Any]]:
             assert inspect.isgeneratorfunction(task), "no other task can be cancelled"
 
             def call(*arguments: Any) -> Iterator[Any]:
                 seconds, pickled = duration(*arguments), pickle.dumps(arguments)
-                if seconds > self.left:
-                    words = f"You have exceeded your GPU quota ({seconds}s requested vs. {self.left}s left)."
+                requested = seconds * 2 if size == "xlarge" else round(seconds * FACTOR)
+                if requested > self.left:
+                    words = f"You have exceeded your GPU quota ({requested}s requested vs. {self.left}s left)."
                     raise gr.Error(words, title="ZeroGPU quota exceeded", print_exception=False)
+                self.left -= requested
                 self.calls.append(Call(seconds, pickle.loads(arguments[1])))
                 worker, self.workers[task] = self.workers.get(task), None
                 if worker is None or not worker.process.is_alive():

@@ -3,8 +3,8 @@
     editor.run(edit, Settings(seeds=(0, 1)), method="pnp", options=options_for("pnp", models, attention_share=0.3))
 
 A file a baseline: its `Options`, its maths, and `edit`, which says its stages as `method.layerdiffusion.edit` does. A
-new one is one more file and its label here. Of `Settings` every baseline takes `seeds`, `sampling_steps` and
-`guidance_scale`; Imagic `training_seed` and `tune` as well.
+new one is one more file, and is called what its docstring begins with, up to the bracket. Of `Settings` every baseline
+takes `seeds`, `sampling_steps` and `guidance_scale`; Imagic `training_seed` and `tune` as well.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from layerdiffusion.errors import SettingsError
@@ -23,7 +24,15 @@ if TYPE_CHECKING:
     from layerdiffusion.task import Task
 
 OWN = "layerdiffusion"
-BASELINES = {"sdedit": "SDEdit", "imagic": "Imagic", "pnp": "Plug-and-Play"}  # the file's name, and what people say
+
+
+def _labels(folder: Path) -> dict[str, str]:
+    """What people call the baseline of each file; nothing is imported, as torch would be with it."""
+    files = (file for file in sorted(folder.glob("*.py")) if not file.stem.startswith("_"))
+    return {file.stem: file.read_text("utf-8").removeprefix('"""').partition(" (")[0] for file in files}
+
+
+BASELINES = _labels(Path(__file__).parent)
 LABELS = {OWN: "LayerDiffusion", **BASELINES}
 SOURCES = ("photo", "composite")
 

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from layerdiffusion.commands.bars import Bars
+from layerdiffusion.commands.edit_outputs import PROMPTS, check_places, save_everything, say
 from layerdiffusion.commands.terminal import (
     Seeds,
     add_lora,
     add_setting,
-    finite_or_none,
     interruptible,
     number,
     writable,
 )
 from layerdiffusion.edit import BACKGROUNDS, PLACEMENT, Edit, Placement, check_prompts
-from layerdiffusion.errors import EditError, MaskError, ModelError
+from layerdiffusion.errors import EditError, MaskError
 from layerdiffusion.images.geometry import points_in_opened
 from layerdiffusion.images.io import open_image
 from layerdiffusion.images.masks import read_mask
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
-    from layerdiffusion.result import Result
     from layerdiffusion.subject import Subject
 
 PLACEMENT_HELP = {
@@ -41,7 +39,6 @@ PLACEMENT_HELP = {
     "rotation": "turn it counter-clockwise by so many degrees",
 }
 UNMARKED = "No subject is marked: give --point X,Y on it, a --box around it, words to --find it, or its --mask."
-PROMPTS = ("prompt", "object_prompt", "background_prompt")
 WINDOWS = {"window": "object_window", "reference_window": "background_window"}
 CLICKS = ("point", "not_point", "box", "find")
 PICTURE_FLAGS = ("image", "mask", *CLICKS, "reference", "reference_mask", *(f"reference_{click}" for click in CLICKS),
@@ -86,9 +83,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     machine.add_argument("--model", help="miniature, a diffusers folder, a hub id, or auto")
     add_lora(machine)
     machine.add_argument("--sam", help="miniature, vit_b, vit_l, vit_h, a file, a folder, or a hub id")
-    machine.add_argument("--detector", help="a Grounding DINO or OWLv2 for --find: a folder or hub id")
+    machine.add_argument("--detector", help="a SAM 3, Grounding DINO or OWLv2 for --find: a folder or hub id")
     machine.add_argument("--device", default=None, help="cpu, cuda, cuda:1, mps; else the best there is")
     machine.add_argument("--out", metavar="DIR", help="folder for the results; else a new one named by the edit")
+    machine.add_argument("--overwrite", action="store_true", help="replace files that no earlier edit wrote, too")
     machine.add_argument("--detail", action="store_true", help="save results with the background picture's own pixels")
     machine.add_argument("--save-layers", action="store_true", help="save the layers and each result's subject too")
     machine.add_argument("--json", action="store_true", default=False, help="one JSON object instead of a bar")
@@ -103,7 +101,8 @@ def run(args: argparse.Namespace) -> int:
         _check_sources(given)
     settings = Settings(**_chosen(given, Settings))
     placement = _chosen(given, Placement)
-    out = writable(Path(given["out"])) if "out" in given else None
+    out = Path(given["out"]) if "out" in given else None
+    writable(out or Path())
     if recipe is None:
         photo = open_image(given["image"], "the photo")
         reference = open_image(given["reference"], "the reference") if "reference" in given else None
@@ -125,12 +124,13 @@ def run(args: argparse.Namespace) -> int:
     if recipe is None:
         segmenter = _Segmenters(models, given.get("sam"), given.get("detector"))
         edit = _edit(given, photo, reference, Placement(**placement), segmenter)
+    check_places(given, edit, settings.resolve(models.defaults))
     editor = Editor(models, sam=given.get("sam"))
-    before = [*filter(None, [models.notice]), *(recipe.notes if recipe else ()), *editor.warnings(edit)]
+    before = [*filter(None, [models.notice]), *(recipe.notes if recipe else ()), *editor.warnings(edit, settings)]
     if need := editor.need(settings):
         before.append(f"This edit {need}.")
     for sentence in before:
-        _say(args, sentence)
+        say(args, sentence)
     try:
         with interruptible() as cancel, Bars(quiet=args.json) as bars:
             result = editor.run(edit, settings, on_progress=bars, cancel=cancel, subject=subject)
@@ -140,18 +140,9 @@ def run(args: argparse.Namespace) -> int:
         result = result.detailed()
     for warning in result.warnings:
         if warning not in before:
-            _say(args, warning)
-    folder = result.save(out or Path(f"edit-{result.edit_id}"))
-    if "keep" in given:
-        _say(args, f"The subject is kept in {editor.subject(edit, settings, subject).save(given['keep'], models)}.")
-    if given.get("save_layers"):
-        result.save_layers(folder)
-        try:
-            result.save_layers(folder, editor.cut_out(result))
-        except ModelError as error:
-            _say(args, f"The layers are saved, but no result's subject is cut out. {error}")
-    _report(args, result, folder)
-    return 0
+            say(args, warning)
+    subject_of = partial(editor.subject, edit, settings, subject)
+    return save_everything(args, result, subject_of, editor)
 
 
 def _edit(
@@ -191,7 +182,8 @@ class _Segmenters:
         return self._segmenter().mask(points, labels, box, image=image)
 
     def find(self, image: Image.Image, words: str) -> np.ndarray:
-        from layerdiffusion.models.find import find, load_detector
+        from layerdiffusion.models.detectors import load_detector
+        from layerdiffusion.models.find import find
 
         detector = None if self._detector is None else load_detector(self._detector, self._models.device)
         return find(self._models, image, words, segmenter=self._segmenter(), detector=detector)[0].mask
@@ -278,34 +270,6 @@ def _windows(given: dict[str, Any]) -> dict[str, Any]:
 
 def _chosen(given: dict[str, Any], cls: type) -> dict[str, Any]:
     return {field.name: given[field.name] for field in fields(cls) if field.name in given}
-
-
-def _report(args: argparse.Namespace, result: Result, folder: Path) -> None:
-    images = [str(folder / f"seed-{seed}.png") for seed in result.seeds]
-    if not args.json:
-        print(f"{folder / 'contact.png'}\n" + "\n".join(images))
-        return
-    report = {
-        "edit_id": result.edit_id,
-        "folder": str(folder),
-        "images": images,
-        "contact_sheet": str(folder / "contact.png"),
-        "recipe": str(folder / "edit.json"),
-        "seeds": list(result.seeds),
-        "model": result.model,
-        "prompts": {name: getattr(result.edit, name) for name in PROMPTS},
-        "settings": result.settings.to_dict(),
-        "stages": result.stages,
-        "timings": result.timings,
-        "losses": {stage: [finite_or_none(loss) for loss in losses] for stage, losses in result.losses.items()},
-        "warnings": list(result.warnings),
-    }
-    print(json.dumps(report, allow_nan=False))
-
-
-def _say(args: argparse.Namespace, sentence: str) -> None:
-    if not args.json:
-        print(sentence, file=sys.stderr)
 
 
 def _add_clicks(group: Any, prefix: str, what: str) -> None:

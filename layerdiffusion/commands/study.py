@@ -6,6 +6,7 @@ import argparse
 import base64
 import csv
 import html
+import io
 import os
 import secrets
 import string
@@ -16,6 +17,7 @@ from PIL import Image
 
 from layerdiffusion.errors import EditError
 from layerdiffusion.evaluation.study import RATING_FIELDS, SCALES, SCORES, Study, mean_scores
+from layerdiffusion.files import write_files
 from layerdiffusion.images.io import png_bytes
 
 if TYPE_CHECKING:
@@ -56,12 +58,12 @@ def run(args: argparse.Namespace) -> int:
 
 def write_results(study: Study, path: Path) -> None:
     """Print each method's mean scores with their intervals, and write every rating as CSV. Raises `EditError`."""
-    ratings = study.ratings()
+    ratings, text = study.ratings(), io.StringIO(newline="")
+    sheet = csv.DictWriter(text, RATING_FIELDS)
+    sheet.writeheader()
+    sheet.writerows(ratings)
     try:
-        with path.open("w", newline="", encoding="utf-8") as file:
-            sheet = csv.DictWriter(file, RATING_FIELDS)
-            sheet.writeheader()
-            sheet.writerows(ratings)
+        write_files({path: text.getvalue().encode()})
     except OSError as error:
         raise EditError(f"The ratings can't be written to {path} ({error.strerror or error}).") from error
     print(f"{len({rating['rater'] for rating in ratings})} raters, {len(ratings)} pictures rated")

@@ -13,13 +13,13 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from layerdiffusion.errors import EditError
+from layerdiffusion.files import write_files
 
 MANIFEST = "bench.json"
 FIXED_FIELDS = ("bench", "model", "settings")  # the fields of a manifest that may not change
@@ -49,15 +49,15 @@ class Records:
             for name, content in sources.items():
                 path = self.folder / "pictures" / _file(edit) / f"{_file(name)}.png"
                 if not path.exists():
-                    _put(path, content)
+                    write_files({path: content})
             for seed, content in pictures.items():
-                _put(self.folder / names[seed], content)
+                write_files({self.folder / names[seed]: content})
             whole = {
                 **record,
                 "pictures": list(names.values()),
                 "measures": [{key: _finite(value) for key, value in one.items()} for one in record["measures"]],
             }
-            _put(self._path(edit, variant), _json(whole))
+            write_files({self._path(edit, variant): _json(whole)})
 
     def read(self) -> list[dict[str, Any]]:
         """All complete records, in the order of the manifest's variants and edits."""
@@ -105,7 +105,7 @@ class Records:
             "edits": {**before["edits"], **manifest["edits"]},
         }
         with self._writing():
-            _put(self.folder / MANIFEST, _json(whole))
+            write_files({self.folder / MANIFEST: _json(whole)})
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -145,17 +145,6 @@ class Records:
                 f"The records can't be saved to {self.folder} ({error.strerror or error}); "
                 "free some space or choose another folder."
             ) from error
-
-
-def _put(path: Path, content: bytes) -> None:
-    """The file at once and for good: written beside its place, brought to the disk, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
 
 
 def _json(value: Any) -> bytes:

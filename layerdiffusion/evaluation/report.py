@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 from layerdiffusion.errors import EditError
 from layerdiffusion.evaluation.claims import BenchResults, Measure, kind_label, label
 from layerdiffusion.evaluation.records import Records
+from layerdiffusion.files import write_files
 from layerdiffusion.result import captioned
 
 PAGE, TEXT, FIGURE = "report.html", "report.md", "report.webp"
@@ -59,9 +60,11 @@ def write_report(folder: str | Path, command: str) -> Path:
     text += [_markdown(section) for section in found]
     text += ["\n".join(f"    {' '.join(line.split())}" for line in commands)]
     try:
-        (folder / PAGE).write_text(page, encoding="utf-8")
-        (folder / TEXT).write_text("\n\n".join(text) + "\n", encoding="utf-8")
-        figure.save(folder / FIGURE, quality=88, method=6)
+        write_files({
+            folder / PAGE: page.encode(),
+            folder / TEXT: ("\n\n".join(text) + "\n").encode(),
+            folder / FIGURE: _webp(figure, 88),
+        })  # fmt: skip
     except OSError as error:
         raise EditError(f"The report can't be written to {folder} ({error.strerror or error}).") from error
     return folder / PAGE
@@ -190,9 +193,13 @@ def _thumbnail(folder: Path, name: str) -> str | None:
 
 
 def _data_url(picture: Image.Image) -> str:
+    return f"data:image/webp;base64,{base64.b64encode(_webp(picture, QUALITY)).decode()}"
+
+
+def _webp(picture: Image.Image, quality: int) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, "WEBP", quality=QUALITY, method=4)
-    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    picture.save(buffer, "WEBP", quality=quality, method=6)
+    return buffer.getvalue()
 
 
 def _figure(folder: Path, bench: BenchResults) -> Image.Image:

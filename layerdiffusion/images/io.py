@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 import pillow_heif
 from PIL import Image, ImageCms, JpegImagePlugin, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 
-from layerdiffusion.errors import ImageError
+from layerdiffusion.errors import ImageError, printable
 from layerdiffusion.images import depth
 
 ImageSource = Image.Image | np.ndarray | bytes | str | os.PathLike
@@ -112,12 +113,12 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return _to_srgb(image, image.info.get("icc_profile"))
 
 
-def png_bytes(picture: Image.Image | np.ndarray) -> bytes:
-    """A picture, or a bool mask (H, W) as black and white, as the bytes of a PNG file."""
+def png_bytes(picture: Image.Image | np.ndarray, text: PngInfo | None = None) -> bytes:
+    """A picture, or a bool mask (H, W) as black and white, as the bytes of a PNG file with its `text`."""
     if isinstance(picture, np.ndarray):
         picture = Image.fromarray(np.where(picture, 255, 0).astype(np.uint8))
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    picture.save(buffer, "PNG", pnginfo=text)
     return buffer.getvalue()
 
 
@@ -234,14 +235,14 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _read(path: Path, name: str) -> tuple[bytes, str]:
-    name = path.name or name
+    name, shown = printable(path.name) or name, printable(path)
     try:
         if path.stat().st_size <= MAX_BYTES:
             return path.read_bytes(), name
     except FileNotFoundError as error:
-        raise ImageError(f"There is no picture at {path}; check the path.") from error
+        raise ImageError(f"There is no picture at {shown}; check the path.") from error
     except (OSError, ValueError) as error:
-        raise ImageError(f"{path} can't be read as a file; give the path of a picture.") from error
+        raise ImageError(f"{shown} can't be read as a file; give the path of a picture.") from error
     raise ImageError(f"{name} is larger than {MAX_BYTES // 2**20} MB; save it smaller.")
 
 

@@ -10,12 +10,12 @@ import io
 import struct
 import zipfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
 from PIL import Image
 
+from layerdiffusion.images.io import png_bytes
 from layerdiffusion.images.masks import Mask, cut_out
 
 THUMBNAIL = 256  # OpenRaster's longest side of one
@@ -43,8 +43,8 @@ class LayerGroup(NamedTuple):
     visible: bool = True
 
 
-def save_ora(groups: Sequence[LayerGroup], merged: Image.Image, path: Path) -> None:
-    """Write the groups, the lowest first; `merged`, RGB, is what is seen of them and gives the canvas its size."""
+def ora_bytes(groups: Sequence[LayerGroup], merged: Image.Image) -> bytes:
+    """The groups, the lowest first, as a file; `merged`, RGB, is what is seen of them and gives the canvas its size."""
     root = ElementTree.Element("image", version="0.0.3", w=str(merged.width), h=str(merged.height))
     stack = ElementTree.SubElement(root, "stack")
     small = merged.copy()
@@ -57,16 +57,16 @@ def save_ora(groups: Sequence[LayerGroup], merged: Image.Image, path: Path) -> N
             source, (left, top, *_) = f"data/{number}-{layer.name}.png", layer.box
             ElementTree.SubElement(inside, "layer", name=layer.name, src=source, x=str(left), y=str(top))
             pictures[source] = cut_out(layer.image, layer.mask).crop(layer.box)
-    with zipfile.ZipFile(path, "w") as archive:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("mimetype", "image/openraster")  # first and not compressed, so that it can be told by it
         archive.writestr("stack.xml", ElementTree.tostring(root, encoding="UTF-8", xml_declaration=True))
         for name, picture in pictures.items():
-            packed = io.BytesIO()
-            picture.save(packed, "PNG")
-            archive.writestr(name, packed.getvalue())
+            archive.writestr(name, png_bytes(picture))
+    return file.getvalue()
 
 
-def save_psd(groups: Sequence[LayerGroup], merged: Image.Image, path: Path) -> None:
+def psd_bytes(groups: Sequence[LayerGroup], merged: Image.Image) -> bytes:
     """The same as PSD, with each layer's mask as a layer mask, which uncovers what it hides."""
     parts = [part for group in groups for part in _psd_group(group)]
     pixels = b"".join(channels for _, channels in parts)
@@ -76,7 +76,7 @@ def save_psd(groups: Sequence[LayerGroup], merged: Image.Image, path: Path) -> N
     header = struct.pack(">4sH6xHIIHH", b"8BPS", 1, 3, merged.height, merged.width, 8, 3)  # 8 bits, RGB
     empty = struct.pack(">II", 0, 0)  # neither a palette nor resources
     planes = b"".join(band.tobytes() for band in merged.split())
-    path.write_bytes(b"".join((header, empty, struct.pack(">I", len(section)), section, b"\0\0", planes)))
+    return b"".join((header, empty, struct.pack(">I", len(section)), section, b"\0\0", planes))
 
 
 def _psd_group(group: LayerGroup) -> Iterator[tuple[bytes, bytes]]:

@@ -88,6 +88,15 @@ def object_fit(edit: Edit, size: tuple[int, int]) -> Fit:
     return fit_window(edit.object_image.size, size, edit.object_mask, edit.object_window)
 
 
+def cut_note(edit: Edit, size: tuple[int, int]) -> str | None:
+    """A sentence on a subject that the window at `size` (W, H) cuts; None where the window has all of it."""
+    inside = object_fit(edit, size).cut(edit.object_mask).sum() / edit.object_mask.sum()
+    if inside == 1:
+        return None
+    share = min(max(round(100 * (1 - inside)), 1), 99)
+    return f"The photo's window cuts off {share} % of the subject; move the window, or choose another shape."
+
+
 def background_fit(edit: Edit, size: tuple[int, int]) -> Fit:
     """The window of the reference that is seen at `size` (W, H)."""
     assert edit.background_image is not None

@@ -1,20 +1,18 @@
-"""Words to masks: SAM's own proposals ranked by CLIP against the words, or a detector's boxes handed to SAM."""
+"""Words to masks: SAM's own proposals ranked by CLIP against the words, or what a detector finds."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
 import torch
 from PIL import Image
 
-from layerdiffusion.errors import ModelError, SegmentError
+from layerdiffusion.errors import SegmentError
 from layerdiffusion.images.masks import keep_largest
-from layerdiffusion.models import hub
-from layerdiffusion.models.parts import quiet, reason
+from layerdiffusion.models.detectors import Detector, Instance, with_article
 from layerdiffusion.models.segmenter import Proposal, Segmenter
 
 if TYPE_CHECKING:
@@ -38,16 +36,13 @@ NOUNS = (
     "rooster snail bear fish car train truck bus bicycle boat plane tree flower mountain rock cloud house building "
     "umbrella chair table cup ball toy"
 )
-ARTICLES = ("the ", "a ", "an ", "my ", "this ", "that ")
-DETECTORS = ("grounding-dino", "mm-grounding-dino", "owlv2", "owlvit")
-DETECTED = 0.05  # the least score of a detector's box
 
 
 class Found(NamedTuple):
     """A subject found by words, and the clicks and the box that lead SAM to it."""
 
     mask: np.ndarray  # bool (H, W)
-    iou: float  # SAM's own guess of how well it fits
+    iou: float  # SAM's own guess of how well it fits, or the detector's that drew it
     score: float  # how well it fits the words: comparable within one picture and its words only
     points: tuple[tuple[float, float], ...]
     box: tuple[float, float, float, float] | None
@@ -72,7 +67,7 @@ def find(
     segmenter = segmenter or models.segmenter()
     image = image if isinstance(image, Image.Image) else Image.fromarray(image)
     if detector is not None:
-        found = [_boxed(segmenter, image, box, score) for box, score in detector.boxes(image, words)]
+        found = [_outlined(segmenter, image, instance) for instance in detector.instances(image, words, COUNT)]
     else:
         found = _ranked(models, segmenter, image, words)
     if not found:
@@ -165,7 +160,7 @@ def similarity(models: Models, image: Image.Image, masks: Sequence[np.ndarray], 
     pixels = np.asarray(image.resize(masks[0].shape[::-1], Image.Resampling.LANCZOS))
     colours = pixels.reshape(-1, 3).mean(0), np.full(3, 128.0)
     views = [cut_out(pixels, mask, margin, colour) for mask in masks for margin in MARGINS for colour in colours]
-    texts = [_named(words), *(_named(noun) for noun in NOUNS.split())]
+    texts = [with_article(words), *(with_article(noun) for noun in NOUNS.split())]
     embedded, meant = models.clip().embed(views, texts)
     cosines = embedded.reshape(len(masks), len(views) // len(masks), -1).mean(1) @ meant.T
     return torch.log_softmax(SHARPNESS * cosines.float(), 1)[:, 0].cpu().numpy()
@@ -182,67 +177,13 @@ def cut_out(pixels: np.ndarray, mask: np.ndarray, margin: float, colour: np.ndar
     return Image.fromarray(cv2.warpAffine(sheet, matrix, (VIEW, VIEW), flags=cv2.INTER_LINEAR, borderValue=edge))
 
 
-def _named(words: str) -> str:
-    """ "the dog" as captions have it: "a dog"."""
-    bare = words
-    for article in ARTICLES:
-        if bare.lower().startswith(article):
-            bare = bare[len(article) :]
-            break
-    return f"{'an' if bare[:1].lower() in 'aeiou' else 'a'} {bare}"
-
-
 def _iou(mask: np.ndarray, other: np.ndarray) -> float:
     return float((mask & other).sum() / max(1, (mask | other).sum()))
 
 
-def _boxed(segmenter: Segmenter, image: Image.Image, box: tuple[float, float, float, float], score: float) -> Found:
-    best = max(segmenter.candidates(box=box, image=image), key=lambda candidate: candidate.iou)
-    return Found(best.mask, best.iou, score, (), box)
-
-
-class Detector:
-    """A grounding detector of transformers, Grounding DINO or OWLv2: words to boxes."""
-
-    def __init__(self, model: Any, processor: Any) -> None:
-        self._model, self._processor = model, processor
-
-    @torch.no_grad()
-    def boxes(self, image: Image.Image, words: str) -> list[tuple[tuple[float, float, float, float], float]]:
-        """Up to `COUNT` boxes (left, top, right, bottom) and their scores, 0 to 1, the surest first."""
-        # A full stop would end one of Grounding DINO's labels.
-        text = _named(words).lower().replace(".", " ")
-        inputs = self._processor(images=image, text=[[text]], return_tensors="pt").to(self._model.device)
-        options: dict[str, Any] = {"threshold": DETECTED, "target_sizes": [image.size[::-1]]}
-        post_process = self._processor.post_process_grounded_object_detection
-        found = post_process(self._model(**inputs), **options)[0]
-        boxes: list[tuple[tuple[float, float, float, float], float]] = []
-        for index in found["scores"].argsort(descending=True)[:COUNT].tolist():
-            ends = found["boxes"][index].tolist()
-            left, right = (min(max(value, 0.0), image.width) for value in ends[::2])
-            top, bottom = (min(max(value, 0.0), image.height) for value in ends[1::2])
-            if left < right and top < bottom:
-                boxes.append(((left, top, right, bottom), float(found["scores"][index])))
-        return boxes
-
-
-def load_detector(name: str | Path, device: str | torch.device = "cpu") -> Detector:
-    """The detector in a folder, or of a hub id, from safetensors. Raises `ModelError`."""
-    from transformers import AutoConfig, AutoModelForZeroShotObjectDetection, AutoProcessor
-
-    path = Path(name).expanduser()
-    folder = path if path.is_dir() else hub.download(str(name), ("*.json", "*.txt", "*.safetensors"))
-    try:
-        with quiet():
-            kind = AutoConfig.from_pretrained(folder, local_files_only=True).model_type
-            if kind not in DETECTORS:
-                raise ModelError(f"{name} is a {kind}, no detector of words; give a Grounding DINO or an OWLv2.")
-            model = AutoModelForZeroShotObjectDetection.from_pretrained(
-                folder, use_safetensors=True, local_files_only=True, dtype=torch.float32
-            )
-            processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
-    except ModelError:
-        raise
-    except Exception as error:  # damaged files raise nearly anything
-        raise ModelError(f"The detector {name} can't be opened ({reason(error)}); download it again.") from error
-    return Detector(model.to(device).requires_grad_(False).eval(), processor)
+def _outlined(segmenter: Segmenter, image: Image.Image, instance: Instance) -> Found:
+    """A detector's instance with its own outline, or with the best that SAM answers to its box."""
+    if instance.mask is not None:
+        return Found(instance.mask, instance.score, instance.score, (), instance.box)
+    best = max(segmenter.candidates(box=instance.box, image=image), key=lambda candidate: candidate.iou)
+    return Found(best.mask, best.iou, instance.score, (), instance.box)

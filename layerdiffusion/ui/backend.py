@@ -68,7 +68,8 @@ class Backend:
             from layerdiffusion.models.load import MINIATURE, load_models
 
             options = self.options
-            models = load_models(options.model, options.device, compile=options.compile, loras=options.lora)
+            compiling = options.compile and self._zero_gpu is None  # there torch.compile is not available
+            models = load_models(options.model, options.device, compile=compiling, loras=options.lora)
             limit = self.options.cache_gb
             editor = Editor(models, None if limit is None else int(limit * GIB), self.options.sam)
             if self._zero_gpu is None:
@@ -208,7 +209,8 @@ class Backend:
 
     def find(self, image: np.ndarray, words: str) -> list[Any]:
         """The subjects of `image` that the words may mean, the likeliest first; on a CPU beside a running edit."""
-        from layerdiffusion.models.find import find, load_detector
+        from layerdiffusion.models.detectors import load_detector
+        from layerdiffusion.models.find import find
 
         segmenter, models = self.segmenter(), self.editor.models
         if self._detector is None and self.options.detector is not None:

@@ -15,8 +15,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from layerdiffusion.baselines import BASELINES
 from layerdiffusion.errors import EditError, RecipeError
-from layerdiffusion.images.io import MAX_BYTES, open_image
-from layerdiffusion.recipe import CARRIED, Recipe, carried_recipe, recipe_from_dict, save_picture
+from layerdiffusion.files import write_files
+from layerdiffusion.images.io import MAX_BYTES, open_image, png_bytes
+from layerdiffusion.recipe import CARRIED, Recipe, carried_recipe, recipe_from_dict, result_png
 
 MAX_FILES = 200
 MAX_UNPACKED = 192 * 2**20
@@ -41,24 +42,23 @@ class Opened:
 
 def save_pictures(result: Any, folder: Path, offset: int = 0) -> list[Path]:
     """The result's pictures in `folder`, each with the whole recipe, pictures and masks, in its metadata."""
-    paths = []
     recipe = carried_recipe(result.seen, result.settings, result.model, result.detail)
-    for index, (seed, image) in enumerate(zip(result.seeds, result.images, strict=True), offset):
-        paths.append(folder / f"{index:02}-seed-{seed}.png")
-        save_picture(image, seed, recipe, paths[-1])
-    return paths
+    pairs = enumerate(zip(result.seeds, result.images, strict=True), offset)
+    files = {folder / f"{index:02}-seed-{seed}.png": result_png(image, seed, recipe) for index, (seed, image) in pairs}
+    write_files(files)
+    return list(files)
 
 
 def save_compared(result: Any, method: str, folder: Path) -> list[Path]:
     """The pictures of a baseline in `folder`, named by it; each says in its metadata how it was made."""
-    paths = []
+    files = {}
     for seed, image in zip(result.seeds, result.images, strict=True):
         text = PngInfo()
         text.add_text("method", method)
         text.add_text("seed", str(seed))
-        paths.append(folder / f"{method}-seed-{seed}.png")
-        image.save(paths[-1], pnginfo=text)
-    return paths
+        files[folder / f"{method}-seed-{seed}.png"] = png_bytes(image, text)
+    write_files(files)
+    return list(files)
 
 
 def save_zip(
@@ -167,7 +167,7 @@ def save_subject(subject: Any, models: Any, path: Path) -> Path:
             "LoRA, or download all, unpack it and keep it with python -m layerdiffusion edit FOLDER --keep NAME."
         )
     with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(path, "w") as archive:
-        saved = subject.save(Path(folder) / SUBJECT, models)
+        saved = subject.save(Path(folder) / (SUBJECT if subject.tune == "lora" else "subject"), models)
         top = saved if saved.is_dir() else Path(folder)
         for file in sorted(file for file in top.rglob("*") if file.is_file()):
             archive.write(file, file.relative_to(top))

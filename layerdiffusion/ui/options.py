@@ -41,7 +41,8 @@ def parse_options(argv: Sequence[str] | None = None) -> PageOptions:
     parser.add_argument("--model", help="miniature, a diffusers folder, a hub id, or auto (the default)")
     parser.add_argument("--lora", action="append", metavar="FILE[:SCALE]", help="a LoRA on top of it; may be repeated")
     parser.add_argument("--sam", help="miniature, vit_b, vit_l, vit_h, a file, a folder, or a hub id")
-    parser.add_argument("--detector", help="a Grounding DINO or OWLv2 that finds subjects by words: a folder or hub id")
+    detectors = "a SAM 3, Grounding DINO or OWLv2"
+    parser.add_argument("--detector", help=f"{detectors} that finds subjects by words: a folder or hub id")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps; else the best there is")
     parser.add_argument("--host", help="address to listen on; 0.0.0.0 for everybody on the network")
     parser.add_argument("--port", type=_port, help="port to listen on; else the first free one from 7860")

@@ -27,7 +27,10 @@ SLACK = 1.4  # a call that ends too early costs more than a booking that is a li
 SETUP = 5  # seconds until the weights are on the GPU, as assumed: no run there has been timed yet
 LEAST, MOST = 10, 300  # seconds of a booking
 UNIT = 0.03  # seconds of one forward pass of one 512 × 512 picture there, until a call has shown the true ones
-VISITOR, ACCOUNT = 120, 300  # GPU seconds a day without and with a free account (hub documentation, Spaces ZeroGPU)
+SIZE = "large"  # half a card, 48 GB; the whole one costs twice as much
+CHARGED = 1.5  # of a booking of that size, before it is compared with what is left (`spaces` 0.51, `zero/client.py`)
+# GPU seconds a day without an account, with a free one and with Pro (hub documentation, Spaces ZeroGPU).
+VISITOR, ACCOUNT, PRO = 120, 300, 2400
 BOOKINGS = (("background",), ("inversion", "embeddings", "finetune"), ("sampling",))  # stages that share a GPU call
 CUT_OFF = "The GPU was taken back before the edit was done; press Run again: finished stages are still there."
 
@@ -60,7 +63,7 @@ class ZeroGPU:
         import spaces
 
         self._models = models
-        self._call = spaces.GPU(duration=lambda seconds, *_: seconds)(self._work)
+        self._call = spaces.GPU(duration=lambda seconds, *_: seconds, size=SIZE)(self._work)
 
     def together(self, stages: Sequence[Stage[object]]) -> list[Stage[object]]:
         """The first of `stages`, with those that share its booking."""
@@ -129,17 +132,21 @@ def booked(stages: Sequence[Stage[object]], speeds: Mapping[str, float]) -> int:
     return round(min(max(SETUP + SLACK * (seconds_of(stages, speeds) or 0.0), LEAST), MOST))
 
 
+def charged(bookings: Sequence[int]) -> int:
+    """How many seconds of a daily quota the bookings are compared with."""
+    return sum(round(CHARGED * seconds) for seconds in bookings)
+
+
 def quota_sentence(bookings: Sequence[int]) -> str:
     """What a visitor reads of the bookings of an edit before it runs; empty where there are none."""
     if not bookings:
         return ""
-    whole = sum(bookings)
+    whole = charged(bookings)
     parts = f" ({' + '.join(map(str, bookings))})" if len(bookings) > 1 else ""
-    cost = f"It books {whole} seconds of GPU time{parts}"
+    cost = f"It books {sum(bookings)} seconds of GPU time{parts}, which count as {whole}"
     if whole <= VISITOR:
         return f"{cost}; without an account you have {VISITOR} a day, with a free one {ACCOUNT}."
     if whole <= ACCOUNT:
         return f"{cost}, more than the {VISITOR} a day without an account: log in to Hugging Face, or choose Quick."
-    return (
-        f"{cost}, more than the {ACCOUNT} a day of a free account: choose Quick or fewer steps, or have a Pro account."
-    )
+    pro = f"a Pro account has {PRO}"
+    return f"{cost}, more than the {ACCOUNT} a day of a free account: choose Quick or fewer steps; {pro}."

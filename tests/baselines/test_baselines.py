@@ -2,6 +2,7 @@
 
 import dataclasses
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from tiny import QUICK
 
 from layerdiffusion import baselines
-from layerdiffusion.baselines import BASELINES, LABELS, OWN, options_for
+from layerdiffusion.baselines import BASELINES, LABELS, OWN, options_for, sdedit
 from layerdiffusion.baselines.imagic import ImagicOptions
 from layerdiffusion.baselines.pnp import PnPOptions
 from layerdiffusion.baselines.sdedit import SDEditOptions
@@ -249,7 +250,7 @@ def test_the_defaults_are_the_published_ones_and_the_models_own_where_those_are_
 @pytest.mark.parametrize(
     ("name", "changes", "sentence"),
     [
-        ("p2p", {}, "method is 'p2p': it must be layerdiffusion, sdedit, imagic or pnp."),
+        ("p2p", {}, "method is 'p2p': it must be layerdiffusion, imagic, pnp or sdedit."),
         ("sdedit", {"alpha": 0.5}, "sdedit has no option alpha; it has source, strength."),
         (OWN, {"alpha": 0.5}, "layerdiffusion has no option alpha; its dials are settings of the edit."),
         ("sdedit", {"strength": 1.5}, "strength must be a number from 0 to 1, not 1.5."),
@@ -273,3 +274,17 @@ def test_another_methods_options_are_refused(tiny_models, edit):
             )
     with pytest.raises(SettingsError, match="method is 'magic'"):
         Editor(tiny_models).run(edit, QUICK, method="magic")
+
+
+def test_a_new_baseline_is_one_file(tmp_path, tiny_v_models, edit, monkeypatch):
+    """A copy of SDEdit under another name runs by it, and is called what its docstring begins with."""
+    text = Path(sdedit.__file__).read_text("utf-8").replace('"""SDEdit (', '"""Half the Noise (', 1)
+    (tmp_path / "half.py").write_text(text.replace("option(0.8, SHARE)", "option(0.5, SHARE)"))
+    assert baselines._labels(tmp_path) == {"half": "Half the Noise"}
+    monkeypatch.setattr(baselines, "__path__", [*baselines.__path__, str(tmp_path)])
+    monkeypatch.setitem(baselines.LABELS, "half", "Half the Noise")
+    half = Editor(tiny_v_models).run(edit, QUICK, method="half", options=options_for("half", tiny_v_models))
+    same = Editor(tiny_v_models).run(
+        edit, QUICK, method="sdedit", options=options_for("sdedit", tiny_v_models, strength=0.5)
+    )
+    assert pixels(half) == pixels(same)

@@ -8,7 +8,6 @@ import sys
 import pytest
 
 from layerdiffusion.errors import EditError
-from layerdiffusion.evaluation import records as module
 from layerdiffusion.evaluation.records import Records
 
 MANIFEST = {
@@ -72,7 +71,7 @@ def test_a_run_killed_while_it_writes_leaves_no_record(tmp_path, monkeypatch, la
         done.append(target)
         really(source, target)
 
-    monkeypatch.setattr(module.os, "replace", replace)
+    monkeypatch.setattr(os, "replace", replace)
     with pytest.raises(Killed):
         records.write(record(), PNG, {})
     monkeypatch.undo()

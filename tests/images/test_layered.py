@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from psd_tools import PSDImage
 
-from layerdiffusion.images.layered import LayerGroup, NamedLayer, save_ora, save_psd
+from layerdiffusion.images.layered import LayerGroup, NamedLayer, ora_bytes, psd_bytes
 
 WIDTH, HEIGHT = 41, 30  # odd, so that nothing is padded by chance
 
@@ -27,10 +27,9 @@ def stack():
     return [below, LayerGroup("seed 10", parts, visible=False)], merged
 
 
-def test_an_openraster_file_follows_its_specification(stack, tmp_path):
+def test_an_openraster_file_follows_its_specification(stack):
     groups, merged = stack
-    save_ora(groups, merged, tmp_path / "layers.ora")
-    with zipfile.ZipFile(tmp_path / "layers.ora") as archive:
+    with zipfile.ZipFile(io.BytesIO(ora_bytes(groups, merged))) as archive:
         first = archive.infolist()[0]
         assert (first.filename, first.compress_type) == ("mimetype", zipfile.ZIP_STORED)
         assert archive.read("mimetype") == b"image/openraster"
@@ -55,12 +54,12 @@ def test_an_openraster_file_follows_its_specification(stack, tmp_path):
     assert pictures[upper[0].get("src")].size == (17, 12)
 
 
-def test_a_psd_has_named_groups_whose_layers_carry_masks(stack, tmp_path):
+def test_a_psd_has_named_groups_whose_layers_carry_masks(stack):
     groups, merged = stack
-    save_psd(groups, merged, tmp_path / "layers.psd")
-    with Image.open(tmp_path / "layers.psd") as flat:
+    data = psd_bytes(groups, merged)
+    with Image.open(io.BytesIO(data)) as flat:
         assert flat.size == (WIDTH, HEIGHT) and np.array_equal(flat, merged)
-    found = PSDImage.open(tmp_path / "layers.psd")
+    found = PSDImage.open(io.BytesIO(data))
     assert [(group.name, group.visible, group.is_group()) for group in found] == [
         ("layers", True, True),
         ("seed 10", False, True),
@@ -74,8 +73,8 @@ def test_a_psd_has_named_groups_whose_layers_carry_masks(stack, tmp_path):
         assert np.array_equal(layer.topil().convert("RGB"), written.image.crop(layer.bbox))
 
 
-def test_the_visible_layers_show_the_first_result(stack, tmp_path):
+def test_the_visible_layers_show_the_first_result(stack):
     groups, _ = stack
-    save_psd([groups[0], groups[1]._replace(visible=True)], groups[1].layers[0].image, tmp_path / "layers.psd")
-    seen = PSDImage.open(tmp_path / "layers.psd").composite(force=True).convert("RGB")
+    file = psd_bytes([groups[0], groups[1]._replace(visible=True)], groups[1].layers[0].image)
+    seen = PSDImage.open(io.BytesIO(file)).composite(force=True).convert("RGB")
     assert np.array_equal(seen, groups[1].layers[0].image)

@@ -4,9 +4,10 @@ import dataclasses
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from layerdiffusion.edit import Placement
-from layerdiffusion.images.layers import lay_out
+from layerdiffusion.edit import Edit, Placement
+from layerdiffusion.images.layers import cut_note, lay_out
 
 
 def test_a_larger_subject_is_one_affine_map_of_picture_and_mask(edit):
@@ -27,3 +28,15 @@ def test_the_references_own_subject_is_inpainted_in_the_composite(edit):
     far = ~layers.background_mask
     far[:40, :40] = False
     assert np.array_equal(inpainted[far], original[far])
+
+
+@pytest.mark.parametrize(
+    ("columns", "window", "share"),
+    [((100, 1900), None, 93), ((0, 256), None, 50), ((100, 200), None, None), ((100, 200), (1.0, 0.5), 99)],
+)
+def test_a_subject_that_the_window_cuts_is_said(columns, window, share):
+    mask = np.zeros((64, 2000), bool)
+    mask[10:50, slice(*columns)] = True
+    note = cut_note(Edit(Image.new("RGB", (2000, 64)), mask, prompt="a snake", object_window=window), (128, 64))
+    assert (note is None) == (share is None)
+    assert share is None or f"cuts off {share} % of the subject" in note

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from sams import picture, random_sam
 
-from layerdiffusion.errors import ModelError, SegmentError
-from layerdiffusion.models.find import agreeing, distinct, find, find_again, load_detector
+from layerdiffusion.errors import SegmentError
+from layerdiffusion.models.find import agreeing, distinct, find, find_again
 from layerdiffusion.models.segmenter import Candidate, Proposal, Segmenter
 
 from segment_anything import SamPredictor  # isort: skip
@@ -140,44 +140,3 @@ def test_proposals_are_what_metas_predictor_answers_to_each_click(segmenter, siz
         smaller = np.asarray(Image.fromarray(masks[proposal.pick]).resize(proposal.mask.shape[::-1]))
         assert max(proposal.mask.shape) == min(256, max(size))
         assert (smaller == proposal.mask).mean() > 0.98
-
-
-def tiny_detector(folder):
-    """An OWLv2 of random weights."""
-    from tiny import tiny_tokenizer
-    from transformers import Owlv2Config, Owlv2ForObjectDetection, Owlv2ImageProcessor, Owlv2Processor
-
-    sizes = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    tokenizer = tiny_tokenizer()
-    words = {"vocab_size": len(tokenizer), "max_position_embeddings": 24, "eos_token_id": len(tokenizer) - 1}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = Owlv2ForObjectDetection(
-            Owlv2Config(
-                text_config={**sizes, **words},
-                vision_config={**sizes, "image_size": 32, "patch_size": 8},
-                projection_dim=8,
-            )
-        )
-    model.save_pretrained(folder)
-    tokenizer.model_max_length = 16
-    Owlv2Processor(Owlv2ImageProcessor(size={"height": 32, "width": 32}), tokenizer).save_pretrained(folder)
-    return folder
-
-
-def test_a_detectors_boxes_go_to_sam(segmenter, tmp_path):
-    detector = load_detector(tiny_detector(tmp_path))
-    image = Image.fromarray(picture())
-    found = find(None, image, "a dog", segmenter=segmenter, detector=detector)
-    assert 1 <= len(found) <= 3
-    for one in found:
-        left, top, right, bottom = one.box
-        assert 0 <= left < right <= image.width and 0 <= top < bottom <= image.height and one.points == ()
-        assert np.array_equal(one.mask, segmenter.mask(box=one.box, image=image))
-
-
-def test_a_folder_of_another_kind_is_no_detector(tiny_folder, tmp_path):
-    with pytest.raises(ModelError, match="can't be opened"):
-        load_detector(tmp_path)
-    with pytest.raises(ModelError, match="clip_text_model, no detector"):
-        load_detector(tiny_folder / "text_encoder")

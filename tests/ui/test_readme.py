@@ -1,8 +1,11 @@
 """The README's front matter is what a Space is started from: it has to agree with what is installed."""
 
+import os
 import re
+import subprocess
+import sys
 from fnmatch import fnmatch
-from importlib.metadata import version
+from importlib.metadata import requires, version
 from pathlib import Path
 
 import gradio as gr
@@ -23,9 +26,9 @@ PARAMETERS = {
 }
 COLOURS = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
 PRELOADED = re.compile(r"[\w.-]+/[\w.-]+( [^ ,]+(,[^ ,]+)*( [0-9a-f]{40})?)?")  # "repository files revision"
-# Spaces ZeroGPU: the versions it runs, Gradio alone, and no torch before this one.
+# Spaces ZeroGPU: the versions it runs, with Gradio alone; torchvision's minor version is torch's and 15.
 ZERO_GPU_PYTHON = {"3.10.13", "3.12.12"}
-ZERO_GPU_TORCH = "2.8.0"
+ZERO_GPU_TORCH = ("2.8.0", "2.9.1", "2.10.0", "2.11.0", "2.12.1", "2.13.0")
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -55,7 +58,10 @@ def test_the_hub_knows_every_parameter(front_matter):
 def test_zero_gpu_runs_these_versions(front_matter, required):
     assert front_matter["suggested_hardware"] == SpaceHardware.ZERO_A10G.value
     assert front_matter["python_version"] in ZERO_GPU_PYTHON
-    assert ZERO_GPU_TORCH in required["torch"].specifier
+    for torch in ZERO_GPU_TORCH:
+        assert torch in required["torch"].specifier
+        assert f"0.{int(torch.split('.')[1]) + 15}.0" in required["torchvision"].specifier
+    assert "2.14.0" not in required["torch"].specifier, "no Space with ZeroGPU runs it yet"
     assert front_matter["hf_oauth"] is True, "without it there is no gr.LoginButton"
 
 
@@ -71,6 +77,28 @@ def test_what_is_preloaded_is_what_the_page_downloads(front_matter):
     assert [name for name in listed if not any(fnmatch(name, pattern) for pattern in patterns)] == []
     assert {f"{part}/config.json" for part in hub.NETWORKS} < set(listed)
     assert sum(name.endswith(".safetensors") for name in listed) == len(hub.NETWORKS)
+
+
+def test_nothing_that_is_installed_asks_for_a_torch_that_zero_gpu_may_not_have(required):
+    """But torchvision, whose releases each go with one of torch."""
+    for name in required.keys() - {"torch", "torchvision"}:
+        asked = [Requirement(line) for line in requires(name) or []]
+        specifiers = [one.specifier for one in asked if one.name == "torch" and "extra" not in str(one.marker)]
+        assert all(ZERO_GPU_TORCH[0] in specifier for specifier in specifiers), name
+
+
+def test_what_is_preloaded_is_found_in_the_default_cache(front_matter, tmp_path):
+    """The build puts it there and nowhere else; offline, so that it can't come from the hub."""
+    name, files, revision = front_matter["preload_from_hub"][0].split(" ")
+    snapshot = tmp_path / ".cache/huggingface/hub" / f"models--{name.replace('/', '--')}" / "snapshots" / revision
+    for file in files.split(","):
+        (snapshot / file).parent.mkdir(parents=True, exist_ok=True)
+        (snapshot / file).touch()
+    code = f"import app\nfrom layerdiffusion.models.hub import download_model\nprint(download_model({name!r}))"
+    plain = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "XDG_"))}
+    environment = plain | {"HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == str(snapshot), done.stderr
 
 
 def test_the_space_runs_gradio_from_app_py(front_matter):

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 
 from layerdiffusion.commands.bars import progress_bar
-from layerdiffusion.commands.terminal import Seeds, assignments, with_changes
+from layerdiffusion.commands.terminal import Seeds, assignments, with_changes, writable
 from layerdiffusion.errors import EditError
 from layerdiffusion.evaluation.datasets.toybench import POSE_SEED, POSE_TUNING_SEED, pose_edits
+from layerdiffusion.files import write_files
+from layerdiffusion.images.io import png_bytes
 from layerdiffusion.result import captioned
 from layerdiffusion.settings import PRESET_FLAGS, Settings
 
@@ -30,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--tuning", action="store_true", help="on the edits that defaults are chosen on instead")
     add("--preset", choices=PRESET_FLAGS, help="several settings at once")
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting other than the model's default")
-    add("--pictures", type=Path, metavar="FILE", help="save photo, layers and results as one sheet")
+    add("--pictures", type=Path, metavar="FILE", help="save photo, layers and results as one PNG sheet")
     add("--json", action="store_true", help="print what was measured of every picture as JSON")
 
 
@@ -40,6 +42,8 @@ def run(args: argparse.Namespace) -> int:
     settings = with_changes(Settings(seeds=args.seeds), changes.pop("", {}))
     if changes:
         raise EditError(f"--set is of {next(iter(changes))}, but only settings can be changed here: NAME=VALUE.")
+    if args.pictures:
+        writable(args.pictures.parent)
     from layerdiffusion.evaluation.worker import Worker
     from layerdiffusion.models.memory import fitting_preset
 
@@ -62,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         ]
         rows.append([*zip(names, given, strict=True), *shown])
     if args.pictures:
-        captioned(rows).save(args.pictures)
+        write_files({args.pictures: png_bytes(captioned(rows))})
     shares = {name: float(np.mean([one[name] for one in found])) for name in SHARE_NAMES}
     print(json.dumps({"shares": shares, "pictures": found}) if args.json else _table(shares, found))
     return 0 if all(shares[name] >= bar for name, bar in LEAST_SHARES.items()) else 1

@@ -26,6 +26,7 @@ from layerdiffusion.evaluation.claims import BACKGROUND, PRESERVED, SATISFIED, B
 from layerdiffusion.evaluation.datasets.toybench import tuning_edits
 from layerdiffusion.evaluation.records import Records
 from layerdiffusion.evaluation.variants import Variant
+from layerdiffusion.files import write_files
 from layerdiffusion.scoring import PLACE_PSNR, scaled
 
 # By method, the values tried. The first are the authors' own (ours: the paper's), and they win a tie.
@@ -69,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         "flags": flags,
     }
     try:
-        (args.out / "search.json").write_text(json.dumps(answer, indent=1) + "\n", encoding="utf-8")
+        write_files({args.out / "search.json": (json.dumps(answer, indent=1) + "\n").encode()})
     except OSError as error:
         raise EditError(f"The search can't be saved to {args.out} ({error.strerror or error}).") from error
     if args.json:

@@ -132,7 +132,8 @@ def plan(session: Session, words: Any, background: str, swap: bool, dials: Any, 
         statuses = backend.editor.plan(edit, settings, subject=subject)
         seconds, need = backend.editor.estimate(edit, settings, subject=subject), backend.editor.need(settings)
         cost = quota_sentence(backend.bookings(edit, settings))
-        notes = [*backend.editor.warnings(edit), *([] if subject is None else [trained_note(subject.train_on)])]
+        notes = backend.editor.warnings(edit, settings)
+        notes += [] if subject is None else [trained_note(subject.train_on)]
     except EditError as error:
         return next_html(str(error))
     return ready_html(statuses, seconds, len(settings.seeds), cost, need) + notes_html(notes)

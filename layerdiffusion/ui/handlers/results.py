@@ -32,6 +32,8 @@ from layerdiffusion.ui.widgets.results import (
     RECIPE,
     comparison,
     contents_hint,
+    file_of,
+    files_folder,
     forget,
     order,
     report,
@@ -94,9 +96,9 @@ def packed(backend: Backend) -> Callable[..., str]:
     def pack(session: Session, contents: list[str]) -> str:
         if not session.shown:
             raise EditError("There is nothing to download yet; run an edit first.")
-        path = Path(session.folder.name) / f"layerdiffusion-{session.results[0].edit.fingerprint()[:8]}.zip"
-        pictures: dict[int, Path] = {item.seed: item.path for item in session.shown}
-        baselines = [item.path for row in session.baselines.values() for item in row]
+        path = files_folder(session) / f"layerdiffusion-{session.results[0].edit.fingerprint()[:8]}.zip"
+        pictures: dict[int, Path] = {item.seed: file_of(item) for item in session.shown}
+        baselines = [file_of(item) for row in session.baselines.values() for item in row]
         cut_outs = (
             [cut for result in session.results for cut in backend.cut_outs(result)] if LAYERS in contents else None
         )
@@ -115,7 +117,7 @@ def keeper(backend: Backend) -> Callable[..., str]:
         stages = editor.plan(result.edit, result.settings, subject=subject)
         if "run" in (stages["embeddings"], stages["finetune"]):
             raise EditError("The training of this edit is no longer in memory; press Run again, then keep its subject.")
-        path = Path(session.folder.name) / f"subject-{result.edit.fingerprint()[:8]}.zip"
+        path = files_folder(session) / f"subject-{result.edit.fingerprint()[:8]}.zip"
         return str(save_subject(editor.subject(result.edit, result.settings, subject), editor.models, path))
 
     return keep

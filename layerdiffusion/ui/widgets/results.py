@@ -1,6 +1,7 @@
 """The results card, and the results of a tab: files on disk, shown as galleries, those of the baselines beneath."""
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -146,23 +147,51 @@ def _baselines() -> BaselinesCard:
 def take(session: Session, result: Any, scores: list[Score | None], more: bool = False) -> None:
     """Keep the result, how well it fits, and its pictures as files that carry their recipe; `more` of the same edit."""
     if not more or not session.results:
-        forget(session)
-        session.folder = tempfile.TemporaryDirectory(prefix="layerdiffusion-")
+        earlier, session.folder = session.folder, tempfile.TemporaryDirectory(prefix="layerdiffusion-")
+        try:
+            items = _items(result, scores, lambda: save_pictures(result, files_folder(session)))
+        except BaseException:
+            session.folder.cleanup()
+            session.folder = earlier
+            raise
+        if earlier is not None:
+            earlier.cleanup()
+        session.results, session.shown, session.baselines = [result], items, {}
+        session.chosen = best_index(session)
+        return
+    offset = len(session.shown)
+    session.shown += _items(result, scores, lambda: save_pictures(result, files_folder(session), offset))
     session.results.append(result)
-    paths = save_pictures(result, Path(session.folder.name), len(session.shown))
-    session.shown += _items(result, scores, paths)
-    session.chosen = best_index(session) if not more else len(session.shown) - len(paths)
+    session.chosen = offset
 
 
 def take_baseline(session: Session, name: str, result: Any, scores: list[Score | None]) -> None:
     """Add a baseline's pictures to its row, as files that say how they were made."""
-    paths = save_compared(result, name, Path(session.folder.name))
-    session.baselines.setdefault(name, []).extend(_items(result, scores, paths))
+    items = _items(result, scores, lambda: save_compared(result, name, files_folder(session)))
+    session.baselines.setdefault(name, []).extend(items)
 
 
-def _items(result: Any, scores: list[Score | None], paths: list[Path]) -> list[SimpleNamespace]:
-    found = zip(result.seeds, result.images, scores, paths, strict=True)
-    return [SimpleNamespace(seed=seed, image=image, score=score, path=path) for seed, image, score, path in found]
+def _items(result: Any, scores: list[Score | None], save: Callable[[], list[Path]]) -> list[SimpleNamespace]:
+    """The result's pictures with their files, which `save` writes, now and whenever they are gone."""
+    found = zip(result.seeds, result.images, scores, save(), strict=True)
+    return [
+        SimpleNamespace(seed=seed, image=image, score=score, path=path, save=save) for seed, image, score, path in found
+    ]
+
+
+def files_folder(session: Session) -> Path:
+    """Where the tab's files are; made again, for this user alone, where somebody emptied the temporary folder."""
+    assert session.folder is not None
+    folder = Path(session.folder.name)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
+def file_of(item: SimpleNamespace) -> Path:
+    """The picture's file, written again if it is gone."""
+    if not item.path.is_file():
+        item.save()
+    return item.path
 
 
 def unmeasured(session: Session) -> list[SimpleNamespace]:
@@ -202,7 +231,9 @@ def show(session: Session) -> tuple[Any, ...]:
     items = []
     for index in order(session):
         item = session.shown[index]
-        items.append((str(item.path), _label(item) + (" · best" if index == best and item.score is not None else "")))
+        items.append(
+            (str(file_of(item)), _label(item) + (" · best" if index == best and item.score is not None else ""))
+        )
     return (
         gr.update(visible=True),
         gr.update(value=items, selected_index=order(session).index(session.chosen)),
@@ -217,7 +248,7 @@ def rows(session: Session) -> list[Any]:
     updates: list[Any] = []
     for name in BASELINES:
         row = session.baselines.get(name, ())
-        items = [(str(item.path), _label(item)) for item in row]
+        items = [(str(file_of(item)), _label(item)) for item in row]
         updates += [gr.update(visible=bool(row)), gr.update(value=items)]
     return updates
 

@@ -1,5 +1,6 @@
 """Small rules of the handlers that need no page: seeds counted on, rows filled up, words that keep their parts."""
 
+import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +18,11 @@ from layerdiffusion.settings import MAX_SEEDS, Settings
 from layerdiffusion.ui.bundle import open_bundle
 from layerdiffusion.ui.handlers.backgrounds import gallery_of, pick, picked_html
 from layerdiffusion.ui.handlers.compare import missing
-from layerdiffusion.ui.handlers.results import keeper
+from layerdiffusion.ui.handlers.results import keeper, packed
 from layerdiffusion.ui.handlers.run import further
 from layerdiffusion.ui.handlers.words import split
 from layerdiffusion.ui.session import Session
+from layerdiffusion.ui.widgets.results import RECIPE, show, take
 
 
 def result(*seeds: int) -> SimpleNamespace:
@@ -84,3 +86,31 @@ def test_a_fully_tuned_subject_is_handed_over_and_taken_up_again_without_trainin
     assert again.stages["finetune"] == "skip"
     for one, before in zip(again.images, session.results[0].images, strict=True):
         assert np.abs(np.asarray(one).astype(int) - np.asarray(before)).max() <= 1
+
+
+def test_files_are_made_again_where_the_temporary_folder_was_emptied(tiny_models, edit):
+    editor, session = Editor(tiny_models), Session()
+    take(session, editor.run(edit, QUICK), [None] * len(QUICK.seeds))
+    before = {item.path: item.path.read_bytes() for item in session.shown}
+    shutil.rmtree(session.folder.name)
+    show(session)
+    assert {path: path.read_bytes() for path in before} == before
+    shutil.rmtree(session.folder.name)
+    backend = SimpleNamespace(editor=editor, cut_outs=lambda _: [])
+    assert open_bundle(Path(packed(backend)(session, [RECIPE])).read_bytes()).recipe.edit.prompt == edit.prompt
+    shutil.rmtree(session.folder.name)
+    take(session, editor.run(edit, replace(QUICK, seeds=(7,))), [None], more=True)
+    assert [item.seed for item in session.shown] == [*QUICK.seeds, 7] and session.shown[-1].path.is_file()
+
+
+@pytest.mark.parametrize("more", [True, False])
+def test_a_result_that_cannot_be_saved_leaves_those_there_are(tiny_models, edit, full_disk, more):
+    editor, session = Editor(tiny_models), Session()
+    take(session, editor.run(edit, QUICK), [None] * len(QUICK.seeds))
+    before = [item.path.read_bytes() for item in session.shown]
+    other = editor.run(edit, replace(QUICK, seeds=(7,)))
+    full_disk(Path(tempfile.gettempdir()))
+    with pytest.raises(OSError, match="No space"):
+        take(session, other, [None], more)
+    assert [item.seed for item in session.shown] == [*QUICK.seeds] and len(session.results) == 1
+    assert [item.path.read_bytes() for item in session.shown] == before
