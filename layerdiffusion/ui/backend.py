@@ -13,7 +13,7 @@ from PIL import Image
 
 from layerdiffusion.edit import Edit
 from layerdiffusion.errors import EditError, ModelError, SettingsError
-from layerdiffusion.scoring import Score, score_results
+from layerdiffusion.scoring import Score, background_change, result_subjects, score_results
 from layerdiffusion.settings import PAPER, Settings, model_settings, preset
 from layerdiffusion.ui.examples import ASSETS
 from layerdiffusion.ui.follow import follow
@@ -236,17 +236,27 @@ class Backend:
 
     def scores(self, images: list[Image.Image], edit: Edit, layers: "Layers") -> list[Score] | None:
         """How well each picture fits the edit; None where no CLIP can be had."""
-        models = self.editor.models
         try:
-            # On a CPU a large SAM would take longer than the pictures did.
-            device = models.helpers_device or models.device
-            quick = device.type != "cpu" and not (models.folder / "judge").is_dir()
-            segmenter = self.segmenter() if quick else None
+            segmenter = self._quick_segmenter()
             with self.editor.turn():
-                return score_results(models, edit, layers, images, segmenter)
+                return score_results(self.editor.models, edit, layers, images, segmenter)
         except ModelError as error:
             log.warning("%s", error)
             return None
+
+    def change(self, image: Image.Image, layers: "Layers") -> np.ndarray:
+        """Where a result differs from the wanted background, as `background_change` has it."""
+        segmenter = self._quick_segmenter()
+        with self.editor.turn():
+            (subject,) = result_subjects(self.editor.models, layers, [image], segmenter)
+        return background_change(image, layers, subject)
+
+    def _quick_segmenter(self) -> Any:
+        """What finds the subjects in results; None on a CPU, where a large SAM would take longer than the pictures did,
+        and where the model has a judge."""
+        models = self.editor.models
+        device = models.helpers_device or models.device
+        return None if device.type == "cpu" or (models.folder / "judge").is_dir() else self.segmenter()
 
     def scores_or_none(self, result: Any) -> list[Score | None]:
         """For each of the result's pictures how well it fits, or None where that can't be known."""

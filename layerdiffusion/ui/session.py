@@ -266,7 +266,10 @@ class Session:
         self.baselines: dict[str, list[Any]] = {}  # their pictures of the same edit and seeds, by method
         self.chosen = 0  # which of them is compared
         self.best_first = False
+        self.changes = False  # it is compared with a heat map of its changes, not with the photo
         self.folder: tempfile.TemporaryDirectory | None = None  # of their files; goes when the session goes
+        self.edits: list[Any] = []  # the tab's `SavedEdit`s, the last one last
+        self.dials_due = True  # they take the model's defaults once it is loaded
         self.cancel = threading.Event()
         self.running = False  # a job waits or runs
         self.started = False  # it runs
@@ -275,6 +278,13 @@ class Session:
 
     def __deepcopy__(self, memo: dict) -> "Session":
         return Session()
+
+    def empty(self) -> None:
+        """No pictures, words, placement or generated backgrounds; the results stay."""
+        self.photo.show(None)
+        self.reference.show(None)
+        self.prompt, self.subject, self.placement = "", None, Placement()
+        self.backgrounds, self.backgrounds_prompt, self.background_seed = [], "", None
 
     def edit(self, words: tuple[str, str, str], background: str, swap: bool) -> Edit:
         """The edit as the page has it; raises an `EditError` that says what is missing."""

@@ -37,6 +37,7 @@ class Tab:
             return
         self.page.remove_listener("console", self._heard)
         self.page.remove_listener("pageerror", self._failed)
+        self.page.evaluate("() => localStorage.removeItem('layerdiffusion-edits')")
         self.page.goto(LEFT)
         self.page.set_viewport_size(self._viewport)
 

@@ -60,7 +60,10 @@ def test_a_whole_edit(tab, pictures):
     assert any(np.array_equal(edit.object_image, part) for part in parts)
     (pictures["photo"].parent / "all.zip").write_bytes(data)
     area = tab.data("photo-board").area
-    tab.open()
+    tab.open()  # on this edit, again
+    page.wait_for_selector("#gallery .thumbnail-item >> nth=3")
+    page.click("#new")
+    page.wait_for_selector("#results", state="hidden")
     tab.upload("restore", pictures["photo"].parent / "all.zip")
     page.wait_for_selector("#gallery .thumbnail-item >> nth=3")
     tab.wait("photo-board", f"data.area == {area}")

@@ -60,5 +60,5 @@ def measure(session: Session, backend: Backend) -> bool:
     for item, score in zip(items, found, strict=False):
         item.score = score
     if found and session.chosen == 0:  # no other was chosen meanwhile
-        session.chosen = best_index(session)
+        session.chosen, session.changes = best_index(session), False
     return bool(found)

@@ -38,7 +38,7 @@ def seed_count(defaults: Settings) -> gr.Slider:
 
 def dials_card(defaults: Settings, count: gr.Slider) -> DialsCard:
     """The presets, the dials in sight, and those under Advanced; `count` stands among the words."""
-    with gr.Column(elem_classes=["ld-card"], min_width=320, scale=7):
+    with gr.Column(elem_id="dials", elem_classes=["ld-card"], min_width=320, scale=7):
         heading(5, "Dials", "The defaults are the model's own; change one thing at a time.")
         with gr.Row(elem_classes=["ld-presets"]):
             presets = {
