@@ -76,13 +76,14 @@ class MarkedPicture:
     own: bool = False  # brought by the user, not drawn from the toybox
     marks: Marks = Marks()
     history: list[Marks] = field(default_factory=list)
+    undone: list[Marks] = field(default_factory=list)
     version: int = field(default_factory=next_version)  # of picture and marks
     picture_version: int = 0  # that with which the picture came; 0 before there was any
 
     def show(self, image: Image.Image | None, name: str = "", own: bool = False) -> None:
         """Take a new picture (or none), no larger than the page works on, and forget the marks of the last."""
         self.image, self.name, self.own = None if image is None else reduce(image)[0], name, own
-        self.marks, self.history = Marks(), []
+        self.marks, self.history, self.undone = Marks(), [], []
         self.picture_version = self.renew()
 
     def renew(self) -> int:
@@ -109,13 +110,20 @@ class MarkedPicture:
         self._put(replace(self.marks, **values))
 
     def _put(self, marks: Marks) -> None:
-        self.history = [*self.history[1 - HISTORY :], self.marks]
+        self.history, self.undone = [*self.history[1 - HISTORY :], self.marks], []
         self.marks = marks
         self.renew()
 
     def undo(self) -> None:
-        if self.history:
-            self.marks = self.history.pop()
+        self._step(self.history, self.undone)
+
+    def redo(self) -> None:
+        self._step(self.undone, self.history)
+
+    def _step(self, source: list[Marks], other: list[Marks]) -> None:
+        if source:
+            other.append(self.marks)
+            self.marks = source.pop()
             self.renew()
 
     def clear(self) -> None:
@@ -230,6 +238,7 @@ class MarkedPicture:
                 "area": int(mask.sum()),
                 "marked": bool(share),
                 "undoable": bool(self.history),
+                "redoable": bool(self.undone),
                 "candidates": len(self.marks.candidates),
                 "pick": self.marks.pick,
                 "description": f"{description} {len(self.marks.points)} clicks, {share:.0%} of the picture marked.",
@@ -339,7 +348,8 @@ class Session:
     def place_board(self, version: int, **values: Any) -> str:
         """What the board of both layers reads (JSON), and the versions and nouns that the other boards should have."""
         versions = {"photo": self.photo.version, "reference": self.reference.version}
-        return json.dumps({"version": version, "versions": versions, "nouns": self.nouns, **values}, default=float)
+        values |= {"version": version, "versions": versions, "nouns": self.nouns, "photo": self.photo.picture_version}
+        return json.dumps(values, default=float)
 
     def together(self, version: int, layers: Layers, still: Layers, windows: dict[str, Any]) -> str:
         """Both layers for the board of them; `still` has the subject unplaced, `windows` are what each board shows."""

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 from serving import photo
 
+from layerdiffusion.edit import Placement
 from layerdiffusion.ui import examples
 from layerdiffusion.ui.bundle import open_bundle
 
@@ -103,6 +104,14 @@ def test_the_subject_is_moved_by_hand_and_by_key(tab, page, tmp_path):
     tab.page.locator("#place-board .ld-stage").press("f")
     tab.page.locator("#place-board .ld-stage").press("+")
     session = page.session((90, 60))
+    tab.until(lambda: session.placement.flip and session.placement.scale > 1.04 and session.placement.dx > 0.08)
+    board = tab.page.locator("#place-board .ld-stage")
+    for key in ("z", "z", "z"):  # larger, mirrored, dragged
+        board.press(key)
+    tab.until(lambda: session.placement == Placement())
+    for _ in range(3):
+        tab.page.click("#place-board [data-act=redo]")
+    assert tab.page.is_disabled("#place-board [data-act=redo]")
     tab.until(lambda: session.placement.flip and session.placement.scale > 1.04 and session.placement.dx > 0.08)
     tab.page.click("#run")
     tab.done()

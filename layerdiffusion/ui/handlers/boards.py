@@ -108,10 +108,8 @@ def acted(name: str) -> Callable[..., Any]:
     def act(marked: MarkedPicture, data: dict) -> None:
         action = data.get("name")
         step = max(1, round(GROWTH * max(marked.image.size))) if marked.image else 1
-        if action == "undo":
-            marked.undo()
-        elif action == "clear":
-            marked.clear()
+        if action in ("undo", "redo", "clear"):
+            getattr(marked, action)()
         elif action in ("grow", "shrink"):
             marked.grow(step if action == "grow" else -step)
         elif action == "pick":

@@ -57,3 +57,18 @@ def test_unsaved_results_are_asked_for_and_come_back_after_a_reload(tab, picture
     tab.page.click("#edits .ld-example")
     tab.page.wait_for_selector("#gallery .thumbnail-item >> nth=1")
     tab.shows("prompt", "a dog jumping on ice")
+
+
+def test_a_named_preset_is_there_after_a_reload(tab):
+    tab.dial("finetune-steps", 33)
+    names = tab.page.locator("#own-presets input")
+    names.fill("soft")
+    tab.page.click("#preset-keep")
+    tab.page.wait_for_function("() => localStorage.getItem('layerdiffusion-presets')")
+    tab.open()
+    assert tab.field("dial-finetune-steps").input_value() != "33"
+    names.click()
+    tab.page.click("[role=option]:has-text('soft')")
+    tab.page.wait_for_function("() => document.querySelector('#dial-finetune-steps input').value === '33'")
+    tab.page.click("#preset-remove")
+    tab.page.wait_for_function("() => document.querySelector('#own-presets input').value === ''")
