@@ -1,7 +1,7 @@
 // A board: a picture to click and paint on, or the subject to move about. Runs once for each board, with
-// `board_place.js` and `board_input.js` after it; Gradio gives it `element`, `trigger`, `props` and `watch`. The server sends `props.value`
-// (JSON: marks or placement) and `props.picture` (JSON: a data URL), each with its version; the board draws what is
-// newest and reports what was done to it.
+// `board_place.js` and `board_input.js` after it; Gradio gives it `element`, `trigger`, `props` and `watch`. The server
+// sends `props.value` (JSON: marks or placement) and `props.picture` (JSON: a data URL), each with its version; the
+// board draws what is newest and reports what was done to it.
 const kind = props.kind;
 const stage = element.querySelector(".ld-stage");
 const canvas = element.querySelector("canvas");
