@@ -15,8 +15,9 @@ from layerdiffusion.ui.backend import Backend
 from layerdiffusion.ui.errors import friendly, warn
 from layerdiffusion.ui.handlers.events import BESIDE, QUIET, event_data
 from layerdiffusion.ui.handlers.inspection import own_pictures, request_inspection
+from layerdiffusion.ui.marks import MarkedPicture
 from layerdiffusion.ui.page import Page
-from layerdiffusion.ui.session import MarkedPicture, Session
+from layerdiffusion.ui.session import Session
 from layerdiffusion.ui.widgets.board import board_update
 
 BY_NETWORK = {"point", "frame", "seek"}  # events that wait for SAM or CLIP

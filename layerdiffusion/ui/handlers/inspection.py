@@ -7,8 +7,9 @@ import gradio as gr
 from layerdiffusion.ui.backend import Backend
 from layerdiffusion.ui.errors import friendly
 from layerdiffusion.ui.handlers.events import QUIET, SCORING
+from layerdiffusion.ui.marks import next_version
 from layerdiffusion.ui.page import Page
-from layerdiffusion.ui.session import Session, next_version
+from layerdiffusion.ui.session import Session
 from layerdiffusion.ui.widgets.results import best_index, show, unmeasured
 
 NOTICE = (

@@ -23,10 +23,10 @@ def connect(page: Page, backend: Backend, blocks: gr.Blocks) -> None:
     own = card.own
     for name, button in card.presets.items():
         button.click(friendly(partial(preset_values, name, backend)), None, dials, queue=False, **QUIET)
-    blocks.load(friendly(listed), own.kept, own.names, queue=False, **QUIET)
-    own.names.input(friendly(taken), [own.names, own.kept, *dials], dials, queue=False, **QUIET)
-    own.keep.click(friendly(kept), [own.names, own.kept, *dials], [own.names, own.kept], queue=False, **QUIET)
-    own.remove.click(friendly(removed), [own.names, own.kept], [own.names, own.kept], queue=False, **QUIET)
+    blocks.load(friendly(listed), own.stored, own.names, queue=False, **QUIET)
+    own.names.input(friendly(taken), [own.names, own.stored, *dials], dials, queue=False, **QUIET)
+    own.keep.click(friendly(save), [own.names, own.stored, *dials], [own.names, own.stored], queue=False, **QUIET)
+    own.remove.click(friendly(removed), [own.names, own.stored], [own.names, own.stored], queue=False, **QUIET)
 
 
 def preset_values(name: str, backend: Backend) -> list[Any]:
@@ -52,7 +52,7 @@ def taken(name: Any, values: Any, *dials: Any) -> list[Any]:
     return dial_values(Settings.from_dict(known).resolve(settings_of(dials)))
 
 
-def kept(name: Any, values: Any, *dials: Any) -> tuple[Any, dict[str, dict]]:
+def save(name: Any, values: Any, *dials: Any) -> tuple[Any, dict[str, dict]]:
     name = name.strip() if isinstance(name, str) else ""
     if not 1 <= len(name) <= LONGEST:
         raise SettingsError(f"Type a name of 1 to {LONGEST} letters into “Your presets”, then keep the dials under it.")

@@ -19,7 +19,7 @@ class OwnPresets:
     names: gr.Dropdown
     keep: gr.Button
     remove: gr.Button
-    kept: gr.BrowserState
+    stored: gr.BrowserState
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,14 @@ import pytest
 
 from layerdiffusion.errors import EditError
 from layerdiffusion.settings import PAPER
-from layerdiffusion.ui.handlers.presets import MOST, kept, listed, removed, taken
+from layerdiffusion.ui.handlers.presets import MOST, listed, removed, save, taken
 from layerdiffusion.ui.widgets.dials import dial_values, settings_of
 
 MINE = replace(PAPER, alpha=0.55, finetune_steps=40, tune="lora", seeds=(5, 6))
 
 
 def test_a_kept_preset_comes_back_without_its_seeds():
-    names, presets = kept("  soft ", {}, *dial_values(MINE))
+    names, presets = save("  soft ", {}, *dial_values(MINE))
     assert names["value"] == "soft" and names["choices"] == ["soft"] and "seeds" not in presets["soft"]
     now = replace(PAPER, seeds=(9,))
     assert settings_of(tuple(taken("soft", presets, *dial_values(now)))) == replace(MINE, seeds=(9,))
@@ -22,8 +22,8 @@ def test_a_kept_preset_comes_back_without_its_seeds():
 
 
 def test_a_preset_is_replaced_under_its_name_and_removed():
-    _, presets = kept("soft", {}, *dial_values(MINE))
-    _, presets = kept("soft", presets, *dial_values(PAPER))
+    _, presets = save("soft", {}, *dial_values(MINE))
+    _, presets = save("soft", presets, *dial_values(PAPER))
     assert list(presets) == ["soft"] and presets["soft"]["alpha"] == PAPER.alpha
     assert removed("soft", presets)[1] == {}
     with pytest.raises(EditError, match="No preset of yours is chosen"):
@@ -33,13 +33,13 @@ def test_a_preset_is_replaced_under_its_name_and_removed():
 @pytest.mark.parametrize("name", [None, "", "  ", "x" * 41, 3])
 def test_a_preset_needs_a_name(name):
     with pytest.raises(EditError, match="Type a name of 1 to 40"):
-        kept(name, {}, *dial_values(MINE))
+        save(name, {}, *dial_values(MINE))
 
 
 def test_there_is_an_end_to_presets():
     full = {str(number): {} for number in range(MOST)}
     with pytest.raises(EditError, match="remove one first"):
-        kept("one more", full, *dial_values(MINE))
+        save("one more", full, *dial_values(MINE))
 
 
 @pytest.mark.parametrize("values", [None, 3, "x", ["a"], {"a": 1, "b": None}])
