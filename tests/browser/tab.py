@@ -45,6 +45,7 @@ class Tab:
         self.page.goto(self.url)
         self.page.wait_for_selector("#photo-board canvas")
         self.page.wait_for_selector(".ld-badge.ld-good")
+        self.page.wait_for_selector("#plan p")
 
     def upload(self, button: str, path: Path) -> None:
         self.page.set_input_files(f"input[type=file]:has(+ #{button})", path)

@@ -42,12 +42,14 @@ def test_unsaved_results_are_asked_for_and_come_back_after_a_reload(tab, picture
     tab.page.click("#run")
     tab.done()
     tab.page.wait_for_selector("#edits .ld-example")
+    tab.ready("Nothing to compute")
     area = tab.data("photo-board").area
     tab.open()
     assert asked == ["beforeunload"]
     tab.page.wait_for_selector("#gallery .thumbnail-item >> nth=1")
     tab.shows("prompt", "a dog jumping on ice")
     tab.wait("photo-board", f"data.area == {area}")
+    tab.ready("Nothing to compute")
     assert tab.packed()
     tab.page.wait_for_selector("#report [data-unsaved]", state="detached")
     tab.open()
