@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from layerdiffusion.baselines import OWN
 from layerdiffusion.edit import Edit
 from layerdiffusion.errors import EditError, ModelError, SettingsError
 from layerdiffusion.scoring import Score, background_change, result_subjects, score_results
@@ -176,12 +177,16 @@ class Backend:
                 "Here stage 2 can train LoRA only; choose LoRA for it, or run the page on your own GPU."
             )
 
-    def run(self, edit: Edit, settings: Settings, cancel: threading.Event | None, subject: Any = None) -> Iterator[Any]:
+    def run(
+        self, edit: Edit, settings: Settings, cancel: threading.Event | None, subject: Any = None, method: str = OWN
+    ) -> Iterator[Any]:
         """("progress", list of `Progress`) several times a second, and at last ("done", the `Result`)."""
         editor = self.editor
         settings = settings.resolve(self.opening())
         self.check(settings)
-        yield from follow(lambda report, stop: editor.run(edit, settings, report, stop, subject=subject), cancel)
+        yield from follow(
+            lambda report, stop: editor.run(edit, settings, report, stop, method=method, subject=subject), cancel
+        )
 
     def generate(
         self, prompt: str, seeds: Sequence[int], settings: Settings, photo: tuple[int, int], cancel: Any
@@ -191,12 +196,6 @@ class Backend:
         yield from follow(
             lambda report, stop: editor.generate_backgrounds(prompt, seeds, settings, report, stop, photo), cancel
         )
-
-    def compare(self, name: str, edit: Edit, settings: Settings, cancel: threading.Event | None) -> Iterator[Any]:
-        """The same with a baseline's pictures."""
-        editor = self.editor
-        self.check(settings)
-        yield from follow(lambda report, stop: editor.run(edit, settings, report, stop, method=name), cancel)
 
     def candidates(self, image: np.ndarray, points: list, labels: list | None, box: Any) -> list[Any]:
         """SAM's candidates for clicks on `image`, beside a running edit; on a GPU a new picture waits for its turn."""

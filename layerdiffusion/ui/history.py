@@ -45,6 +45,7 @@ def remember(session: Session, downloaded: bool = False) -> None:
 
     Where it can't be written, the results stay as they are, and the edit isn't listed.
     """
+    assert session.folder is not None
     saved = current(session) or SavedEdit(session.folder)
     try:
         save_edit(session.results, Path(saved.folder.name))

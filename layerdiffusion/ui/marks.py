@@ -217,7 +217,7 @@ class MarkedPicture:
         versions = {"version": self.version, "picture_version": self.picture_version}
         if self.image is None:
             return json.dumps(versions)
-        mask = self.mask
+        mask = self.marks.mask(self.image.size)
         share = float(mask.mean())
         notes = () if self.marks.given is None else self.marks.given.notes
         return json.dumps(

@@ -124,8 +124,8 @@ def reopen(session: Session, saved: SavedEdit, backend: Backend) -> tuple[Any, .
 def _put_example(session: Session, example: Example, backend: Backend) -> tuple[Opened, Settings]:
     opened = Opened(example.recipe, example.pictures, example.generated)
     # Until the rest is measured: an example's CLIP score, by the miniature's CLIP.
-    scores = [example.scores.get(str(seed)) for seed in example.pictures]
-    scores = [None if clip is None else score_of(clip, None, None, own_clip=True) for clip in scores]
+    clips = [example.scores.get(str(seed)) for seed in example.pictures]
+    scores = [None if clip is None else score_of(clip, None, None, own_clip=True) for clip in clips]
     return opened, _put(session, opened, backend, scores)
 
 

@@ -72,7 +72,7 @@ function forgetSteps() {
 function step(from, to) {
   if (!from.length || !state.placement) return;
   to.push(live || state.placement);
-  place(from.pop(), true);
+  place(from.pop());
 }
 // A change that can be undone; a drag's is noted as a whole.
 function move(change, now = false) {
