@@ -3,7 +3,7 @@
 import json
 import tempfile
 import threading
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -114,7 +114,6 @@ class Session:
     def together(self, version: int, layers: Layers, still: Layers, windows: dict[str, Any]) -> str:
         """Both layers for the board of them; `still` has the subject unplaced, `windows` are what each board shows."""
         rows, columns = (np.flatnonzero(still.object_mask.any(axis=axis)) for axis in (1, 0))
-        place = self.placement
         return self.place_board(
             version,
             windows=windows,
@@ -125,13 +124,7 @@ class Session:
             background=picture_url(layers.inpainted_background),
             centre=[(columns[0] + columns[-1]) / 2, (rows[0] + rows[-1]) / 2],
             half=[(columns[-1] - columns[0] + 1) / 2, (rows[-1] - rows[0] + 1) / 2],
-            placement={
-                "scale": place.scale,
-                "dx": place.dx,
-                "dy": place.dy,
-                "rotation": place.rotation,
-                "flip": place.flip,
-            },
+            placement=asdict(self.placement),
             readout="Drag the subject; its corners scale it, the handle above turns it.",
             description="Both layers together: this is what the model learns from.",
         )
