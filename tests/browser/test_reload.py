@@ -65,8 +65,10 @@ def test_a_named_preset_is_there_after_a_reload(tab):
     tab.dial("finetune-steps", 33)
     names = tab.page.locator("#own-presets input")
     names.fill("soft")
+    stored = "localStorage.getItem('layerdiffusion-presets')"
+    before = tab.page.evaluate(stored)
     tab.page.click("#preset-keep")
-    tab.page.wait_for_function("() => localStorage.getItem('layerdiffusion-presets')")
+    tab.page.wait_for_function(f"before => {stored} !== before", arg=before)
     tab.open()
     assert tab.field("dial-finetune-steps").input_value() != "33"
     names.click()

@@ -74,8 +74,6 @@ def _own_presets() -> OwnPresets:
         value=None,
         allow_custom_value=True,
         label="Your presets",
-        show_label=True,
-        container=False,
         min_width=150,
         elem_id="own-presets",
     )
