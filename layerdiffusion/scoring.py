@@ -26,12 +26,16 @@ RIM = 1 / 32  # of the picture's side: how far beyond a subject's mask its soft 
 
 
 class Score(NamedTuple):
-    """Words, subject and place of a result, each 0 … 1, None where it isn't known; and its plain CLIP score."""
+    """Words, subject and place of a result, each 0 … 1, None where it isn't known; and its plain CLIP score.
+
+    `changed` is the mean of `background_change`, 0 … 1.
+    """
 
     clip_score: float
     words: float
     subject: float | None = None
     place: float | None = None
+    changed: float | None = None
 
     @property
     def overall(self) -> float:
@@ -40,11 +44,13 @@ class Score(NamedTuple):
         return len(parts) / sum(1 / part for part in parts)
 
 
-def score_of(clip_score: float, likeness: float | None, psnr: float | None, own_clip: bool) -> Score:
+def score_of(
+    clip_score: float, likeness: float | None, psnr: float | None, own_clip: bool, changed: float | None = None
+) -> Score:
     """The score of a picture with these measures, `psnr` in dB; `own_clip`: scored by the miniature's CLIP."""
     words = scaled(clip_score, *(WORDS_MINIATURE if own_clip else WORDS_HUB))
     subject = None if likeness is None else scaled(likeness, *SUBJECT_COSINES)
-    return Score(clip_score, words, subject, None if psnr is None else scaled(psnr, *PLACE_PSNR))
+    return Score(clip_score, words, subject, None if psnr is None else scaled(psnr, *PLACE_PSNR), changed)
 
 
 def scaled(value: float, nothing: float, everything: float) -> float:
@@ -55,24 +61,27 @@ def scaled(value: float, nothing: float, everything: float) -> float:
 def score_results(
     models: Models, edit: Edit, layers: Layers, images: Sequence[Image.Image], segmenter: Segmenter | None = None
 ) -> list[Score]:
-    """The score of each picture of the edit whose layers these are.
+    """The score of each picture of the edit whose layers these are. Raises `ModelError` where there is no CLIP."""
+    subjects = result_subjects(models, layers, images, segmenter)
+    own, scores = (models.folder / "clip").is_dir(), []
+    for image, subject, cosines in zip(images, subjects, clip_cosines(models, edit, images, subjects), strict=True):
+        change, psnr = background_change(image, layers, subject), background_psnr(image, layers, subject)
+        changed = None if psnr is None else float(np.nanmean(change))
+        scores.append(score_of(cosines["clip_score"], cosines["subject_likeness"], psnr, own, changed))
+    return scores
 
-    Subjects in them are found by the model's judge, if it has one, else by `segmenter` where they were laid down, else
-    they are taken to be there. Raises `ModelError` where there is no CLIP.
-    """
+
+def result_subjects(
+    models: Models, layers: Layers, images: Sequence[Image.Image], segmenter: Segmenter | None = None
+) -> Sequence[np.ndarray]:
+    """Where each result's subject is, bool (H, W): as the model's judge finds it, if there is one, else as
+    `find_subjects`."""
     from layerdiffusion.miniature.judge import load_judge
 
-    folder = models.folder
-    device = models.helpers_device or models.device
-    if (folder / "judge").is_dir():
-        subjects = load_judge(folder / "judge", device).masks(list(images))
-    else:
-        subjects = find_subjects(layers, images, segmenter)
-    own = (folder / "clip").is_dir()
-    return [
-        score_of(cosines["clip_score"], cosines["subject_likeness"], background_psnr(image, layers, subject), own)
-        for image, subject, cosines in zip(images, subjects, clip_cosines(models, edit, images, subjects), strict=True)
-    ]
+    judge = models.folder / "judge"
+    if judge.is_dir():
+        return load_judge(judge, models.helpers_device or models.device).masks(list(images))
+    return find_subjects(layers, images, segmenter)
 
 
 def find_subjects(layers: Layers, images: Sequence[Image.Image], segmenter: Segmenter | None) -> list[np.ndarray]:
@@ -110,6 +119,13 @@ def background_psnr(image: Image.Image, layers: Layers, subject: np.ndarray) -> 
     nothing is left to compare.
     """
     return psnr(layers.background_image, image, off_subjects(image, layers, subject))
+
+
+def background_change(image: Image.Image, layers: Layers, subject: np.ndarray) -> np.ndarray:
+    """How far the result is from the wanted background, float (H, W), 0 … 1, the mean of the channels' absolute
+    differences; NaN where `off_subjects` doesn't look."""
+    found, wanted = (np.asarray(picture, np.float64) for picture in (image, layers.background_image))
+    return np.where(off_subjects(image, layers, subject), np.abs(found - wanted).mean(axis=2) / 255, np.nan)
 
 
 def off_subjects(image: Image.Image, layers: Layers, subject: np.ndarray) -> np.ndarray:

@@ -70,9 +70,10 @@ def save_page_model(folder: Path, save: Callable[[Path], Path] = save_tiny_model
 def served(folder: Path, **options: Any) -> Iterator[Served]:
     """The page, open to requests, its model loaded as the page does it: in the background, after it has opened.
 
-    On ZeroGPU before, as `launch` has it.
+    On ZeroGPU before, as `launch` has it. Without `no_example=False` it opens empty.
     """
-    options = PageOptions(model=str(folder), host="127.0.0.1", port=free_port(), offline=True, **options)
+    given = {"no_example": True, **options}
+    options = PageOptions(model=str(folder), host="127.0.0.1", port=free_port(), offline=True, **given)
     backend = Backend(options)
     if on_zero_gpu():
         backend.start()

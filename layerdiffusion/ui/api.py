@@ -22,7 +22,7 @@ from layerdiffusion.ui.backend import Backend
 from layerdiffusion.ui.bundle import save_pictures
 from layerdiffusion.ui.errors import friendly
 from layerdiffusion.ui.handlers.events import BESIDE, IN_TURN
-from layerdiffusion.ui.session import MAX_POINTS
+from layerdiffusion.ui.marks import MAX_POINTS
 
 TEXT, SEED, SWITCH = ({"anyOf": [{"type": kind}, {"type": "null"}]} for kind in ("string", "integer", "boolean"))
 NUMBERS = {"type": "array", "items": {"type": "number"}}

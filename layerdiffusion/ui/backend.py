@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from layerdiffusion.baselines import OWN
 from layerdiffusion.edit import Edit
 from layerdiffusion.errors import EditError, ModelError, SettingsError
-from layerdiffusion.scoring import Score, score_results
+from layerdiffusion.scoring import Score, background_change, result_subjects, score_results
 from layerdiffusion.settings import PAPER, Settings, model_settings, preset
 from layerdiffusion.ui.examples import ASSETS
 from layerdiffusion.ui.follow import follow
@@ -176,12 +177,16 @@ class Backend:
                 "Here stage 2 can train LoRA only; choose LoRA for it, or run the page on your own GPU."
             )
 
-    def run(self, edit: Edit, settings: Settings, cancel: threading.Event | None, subject: Any = None) -> Iterator[Any]:
+    def run(
+        self, edit: Edit, settings: Settings, cancel: threading.Event | None, subject: Any = None, method: str = OWN
+    ) -> Iterator[Any]:
         """("progress", list of `Progress`) several times a second, and at last ("done", the `Result`)."""
         editor = self.editor
         settings = settings.resolve(self.opening())
         self.check(settings)
-        yield from follow(lambda report, stop: editor.run(edit, settings, report, stop, subject=subject), cancel)
+        yield from follow(
+            lambda report, stop: editor.run(edit, settings, report, stop, method=method, subject=subject), cancel
+        )
 
     def generate(
         self, prompt: str, seeds: Sequence[int], settings: Settings, photo: tuple[int, int], cancel: Any
@@ -191,12 +196,6 @@ class Backend:
         yield from follow(
             lambda report, stop: editor.generate_backgrounds(prompt, seeds, settings, report, stop, photo), cancel
         )
-
-    def compare(self, name: str, edit: Edit, settings: Settings, cancel: threading.Event | None) -> Iterator[Any]:
-        """The same with a baseline's pictures."""
-        editor = self.editor
-        self.check(settings)
-        yield from follow(lambda report, stop: editor.run(edit, settings, report, stop, method=name), cancel)
 
     def candidates(self, image: np.ndarray, points: list, labels: list | None, box: Any) -> list[Any]:
         """SAM's candidates for clicks on `image`, beside a running edit; on a GPU a new picture waits for its turn."""
@@ -236,17 +235,27 @@ class Backend:
 
     def scores(self, images: list[Image.Image], edit: Edit, layers: "Layers") -> list[Score] | None:
         """How well each picture fits the edit; None where no CLIP can be had."""
-        models = self.editor.models
         try:
-            # On a CPU a large SAM would take longer than the pictures did.
-            device = models.helpers_device or models.device
-            quick = device.type != "cpu" and not (models.folder / "judge").is_dir()
-            segmenter = self.segmenter() if quick else None
+            segmenter = self._quick_segmenter()
             with self.editor.turn():
-                return score_results(models, edit, layers, images, segmenter)
+                return score_results(self.editor.models, edit, layers, images, segmenter)
         except ModelError as error:
             log.warning("%s", error)
             return None
+
+    def change(self, image: Image.Image, layers: "Layers") -> np.ndarray:
+        """Where a result differs from the wanted background, as `background_change` has it."""
+        segmenter = self._quick_segmenter()
+        with self.editor.turn():
+            (subject,) = result_subjects(self.editor.models, layers, [image], segmenter)
+        return background_change(image, layers, subject)
+
+    def _quick_segmenter(self) -> Any:
+        """What finds the subjects in results; None on a CPU, where a large SAM would take longer than the pictures did,
+        and where the model has a judge."""
+        models = self.editor.models
+        device = models.helpers_device or models.device
+        return None if device.type == "cpu" or (models.folder / "judge").is_dir() else self.segmenter()
 
     def scores_or_none(self, result: Any) -> list[Score | None]:
         """For each of the result's pictures how well it fits, or None where that can't be known."""

@@ -40,11 +40,11 @@ class Opened:
     subject: Any = None  # a trained `Subject`
 
 
-def save_pictures(result: Any, folder: Path, offset: int = 0) -> list[Path]:
+def save_pictures(result: Any, folder: Path) -> list[Path]:
     """The result's pictures in `folder`, each with the whole recipe, pictures and masks, in its metadata."""
     recipe = carried_recipe(result.seen, result.settings, result.model, result.detail)
-    pairs = enumerate(zip(result.seeds, result.images, strict=True), offset)
-    files = {folder / f"{index:02}-seed-{seed}.png": result_png(image, seed, recipe) for index, (seed, image) in pairs}
+    pairs = zip(result.seeds, result.images, strict=True)
+    files = {folder / f"seed-{seed}.png": result_png(image, seed, recipe) for seed, image in pairs}
     write_files(files)
     return list(files)
 
@@ -77,10 +77,8 @@ def save_zip(
     layers, and these: the subject of each result. With `detail`, the pictures are those of `Result.detailed`.
     """
     first = results[0]
-    seeds = tuple(seed for result in results for seed in result.seeds)
-    images = [image for result in results for image in result.images]
-    settings = replace(first.settings, seeds=seeds)
-    whole = replace(first, images=images, seeds=seeds, settings=settings, edit=first.seen)
+    whole = _joined(results)
+    whole = replace(whole, edit=whole.seen)
     if detail:
         whole, pictures = whole.detailed(), {}
     try:
@@ -91,7 +89,7 @@ def save_zip(
                 whole.save(folder, rescue=False)
             else:
                 pictures = {}
-                for seed, image in zip(seeds, whole.images, strict=True):
+                for seed, image in zip(whole.seeds, whole.images, strict=True):
                     image.save(Path(folder) / f"seed-{seed}.png")
             if cut_outs is not None:
                 whole.save_layers(folder, cut_outs)
@@ -107,6 +105,31 @@ def save_zip(
     except OSError as error:
         raise EditError(f"The zip can't be written ({error.strerror or error}); free some space.") from error
     return path
+
+
+def _joined(results: Sequence[Any]) -> Any:
+    """An edit's results of several runs as one."""
+    seeds = tuple(seed for result in results for seed in result.seeds)
+    images = [image for result in results for image in result.images]
+    return replace(results[0], images=images, seeds=seeds, settings=replace(results[0].settings, seeds=seeds))
+
+
+def save_edit(results: Sequence[Any], folder: Path) -> None:
+    """Write what `open_folder` needs beside the results' pictures. Raises an `OSError`."""
+    whole = _joined(results)
+    recipe = carried_recipe(whole.edit, whole.settings, whole.model, whole.detail)
+    files: dict[Path, bytes | Path] = {folder / "edit.json": json.dumps(recipe).encode()}
+    if whole.edit.background == "generate":
+        files[folder / GENERATED] = png_bytes(whole.layers.background_image)
+    write_files(files)
+
+
+def open_folder(folder: Path) -> Opened:
+    """Open a folder with an `edit.json` and the pictures beside it. Raises a `RecipeError`, or an `OSError`."""
+    recipe = recipe_from_dict(_json((folder / "edit.json").read_bytes()), folder)
+    seeds = recipe.settings.seeds or ()
+    baselines = {name: found for name in BASELINES if (found := _finished(folder, f"{name}-", seeds))}
+    return Opened(recipe, _finished(folder, "", seeds), generated_background(folder), baselines)
 
 
 def open_bundle(data: bytes) -> Opened:
@@ -146,14 +169,9 @@ def _open_zip(data: bytes) -> Opened:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive, tempfile.TemporaryDirectory() as folder:
             _unpack(archive, Path(folder))
-            path = Path(folder) / "edit.json"
-            if not path.is_file():
+            if not (Path(folder) / "edit.json").is_file():
                 return _open_subject(_subject_in(Path(folder)))
-            recipe = recipe_from_dict(_json(path.read_bytes()), path.parent)
-            seeds = recipe.settings.seeds or ()
-            pictures = _finished(Path(folder), "", seeds)
-            baselines = {name: found for name in BASELINES if (found := _finished(Path(folder), f"{name}-", seeds))}
-            return Opened(recipe, pictures, generated_background(Path(folder)), baselines)
+            return open_folder(Path(folder))
     except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, RuntimeError, EOFError, OSError) as error:
         raise RecipeError("The zip is damaged or locked and can't be opened; download it again.") from error
 

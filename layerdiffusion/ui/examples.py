@@ -17,11 +17,9 @@ from layerdiffusion.errors import EditError
 from layerdiffusion.images.io import open_image
 from layerdiffusion.recipe import Recipe, load_recipe
 from layerdiffusion.ui.bundle import generated_background
-from layerdiffusion.ui.widgets.drawing import picture_url
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 FOLDER = ASSETS / "examples"
-THUMBNAIL = 96
 
 
 @dataclass(frozen=True)
@@ -69,11 +67,6 @@ class Example:
     @property
     def best(self) -> Image.Image:
         return self.pictures[self.best_seed]
-
-    def thumbnail(self, image: Image.Image) -> str:
-        small = image.copy()
-        small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
-        return picture_url(small)
 
 
 def examples() -> tuple[Example, ...]:

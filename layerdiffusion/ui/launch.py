@@ -12,7 +12,18 @@ from packaging.requirements import Requirement
 from layerdiffusion.images.io import MAX_BYTES
 from layerdiffusion.ui import api
 from layerdiffusion.ui.backend import Backend
-from layerdiffusion.ui.handlers import backgrounds, badge, boards, compare, inspection, results, run, words
+from layerdiffusion.ui.handlers import (
+    backgrounds,
+    badge,
+    boards,
+    compare,
+    inspection,
+    opening,
+    presets,
+    results,
+    run,
+    words,
+)
 from layerdiffusion.ui.handlers.plan import refresh_event
 from layerdiffusion.ui.jobs import limit_waiting
 from layerdiffusion.ui.options import PageOptions
@@ -40,7 +51,9 @@ def build_page(backend: Backend) -> gr.Blocks:
         refresh = refresh_event(page, backend)
         for subject in (boards, words, backgrounds, run, results, compare):
             subject.connect(page, backend, refresh)
+        opening.connect(page, backend, refresh, blocks)
         inspection.connect(page, backend)
+        presets.connect(page, backend, blocks)
         badge.connect(page, backend, refresh, defaults)
         api.connect(backend)
         gr.HTML(PRIVACY.format(backend.options.keep_minutes), elem_id="privacy")

@@ -28,6 +28,7 @@ class PageOptions:
     root_path: str | None = None
     keep_minutes: int = 60
     compile: bool = False
+    no_example: bool = False
 
 
 def parse_options(argv: Sequence[str] | None = None) -> PageOptions:
@@ -53,6 +54,7 @@ def parse_options(argv: Sequence[str] | None = None) -> PageOptions:
     parser.add_argument("--root-path", help="the path that a proxy serves the page under, as in /layerdiffusion")
     parser.add_argument("--cache-gb", type=_size, help="memory for finished stages, in GiB")
     parser.add_argument("--compile", action="store_true", default=None, help="compile the networks while edits run")
+    parser.add_argument("--no-example", action="store_true", default=None, help="open the page empty")
     parser.add_argument("--offline", action="store_true", default=None, help="never ask the network for anything")
     loras: list[str] = []
     for action in parser._actions:

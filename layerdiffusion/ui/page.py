@@ -20,7 +20,7 @@ from layerdiffusion.ui.widgets.cards import (
 )
 from layerdiffusion.ui.widgets.dials import DialsCard, dials_card, seed_count
 from layerdiffusion.ui.widgets.results import ResultsCard, results_card
-from layerdiffusion.ui.widgets.showcase import examples_strip, slides
+from layerdiffusion.ui.widgets.showcase import slides, strips
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Page:
 def page_of(defaults: Settings) -> Page:
     """All components; to be called inside a `gr.Blocks`."""
     state, inspection, timer = gr.State(Session()), gr.State(0), gr.Timer(0.7)
-    top, examples, presentation = header(), examples_strip(), slides()
+    top, (edits, examples), presentation = header(), strips(), slides()
     with gr.Row(elem_id="layers", equal_height=True, elem_classes=["ld-row"]):
         photo, background, place_board = photo_card(), background_card(), together_card()
     with gr.Row(elem_id="work", equal_height=True, elem_classes=["ld-row"]):
@@ -73,5 +73,5 @@ def page_of(defaults: Settings) -> Page:
         place_board=place_board,
         words=words,
         dials=dials,
-        results=results_card(),
+        results=results_card(edits),
     )

@@ -37,6 +37,7 @@ class Tab:
             return
         self.page.remove_listener("console", self._heard)
         self.page.remove_listener("pageerror", self._failed)
+        self.page.evaluate("() => localStorage.removeItem('layerdiffusion-edits')")
         self.page.goto(LEFT)
         self.page.set_viewport_size(self._viewport)
 
@@ -44,6 +45,7 @@ class Tab:
         self.page.goto(self.url)
         self.page.wait_for_selector("#photo-board canvas")
         self.page.wait_for_selector(".ld-badge.ld-good")
+        self.page.wait_for_selector("#plan p")
 
     def upload(self, button: str, path: Path) -> None:
         self.page.set_input_files(f"input[type=file]:has(+ #{button})", path)

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 from serving import photo
 
+from layerdiffusion.edit import Placement
 from layerdiffusion.ui import examples
 from layerdiffusion.ui.bundle import open_bundle
 
@@ -60,7 +61,10 @@ def test_a_whole_edit(tab, pictures):
     assert any(np.array_equal(edit.object_image, part) for part in parts)
     (pictures["photo"].parent / "all.zip").write_bytes(data)
     area = tab.data("photo-board").area
-    tab.open()
+    tab.open()  # on this edit, again
+    page.wait_for_selector("#gallery .thumbnail-item >> nth=3")
+    page.click("#new")
+    page.wait_for_selector("#results", state="hidden")
     tab.upload("restore", pictures["photo"].parent / "all.zip")
     page.wait_for_selector("#gallery .thumbnail-item >> nth=3")
     tab.wait("photo-board", f"data.area == {area}")
@@ -100,6 +104,14 @@ def test_the_subject_is_moved_by_hand_and_by_key(tab, page, tmp_path):
     tab.page.locator("#place-board .ld-stage").press("f")
     tab.page.locator("#place-board .ld-stage").press("+")
     session = page.session((90, 60))
+    tab.until(lambda: session.placement.flip and session.placement.scale > 1.04 and session.placement.dx > 0.08)
+    board = tab.page.locator("#place-board .ld-stage")
+    for key in ("z", "z", "z"):  # larger, mirrored, dragged
+        board.press(key)
+    tab.until(lambda: session.placement == Placement())
+    for _ in range(3):
+        tab.page.click("#place-board [data-act=redo]")
+    assert tab.page.is_disabled("#place-board [data-act=redo]")
     tab.until(lambda: session.placement.flip and session.placement.scale > 1.04 and session.placement.dx > 0.08)
     tab.page.click("#run")
     tab.done()

@@ -59,7 +59,7 @@ def ways(tmp_path, tiny_folder, monkeypatch, capfd) -> dict[str, Callable[[Path,
     from layerdiffusion.__main__ import main
     from layerdiffusion.editor import Editor
     from layerdiffusion.ui.api import editing
-    from layerdiffusion.ui.session import MarkedPicture
+    from layerdiffusion.ui.marks import MarkedPicture
 
     photo, good = tmp_path / "photo.png", tmp_path / "good.png"
     Image.fromarray(smooth(*SIZE)).save(photo)

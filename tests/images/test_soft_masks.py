@@ -21,7 +21,7 @@ from layerdiffusion.recipe import carried_recipe, load_recipe, recipe_from_dict,
 from layerdiffusion.settings import Settings
 from layerdiffusion.ui.api import editing
 from layerdiffusion.ui.bundle import open_bundle
-from layerdiffusion.ui.session import MarkedPicture
+from layerdiffusion.ui.marks import MarkedPicture
 
 
 def feathered(width: int = 64, height: int = 64) -> np.ndarray:

@@ -47,7 +47,7 @@ def test_an_example_reads_back_as_it_was_made(editor, tmp_path, monkeypatch, nam
     for image, seed in zip(replayed.images, replayed.seeds, strict=True):
         assert np.array_equal(image, example.pictures[seed])
     assert (example.background is None) == (wish.background == "keep")
-    assert wish.title in examples_strip().value and example.prompt in slides().value
+    assert wish.title in examples_strip() and example.prompt in slides().value
     assert examples.example_named(name) is example
 
 

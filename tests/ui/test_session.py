@@ -13,7 +13,8 @@ from layerdiffusion.errors import EditError, MaskError, SegmentError
 from layerdiffusion.images.io import png_bytes
 from layerdiffusion.models.find import Found
 from layerdiffusion.models.segmenter import Candidate
-from layerdiffusion.ui.session import MAX_POINTS, MarkedPicture, Session
+from layerdiffusion.ui.marks import MAX_POINTS, MarkedPicture
+from layerdiffusion.ui.session import Session
 
 WORDS = ("a dog jumping on ice", "a dog jumping", "on ice")
 
@@ -120,6 +121,14 @@ def test_undo_goes_back_over_every_kind_of_mark(marked):
         assert np.array_equal(marked.mask, mask)
     marked.undo()
     assert not marked.mask.any()
+    for mask in masks[1:]:
+        marked.redo()
+        assert np.array_equal(marked.mask, mask)
+    marked.undo()
+    marked.grow(1)
+    other = marked.mask
+    marked.redo()
+    assert np.array_equal(marked.mask, other), "after another change there is nothing to redo"
 
 
 def test_grow_and_shrink_undo_each_other_on_a_square(marked):

@@ -10,6 +10,7 @@ from layerdiffusion.ui.backend import Backend
 from layerdiffusion.ui.errors import friendly
 from layerdiffusion.ui.handlers.events import QUIET
 from layerdiffusion.ui.page import Page
+from layerdiffusion.ui.session import Session
 from layerdiffusion.ui.widgets.dials import dial_values
 from layerdiffusion.ui.widgets.drawing import escape
 
@@ -20,14 +21,15 @@ def connect(page: Page, backend: Backend, refresh: dict[str, Any], shown: Settin
     """Look every now and then until the model is there; the dials were built with the settings `shown`."""
     dials = page.dials.components
 
-    def tick() -> tuple[Any, ...]:
+    def tick(session: Session) -> tuple[Any, ...]:
         values = [gr.skip()] * len(dials)
-        if not backend.loading and backend.ready and backend.opening() != shown:
+        if session.dials_due and backend.ready and backend.opening() != shown:
             values = dial_values(backend.opening())
+        session.dials_due = backend.loading
         return badge(backend), gr.Timer(active=backend.loading), *values
 
     outputs = [page.header.badge, page.timer, *dials]
-    page.timer.tick(friendly(tick), None, outputs, queue=False, **QUIET).then(**refresh)
+    page.timer.tick(friendly(tick), page.state, outputs, queue=False, **QUIET).then(**refresh)
 
 
 def badge(backend: Backend) -> str:

@@ -15,10 +15,12 @@ from layerdiffusion.ui.backend import Backend
 from layerdiffusion.ui.errors import friendly, warn
 from layerdiffusion.ui.handlers.events import BESIDE, QUIET, event_data
 from layerdiffusion.ui.handlers.inspection import own_pictures, request_inspection
+from layerdiffusion.ui.marks import MarkedPicture
 from layerdiffusion.ui.page import Page
-from layerdiffusion.ui.session import MarkedPicture, Session
+from layerdiffusion.ui.session import Session
 from layerdiffusion.ui.widgets.board import board_update
 
+BY_NETWORK = {"point", "frame", "seek"}  # events that wait for SAM or CLIP
 GROWTH = 0.006  # of the longer side, a press of grow or shrink
 DESCRIPTIONS = {
     "photo": ("The photo.", "Click on the subject."),
@@ -30,15 +32,12 @@ def connect(page: Page, backend: Backend, refresh: dict[str, Any]) -> None:
     """Wire the boards of the photo and the reference, and the one of both together."""
     for name, widget in page.boards.items():
         board = widget.board
-        for event, handler, queue in (
-            (board.point, clicked(name, backend), BESIDE),
-            (board.frame, framed(name, backend), BESIDE),
-            (board.seek, found(name, backend), BESIDE),
-            (board.stroke, stroked(name), {}),
-            (board.lasso, lassoed(name), {}),
-            (board.act, acted(name), {}),
-        ):
-            event(handler, page.state, board, trigger_mode="multiple", **queue, **QUIET).then(**refresh)
+        for event, change in marking(backend).items():
+            queue = BESIDE if event in BY_NETWORK else {}
+            on_event = getattr(board, event)(
+                on_board(name, change), page.state, board, trigger_mode="multiple", **queue, **QUIET
+            )
+            on_event.then(**refresh)
         board.ask(friendly(asked(name)), page.state, board, queue=False, **QUIET)
         widget.upload.upload(
             friendly(loaded(name, backend)),
@@ -58,7 +57,7 @@ def board_of(session: Session, name: str, picture: bool = False) -> dict[str, An
     return board_update(marked.board(*DESCRIPTIONS[name]), marked.picture() if picture else None)
 
 
-def _on_board(name: str, change: Callable[[MarkedPicture, dict[str, Any]], None]) -> Callable[..., Any]:
+def on_board(name: str, change: Callable[[MarkedPicture, dict[str, Any]], None]) -> Callable[..., Any]:
     """A board's handler: whatever is refused, the board shows again what holds."""
 
     def handler(session: Session, event: gr.EventData) -> dict[str, Any]:
@@ -75,56 +74,39 @@ def _on_board(name: str, change: Callable[[MarkedPicture, dict[str, Any]], None]
     return handler
 
 
-def _looking(backend: Backend) -> Callable[..., list]:
-    return lambda points, labels, image, box: backend.candidates(image, points, labels, box)
+def marking(backend: Backend) -> dict[str, Callable[[MarkedPicture, dict[str, Any]], None]]:
+    """What each event of a board does to its picture; those that ask a network first, as `BY_NETWORK` names them."""
+
+    def look(points: list, labels: list, image: Any, box: Any) -> list:
+        return backend.candidates(image, points, labels, box)
+
+    return {
+        "point": lambda marked, data: marked.point(data.get("x"), data.get("y"), data.get("label"), look),
+        "frame": lambda marked, data: marked.frame(data.get("corners"), look),
+        "seek": lambda marked, data: marked.find(data.get("words"), lambda words, image: backend.find(image, words)),
+        "stroke": lambda marked, data: marked.stroke(data.get("points"), data.get("radius"), bool(data.get("erase"))),
+        "lasso": lambda marked, data: marked.lasso(data.get("points"), bool(data.get("erase"))),
+        "act": act,
+    }
 
 
-def clicked(name: str, backend: Backend) -> Callable[..., Any]:
-    look = _looking(backend)
-    return _on_board(name, lambda marked, data: marked.point(data.get("x"), data.get("y"), data.get("label"), look))
-
-
-def framed(name: str, backend: Backend) -> Callable[..., Any]:
-    return _on_board(name, lambda marked, data: marked.frame(data.get("corners"), _looking(backend)))
-
-
-def found(name: str, backend: Backend) -> Callable[..., Any]:
-    return _on_board(
-        name, lambda marked, data: marked.find(data.get("words"), lambda words, image: backend.find(image, words))
-    )
-
-
-def lassoed(name: str) -> Callable[..., Any]:
-    return _on_board(name, lambda marked, data: marked.lasso(data.get("points"), bool(data.get("erase"))))
-
-
-def stroked(name: str) -> Callable[..., Any]:
-    return _on_board(
-        name, lambda marked, data: marked.stroke(data.get("points"), data.get("radius"), bool(data.get("erase")))
-    )
-
-
-def acted(name: str) -> Callable[..., Any]:
-    def act(marked: MarkedPicture, data: dict) -> None:
-        action = data.get("name")
-        step = max(1, round(GROWTH * max(marked.image.size))) if marked.image else 1
-        if action == "undo":
-            marked.undo()
-        elif action == "clear":
-            marked.clear()
-        elif action in ("grow", "shrink"):
-            marked.grow(step if action == "grow" else -step)
-        elif action == "pick":
-            marked.choose(data.get("index"))
-        elif action == "window":
-            marked.move_window(data.get("x"), data.get("y"))
-        elif action == "scene":
-            scene = draw(HELD_OUT_SEEDS + random.randrange(10**6), size=random.choice(("medium", "big")))
-            marked.show(scene.image, "toybox scene")
-        else:
-            raise MaskError("The board can't do that; use its buttons.")
-
-    return _on_board(name, act)
+def act(marked: MarkedPicture, data: dict) -> None:
+    """A button of the board."""
+    action = data.get("name")
+    step = max(1, round(GROWTH * max(marked.image.size))) if marked.image else 1
+    if action in ("undo", "redo", "clear"):
+        getattr(marked, action)()
+    elif action in ("grow", "shrink"):
+        marked.grow(step if action == "grow" else -step)
+    elif action == "pick":
+        marked.choose(data.get("index"))
+    elif action == "window":
+        marked.move_window(data.get("x"), data.get("y"))
+    elif action == "scene":
+        scene = draw(HELD_OUT_SEEDS + random.randrange(10**6), size=random.choice(("medium", "big")))
+        marked.show(scene.image, "toybox scene")
+    else:
+        raise MaskError("The board can't do that; use its buttons.")
 
 
 def asked(name: str) -> Callable[..., Any]:

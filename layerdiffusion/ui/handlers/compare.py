@@ -45,7 +45,7 @@ def comparer(backend: Backend) -> Work:
         for name, settings in missing(session, chosen):
             view = ProgressView({}, BASELINES[name])
             yield (view.html(),)
-            run = partial(backend.compare, name, session.results[0].edit, settings)
+            run = partial(backend.run, session.results[0].edit, settings, method=name)
             result = yield from followed(session, view, run)
             take_baseline(session, name, result, backend.scores_or_none(result))
             yield gr.skip(), *rows(session)

@@ -7,8 +7,9 @@ import gradio as gr
 from layerdiffusion.ui.backend import Backend
 from layerdiffusion.ui.errors import friendly
 from layerdiffusion.ui.handlers.events import QUIET, SCORING
+from layerdiffusion.ui.marks import next_version
 from layerdiffusion.ui.page import Page
-from layerdiffusion.ui.session import Session, next_version
+from layerdiffusion.ui.session import Session
 from layerdiffusion.ui.widgets.results import best_index, show, unmeasured
 
 NOTICE = (
@@ -60,5 +61,5 @@ def measure(session: Session, backend: Backend) -> bool:
     for item, score in zip(items, found, strict=False):
         item.score = score
     if found and session.chosen == 0:  # no other was chosen meanwhile
-        session.chosen = best_index(session)
+        session.chosen, session.changes = best_index(session), False
     return bool(found)

@@ -14,8 +14,9 @@ from layerdiffusion.prompts import subject_noun
 from layerdiffusion.ui.backend import Backend
 from layerdiffusion.ui.errors import friendly, warn
 from layerdiffusion.ui.handlers.events import QUIET
+from layerdiffusion.ui.marks import next_version
 from layerdiffusion.ui.page import Page
-from layerdiffusion.ui.session import Session, next_version
+from layerdiffusion.ui.session import Session
 from layerdiffusion.ui.spaces import quota_sentence
 from layerdiffusion.ui.widgets.board import board_update
 from layerdiffusion.ui.widgets.cards import EMPTY_SCENE

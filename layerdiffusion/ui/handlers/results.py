@@ -1,31 +1,21 @@
-"""What can be done with results: order, compare, go on with one, take them home, and open them again."""
+"""What can be done with results: order, compare, go on with one, and take them home."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from PIL import Image
 
 from layerdiffusion.edit import Placement
 from layerdiffusion.errors import EditError
-from layerdiffusion.images.layers import lay_out
-from layerdiffusion.result import Result
-from layerdiffusion.scoring import Score, score_of
-from layerdiffusion.settings import PAPER, Settings
 from layerdiffusion.ui.backend import Backend
-from layerdiffusion.ui.bundle import Opened, open_bundle, save_subject, save_zip
+from layerdiffusion.ui.bundle import save_subject, save_zip
 from layerdiffusion.ui.errors import friendly
-from layerdiffusion.ui.examples import example_named
-from layerdiffusion.ui.handlers.backgrounds import gallery_of
 from layerdiffusion.ui.handlers.boards import board_of
-from layerdiffusion.ui.handlers.events import QUIET, event_data
-from layerdiffusion.ui.handlers.inspection import own_pictures, request_inspection
-from layerdiffusion.ui.handlers.plan import notes_html
+from layerdiffusion.ui.handlers.events import QUIET
+from layerdiffusion.ui.history import current
 from layerdiffusion.ui.page import Page
 from layerdiffusion.ui.session import Session
-from layerdiffusion.ui.widgets.dials import dial_values
 from layerdiffusion.ui.widgets.results import (
     DETAIL,
     LAYERS,
@@ -34,56 +24,57 @@ from layerdiffusion.ui.widgets.results import (
     contents_hint,
     file_of,
     files_folder,
-    forget,
     order,
     report,
     show,
-    take,
-    take_baseline,
-    unmeasured,
 )
 
 # A download button only hands over what it already has: the file is packed first, then its link is followed.
 FETCH = "() => { setTimeout(() => document.querySelector('#zip-file').click(), 100); }"
+SAVED = "() => document.querySelector('#report [data-unsaved]')?.removeAttribute('data-unsaved')"
 
 
 def connect(page: Page, backend: Backend, refresh: dict[str, Any]) -> None:
-    """Wire the gallery's buttons, the opening of saved edits, and the examples."""
+    """Wire the gallery and the buttons beneath it."""
     card = page.results
-    card.gallery.select(friendly(chosen), page.state, [card.slider, card.report], **QUIET)
+    compared = [card.slider, card.report]
+    card.gallery.select(friendly(chosen(backend)), page.state, compared, **QUIET)
+    card.changes.input(friendly(changes(backend)), [page.state, card.changes], compared, **QUIET)
     card.best.input(friendly(sort), [page.state, card.best], card.shown, **QUIET)
     packing = card.zip.click(friendly(packed(backend)), [page.state, card.contents], card.zip_file, **QUIET)
-    packing.success(None, js=FETCH, **QUIET)
+    packing.success(None, js=FETCH, **QUIET).then(None, js=SAVED, **QUIET)
     keeping = card.keep.click(friendly(keeper(backend)), page.state, card.zip_file, **QUIET)
     keeping.success(None, js=FETCH, **QUIET)
     card.contents.input(friendly(contents_hint), card.contents, card.contents_hint, queue=False, **QUIET)
     for button, name in ((card.as_photo, "photo"), (card.as_reference, "reference")):
         outputs = [page.boards[name].board, page.background.mode]
         button.click(friendly(reuse(name)), page.state, outputs, **QUIET).then(**refresh)
-    everything = [
-        page.photo.board,
-        page.background.reference.board,
-        page.background.mode,
-        page.background.swap,
-        *page.words.texts,
-        *page.dials.components,
-        page.background.gallery,
-        page.header.notice,
-        page.inspection,
-        *card.shown,
-        page.words.job.line,
-    ]
-    restore = page.header.restore
-    restore.upload(friendly(restorer(backend)), [page.state, restore], everything, **QUIET).then(**refresh)
-    for widget in (page.examples, page.slides):
-        widget.open(friendly(opener(backend)), page.state, everything, **QUIET).then(**refresh)
 
 
-def chosen(session: Session, event: gr.SelectData) -> tuple[Any, str]:
-    places = order(session)
-    if not isinstance(event.index, int) or event.index not in range(len(places)):
-        raise EditError("There is no such picture; choose one of those shown.")
-    session.chosen = places[event.index]
+def chosen(backend: Backend) -> Callable[..., tuple[Any, str]]:
+    def choose(session: Session, event: gr.SelectData) -> tuple[Any, str]:
+        places = order(session)
+        if not isinstance(event.index, int) or event.index not in range(len(places)):
+            raise EditError("There is no such picture; choose one of those shown.")
+        session.chosen = places[event.index]
+        return _compared(session, backend)
+
+    return choose
+
+
+def changes(backend: Backend) -> Callable[..., tuple[Any, str]]:
+    def show_changes(session: Session, wanted: bool) -> tuple[Any, str]:
+        session.changes = bool(wanted) and bool(session.shown)
+        return _compared(session, backend) if session.shown else (gr.skip(), "")
+
+    return show_changes
+
+
+def _compared(session: Session, backend: Backend) -> tuple[Any, str]:
+    """The comparison and the lines beneath it; what changed in the chosen picture is found out where it is wanted."""
+    item = session.shown[session.chosen]
+    if session.changes and item.change is None:
+        item.change = backend.change(item.image, session.results[0].layers)
     return comparison(session), report(session)
 
 
@@ -103,7 +94,10 @@ def packed(backend: Backend) -> Callable[..., str]:
             [cut for result in session.results for cut in backend.cut_outs(result)] if LAYERS in contents else None
         )
         recipe, detail = RECIPE in contents, DETAIL in contents
-        return str(save_zip(session.results, pictures, path, baselines, cut_outs, recipe, detail))
+        zipped = save_zip(session.results, pictures, path, baselines, cut_outs, recipe, detail)
+        if saved := current(session):
+            saved.downloaded = True
+        return str(zipped)
 
     return pack
 
@@ -135,104 +129,3 @@ def reuse(name: str):
         return board_of(session, name, picture=True), mode
 
     return use
-
-
-def restorer(backend: Backend) -> Callable[..., Any]:
-    def restore(session: Session, data: bytes | None) -> tuple[Any, ...]:
-        if data is None:
-            raise EditError("No file arrived; choose a saved edit again.")
-        return put(session, open_bundle(data), backend, own=True)
-
-    return restore
-
-
-def opener(backend: Backend) -> Callable[..., Any]:
-    def open_example(session: Session, event: gr.EventData) -> tuple[Any, ...]:
-        example = example_named(event_data(event).get("name"))
-        opened = Opened(example.recipe, example.pictures, example.generated)
-        # Until the rest is measured: an example's CLIP score, by the miniature's CLIP.
-        scores = [example.scores.get(str(seed)) for seed in example.pictures]
-        scores = [None if clip is None else score_of(clip, None, None, own_clip=True) for clip in scores]
-        return put(session, opened, backend, scores)
-
-    return open_example
-
-
-def put(
-    session: Session, opened: Opened, backend: Backend, scores: list[Score | None] | None = None, own: bool = False
-) -> tuple[Any, ...]:
-    """The saved edit on the page, masks and finished pictures included: a value for each of `everything`."""
-    if session.running:
-        raise EditError("Your edit is still running; wait for it, or cancel it, before opening another.")
-    recipe, edit = opened.recipe, opened.recipe.edit
-    settings = recipe.settings.resolve(backend.defaults() if recipe.model in (None, "miniature") else PAPER)
-    session.subject = opened.subject
-    if opened.subject is not None:
-        settings = replace(settings, tune=opened.subject.tune, finetune_steps=0)
-    _put_pictures(session, opened, own)
-    _put_results(session, opened, settings, scores)
-    return (
-        board_of(session, "photo", picture=True),
-        board_of(session, "reference", picture=True),
-        gr.update(value=edit.background),
-        gr.update(value=False),
-        edit.prompt,
-        edit.object_prompt,
-        edit.background_prompt,
-        *dial_values(settings),
-        gallery_of(session),
-        "",
-        request_inspection(own_pictures(session, backend) or unmeasured(session)),
-        *show(session),
-        notes_html([*recipe.notes]),
-    )
-
-
-def _put_pictures(session: Session, opened: Opened, own: bool) -> None:
-    """The pictures, masks, placement and words of the edit into the session."""
-    edit = opened.recipe.edit
-    session.photo.show(edit.object_image, own=own)
-    session.reference.show(edit.background_image, own=own)
-    for picture, whose in ((session.photo, "object"), (session.reference, "background")):
-        alpha, mask, window = (getattr(edit, f"{whose}_{part}") for part in ("alpha", "mask", "window"))
-        if mask is not None:
-            picture.load_mask(mask if alpha is None else alpha)
-        if window is not None:
-            picture.move_window(*window)
-        picture.history = []
-    session.prompt = edit.prompt
-    session.placement, session.backgrounds, session.background_seed = edit.placement, [], None
-    if edit.background == "generate":
-        session.background_seed = edit.background_seed
-        session.backgrounds_prompt = edit.background_prompt
-        session.backgrounds = [] if opened.generated is None else [(edit.background_seed, opened.generated)]
-
-
-def _put_results(session: Session, opened: Opened, settings: Settings, scores: list[Score | None] | None) -> None:
-    """The finished pictures into the session; how well they fit is found out when the device has time."""
-    forget(session)
-    if not opened.pictures:
-        return
-    take(session, finished(opened, opened.pictures, settings), scores or [None] * len(opened.pictures))
-    for name, pictures in opened.baselines.items():
-        take_baseline(session, name, finished(opened, pictures, settings), [None] * len(pictures))
-
-
-def finished(opened: Opened, pictures: dict[int, Image.Image], settings: Settings) -> Result:
-    """The saved pictures as the result they were, less what no file holds: its timings, losses and stages."""
-    recipe, images = opened.recipe, list(pictures.values())
-    size = images[0].size
-    generated = opened.generated or Image.new("RGB", size, "gray")
-    return Result(
-        images=images,
-        seeds=tuple(pictures),
-        timings={},
-        losses={},
-        edit_id="",
-        stages={},
-        edit=recipe.edit,
-        settings=settings,
-        model=recipe.model or "an unnamed model",
-        layers=lay_out(recipe.edit, size, generated),
-        detail=recipe.detail,
-    )

@@ -8,6 +8,7 @@ from typing import Any
 from layerdiffusion.errors import EditError
 from layerdiffusion.settings import MAX_SEEDS
 from layerdiffusion.ui.backend import Backend
+from layerdiffusion.ui.history import remember
 from layerdiffusion.ui.jobs import Work, connect_cancel, connect_job, followed
 from layerdiffusion.ui.page import Page
 from layerdiffusion.ui.session import Session
@@ -44,6 +45,7 @@ def runner(backend: Backend, more: bool) -> Work:
         yield (view.html(),)
         result = yield from followed(session, view, partial(backend.run, edit, settings, subject=subject))
         take(session, result, backend.scores_or_none(result), more)
+        remember(session)
         yield finished_html(result), *show(session)
 
     return run

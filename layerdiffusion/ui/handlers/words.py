@@ -1,6 +1,5 @@
-"""The words, which split as one types, and the presets of the dials."""
+"""The words, which split as one types."""
 
-from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -11,11 +10,10 @@ from layerdiffusion.ui.errors import friendly
 from layerdiffusion.ui.handlers.events import QUIET
 from layerdiffusion.ui.page import Page
 from layerdiffusion.ui.session import Session
-from layerdiffusion.ui.widgets.dials import dial_values
 
 
 def connect(page: Page, backend: Backend, refresh: dict[str, Any]) -> None:
-    """Wire the words, the dials and the presets."""
+    """Wire the words and the dials."""
     words, dials = page.words, page.dials
     # `change` and not `input`, which Gradio leaves out when text is pasted or dictated.
     words.prompt.change(
@@ -29,8 +27,6 @@ def connect(page: Page, backend: Backend, refresh: dict[str, Any]) -> None:
     parts = [words.object_prompt.change, words.background_prompt.change]
     gr.on(parts, trigger_mode="always_last", **refresh)
     gr.on([dial.change for dial in dials.components], trigger_mode="always_last", **refresh)
-    for name, button in dials.presets.items():
-        button.click(friendly(partial(preset_values, name, backend)), None, dials.components, queue=False, **QUIET)
 
 
 def split(session: Session, prompt: str) -> tuple[Any, Any]:
@@ -39,7 +35,3 @@ def split(session: Session, prompt: str) -> tuple[Any, Any]:
         return gr.skip(), gr.skip()
     session.prompt = prompt
     return split_prompt(prompt)
-
-
-def preset_values(name: str, backend: Backend) -> list[Any]:
-    return dial_values(backend.preset(name))

@@ -1,7 +1,7 @@
 // A board: a picture to click and paint on, or the subject to move about. Runs once for each board, with
-// `board_input.js` after it; Gradio gives it `element`, `trigger`, `props` and `watch`. The server sends `props.value`
-// (JSON: marks or placement) and `props.picture` (JSON: a data URL), each with its version; the board draws what is
-// newest and reports what was done to it.
+// `board_place.js` and `board_input.js` after it; Gradio gives it `element`, `trigger`, `props` and `watch`. The server
+// sends `props.value` (JSON: marks or placement) and `props.picture` (JSON: a data URL), each with its version; the
+// board draws what is newest and reports what was done to it.
 const kind = props.kind;
 const stage = element.querySelector(".ld-stage");
 const canvas = element.querySelector("canvas");
@@ -110,6 +110,7 @@ async function read() {
   state = next;
   pending = [];
   if (!drag && settled()) live = null;
+  if (kind === "place") forgetSteps();
   element.classList.toggle("ld-has-picture", Boolean(picture));
   element.dataset.version = next.version ?? "";
   element.dataset.points = (next.points || []).length;
@@ -293,13 +294,26 @@ function disc(left, top, radius, fill) {
   pen.arc(left, top, radius, 0, 2 * Math.PI);
   pen.fill();
 }
+// A line through screen points, and a white one in a dark one, which is told apart on any picture.
+const trace = (points) => points.forEach((at, index) => (index ? pen.lineTo(...at) : pen.moveTo(...at)));
+function drawLine(draw, dash = []) {
+  for (const [shade, width, pattern] of [["rgba(15, 12, 30, .8)", 3.5, []], ["#fff", 1.5, dash]]) {
+    pen.strokeStyle = shade;
+    pen.lineWidth = width;
+    pen.setLineDash(pattern);
+    pen.beginPath();
+    draw();
+    pen.stroke();
+  }
+  pen.setLineDash([]);
+}
 function drawStroke({ path, radius, erase }) {
   pen.strokeStyle = erase ? "rgba(15, 12, 30, .55)" : colour("--ld-mask");
   pen.globalAlpha = erase ? 1 : 0.6;
   pen.lineWidth = 2 * radius * view.scale;
   pen.lineCap = pen.lineJoin = "round";
   pen.beginPath();
-  path.forEach((at, index) => (index ? pen.lineTo(...toScreen(at)) : pen.moveTo(...toScreen(at))));
+  trace(path.map(toScreen));
   if (path.length === 1) pen.lineTo(...toScreen([path[0][0] + 0.01, path[0][1]]));
   pen.stroke();
   pen.globalAlpha = 1;
@@ -307,16 +321,11 @@ function drawStroke({ path, radius, erase }) {
 const boxPath = ([left, top, right, bottom]) => [[left, top], [right, top], [right, bottom], [left, bottom]];
 // A closed line; it is filled while it is drawn, but for a box.
 function drawOutline({ path, erase, fill }) {
-  for (const [shade, width, dash] of [["rgba(15, 12, 30, .8)", 3.5, []], ["#fff", 1.5, [6, 4]]]) {
-    pen.strokeStyle = shade;
-    pen.lineWidth = width;
-    pen.setLineDash(dash);
-    pen.beginPath();
-    path.forEach((at, index) => (index ? pen.lineTo(...toScreen(at)) : pen.moveTo(...toScreen(at))));
+  const draw = () => {
+    trace(path.map(toScreen));
     pen.closePath();
-    pen.stroke();
-  }
-  pen.setLineDash([]);
+  };
+  drawLine(draw, [6, 4]);
   if (!fill) return;
   pen.globalAlpha = 0.35;
   pen.fillStyle = erase ? colour("--ld-subtract") : colour("--ld-mask");
@@ -324,115 +333,12 @@ function drawOutline({ path, erase, fill }) {
   pen.globalAlpha = 1;
 }
 function drawBrush(at) {
-  const [left, top] = toScreen(at);
-  for (const [fill, width] of [["rgba(15, 12, 30, .8)", 3], ["#fff", 1.5]]) {
-    pen.strokeStyle = fill;
-    pen.lineWidth = width;
-    pen.beginPath();
-    pen.arc(left, top, radius() * view.scale, 0, 2 * Math.PI);
-    pen.stroke();
-  }
+  drawLine(() => pen.arc(...toScreen(at), radius() * view.scale, 0, 2 * Math.PI));
 }
 function drawCursor() {
   const [left, top] = toScreen([cursor[0] + 0.5, cursor[1] + 0.5]);
-  for (const [fill, width] of [["rgba(15, 12, 30, .8)", 3.5], ["#fff", 1.5]]) {
-    pen.strokeStyle = fill;
-    pen.lineWidth = width;
-    pen.beginPath();
-    pen.moveTo(left - 12, top);
-    pen.lineTo(left + 12, top);
-    pen.moveTo(left, top - 12);
-    pen.lineTo(left, top + 12);
-    pen.stroke();
-  }
+  drawLine(() => {
+    trace([[left - 12, top], [left + 12, top]]);
+    trace([[left, top - 12], [left, top + 12]]);
+  });
 }
-
-// --- the subject under a hand: the same affine map as on the server, drawn at once ---
-
-function drawSubject(place) {
-  const [x, y] = state.centre;
-  const [width, height] = size();
-  pen.save();
-  pen.beginPath();
-  pen.rect(view.left, view.top, width * view.scale, height * view.scale);
-  pen.clip();
-  pen.translate(...toScreen([x + 0.5 + place.dx * width, y + 0.5 + place.dy * height]));
-  pen.rotate((-place.rotation * Math.PI) / 180);
-  pen.scale(place.scale * view.scale * (place.flip ? -1 : 1), place.scale * view.scale);
-  pen.drawImage(cutout, -x - 0.5, -y - 0.5, width, height);
-  pen.restore();
-}
-function handles(place) {
-  const [x, y] = state.centre;
-  const [halfWidth, halfHeight] = state.half;
-  const [width, height] = size();
-  const angle = (-place.rotation * Math.PI) / 180;
-  const to = ([right, down]) => {
-    const turned = [right * Math.cos(angle) - down * Math.sin(angle), right * Math.sin(angle) + down * Math.cos(angle)];
-    return toScreen([
-      x + 0.5 + place.dx * width + turned[0] * place.scale,
-      y + 0.5 + place.dy * height + turned[1] * place.scale,
-    ]);
-  };
-  const corners = [[-halfWidth, -halfHeight], [halfWidth, -halfHeight], [halfWidth, halfHeight], [-halfWidth, halfHeight]];
-  const above = to([0, -halfHeight]);
-  const centre = to([0, 0]);
-  const away = Math.hypot(above[0] - centre[0], above[1] - centre[1]) || 1;
-  const reach = (away + 22) / away;
-  const turn = [centre[0] + (above[0] - centre[0]) * reach, centre[1] + (above[1] - centre[1]) * reach];
-  return { corners: corners.map(to), above, turn, centre };
-}
-function drawHandles(place) {
-  if (!place) return;
-  const { corners, above, turn } = handles(place);
-  for (const [fill, width] of [["rgba(15, 12, 30, .75)", 3.5], ["#fff", 1.5]]) {
-    pen.strokeStyle = fill;
-    pen.lineWidth = width;
-    pen.setLineDash(width < 2 ? [6, 4] : []);
-    pen.beginPath();
-    corners.forEach((at, index) => (index ? pen.lineTo(...at) : pen.moveTo(...at)));
-    pen.closePath();
-    pen.moveTo(...above);
-    pen.lineTo(...turn);
-    pen.stroke();
-  }
-  pen.setLineDash([]);
-  for (const at of [...corners, turn]) {
-    disc(...at, 7, "rgba(15, 12, 30, .85)");
-    disc(...at, 5.5, "#fff");
-    disc(...at, 3.5, colour("--ld-accent"));
-  }
-}
-const near = (event, at) => {
-  const box = stage.getBoundingClientRect();
-  return Math.hypot(event.clientX - box.left - at[0], event.clientY - box.top - at[1]) < 16;
-};
-const degrees = (value) => ((((value + 180) % 360) + 360) % 360) - 180;
-function tidy(place) {
-  return {
-    scale: clamp(Number(place.scale.toFixed(3)), 0.2, 4),
-    dx: clamp(Number(place.dx.toFixed(4)), -1, 1),
-    dy: clamp(Number(place.dy.toFixed(4)), -1, 1),
-    rotation: Number(degrees(place.rotation).toFixed(1)),
-    flip: Boolean(place.flip),
-  };
-}
-let waiting = null;
-let touched = 0;
-// What the hand did last holds until the server has caught up with it, or has had the time to.
-const settled = () =>
-  !live || Date.now() - touched > 4000 || JSON.stringify(tidy(state.placement || live)) === JSON.stringify(live);
-function place(change, now = false) {
-  if (!state.placement) return;
-  live = tidy({ ...(live || state.placement), ...change });
-  if (readout) readout.textContent = describe(live);
-  draw();
-  clearTimeout(waiting);
-  touched = Date.now();
-  const wanted = live;
-  if (!drag) waiting = setTimeout(() => trigger("place", wanted), now ? 0 : 250);
-}
-const describe = ({ scale, dx, dy, rotation, flip }) =>
-  `size ×${scale.toFixed(2)} · right ${Math.round(100 * dx)} % · down ${Math.round(100 * dy)} % · ` +
-  `turned ${Math.round(rotation)}°${flip ? " · mirrored" : ""}`;
-

@@ -89,8 +89,12 @@ stage.addEventListener("pointermove", (event) => {
 });
 stage.addEventListener("pointerup", () => {
   if (drag) {
+    const { from } = drag;
     drag = null;
-    if (live) place({}, true);
+    if (live) {
+      if (JSON.stringify(tidy(from)) !== JSON.stringify(live)) noteStep(from);
+      place({}, true);
+    }
     if (tool === "window") sendFrame();
   }
   if (outline) {
@@ -128,13 +132,15 @@ stage.addEventListener("keydown", (event) => {
   if (kind === "place") {
     if (!state.placement) return;
     const { scale, dx, dy, rotation, flip } = live || state.placement;
-    const step = event.shiftKey ? 0.05 : 0.01;
-    if (nudge) place({ dx: dx + nudge[0] * step, dy: dy + nudge[1] * step });
-    else if (event.key === "+" || event.key === "=") place({ scale: scale * 1.05 });
-    else if (event.key === "-") place({ scale: scale / 1.05 });
-    else if (event.key === "[") place({ rotation: rotation + 5 });
-    else if (event.key === "]") place({ rotation: rotation - 5 });
-    else if (event.key.toLowerCase() === "f") place({ flip: !flip });
+    const far = event.shiftKey ? 0.05 : 0.01;
+    const key = event.key.toLowerCase();
+    if (nudge) move({ dx: dx + nudge[0] * far, dy: dy + nudge[1] * far });
+    else if (key === "+" || key === "=") move({ scale: scale * 1.05 });
+    else if (key === "-") move({ scale: scale / 1.05 });
+    else if (key === "[") move({ rotation: rotation + 5 });
+    else if (key === "]") move({ rotation: rotation - 5 });
+    else if (key === "f") move({ flip: !flip });
+    else if (key === "z") event.shiftKey ? step(future, past) : step(past, future);
     else return;
     event.preventDefault();
     return;
@@ -153,7 +159,7 @@ stage.addEventListener("keydown", (event) => {
       send("stroke", { points: [cursor], radius: round(radius()), erase: tool === "erase" });
     } else click(cursor, Number((tool === "add") !== event.shiftKey));
   } else if (keys[event.key]) choose(keys[event.key]);
-  else if (event.key === "z") send("act", { name: "undo" });
+  else if (event.key.toLowerCase() === "z") send("act", { name: event.shiftKey ? "redo" : "undo" });
   else return;
   event.preventDefault();
 });
@@ -175,12 +181,14 @@ element.addEventListener("click", (event) => {
   const { tool: chosen, act, pick, browse: id, turn, zoom } = button.dataset;
   if (chosen) choose(chosen);
   if (act === "download") download();
-  else if (act === "flip") place({ flip: !(live || state.placement)?.flip });
-  else if (act === "reset") place({ scale: 1, dx: 0, dy: 0, rotation: 0, flip: false }, true);
+  else if (act === "flip") move({ flip: !(live || state.placement)?.flip });
+  else if (act === "reset") move({ scale: 1, dx: 0, dy: 0, rotation: 0, flip: false }, true);
+  else if (kind === "place" && act === "undo") step(past, future);
+  else if (kind === "place" && act === "redo") step(future, past);
   else if (act) send("act", { name: act });
   if (pick) send("act", { name: "pick", index: Number(pick) });
-  if (turn) place({ rotation: (live || state.placement).rotation + Number(turn) });
-  if (zoom) place({ scale: (live || state.placement).scale * Number(zoom) });
+  if (turn) move({ rotation: (live || state.placement).rotation + Number(turn) });
+  if (zoom) move({ scale: (live || state.placement).scale * Number(zoom) });
   if (id) browse(id);
 });
 

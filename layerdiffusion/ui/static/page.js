@@ -1,5 +1,6 @@
-// Light and dark, files dropped beside the boards, and a cast that keeps results in sight.
+// Light and dark, files dropped beside the boards, and a question before unfinished or unsaved work is left.
 (() => {
+  const CANCELS = "#cancel, #generate-cancel, #baselines-cancel";
   const stored = (() => {
     try {
       return localStorage.getItem("layerdiffusion-shade");
@@ -19,6 +20,10 @@
       try {
         localStorage.setItem("layerdiffusion-shade", dark ? "dark" : "light");
       } catch {}
+    });
+    window.addEventListener("beforeunload", (event) => {
+      const running = [...document.querySelectorAll(CANCELS)].some((button) => button.offsetParent);
+      if (running || document.querySelector("#report [data-unsaved]")) event.preventDefault();
     });
     for (const name of ["dragover", "drop"]) {
       document.addEventListener(name, (event) => {

@@ -7,7 +7,7 @@ import gradio as gr
 
 from layerdiffusion.ui.widgets.static import static_text
 
-SCRIPTS = ("board.js", "board_input.js")
+SCRIPTS = ("board.js", "board_place.js", "board_input.js")
 NO_DEFAULTS: dict[str, Any] = {"css_template": "", "apply_default_css": False, "elem_classes": ["ld-board"]}
 
 
@@ -37,6 +37,8 @@ def icon(name: str) -> str:
         "grow": "M9 4H4v5M15 4h5v5M9 20H4v-5M15 20h5v-5M4 4l5.5 5.5M20 4l-5.5 5.5M4 20l5.5-5.5M20 20l-5.5-5.5",
         "shrink": "M4 9h5V4M20 9h-5V4M4 15h5v5M20 15h-5v5M9 9 4 4M15 9l5-5M9 15l-5 5M15 15l5 5",
         "undo": "M9 7 4 12l5 5M4 12h10a6 6 0 0 1 6 6v1",
+        "redo": "m15 7 5 5-5 5M20 12H10a6 6 0 0 0-6 6v1",
+        "reset": "M4 12 12 5l8 7M6 10.5V19h12v-8.5",
         "clear": "M5 7h14M10 7V4h4v3M7 7l1 13h8l1-13",
         "download": "M12 4v11m0 0-4-4m4 4 4-4M5 20h14",
         "upload": "M12 16V5m0 0L8 9m4-4 4 4M5 20h14",
@@ -72,6 +74,7 @@ def _clicks_template(name: str, what: str, empty: str, hint: str, words: str) ->
             _button("Grow the mask a little", "grow", act="grow", needs="marked"),
             _button("Shrink the mask a little", "shrink", act="shrink", needs="marked"),
             _button("Undo (Z)", "undo", act="undo", needs="undoable"),
+            _button("Redo (Shift Z)", "redo", act="redo", needs="redoable"),
             _button("Clear all marks", "clear", act="clear", needs="marked"),
         ]
     )
@@ -122,7 +125,9 @@ _PLACE_TEMPLATE = f"""
   {_button("Turn right (])", "right", turn="-15", needs="placement")}
   {_button("Mirror (F)", "flip", act="flip", needs="placement")}
   {_GAP}
-  {_button("Back to where it was", "undo", act="reset", needs="placement")}
+  {_button("Undo (Z)", "undo", act="undo")}
+  {_button("Redo (Shift Z)", "redo", act="redo")}
+  {_button("Back to where it was", "reset", act="reset", needs="placement")}
 </div>
 <div class="ld-stage" tabindex="0" role="application"
   data-label="Drag the subject, or move it with the arrow keys" aria-label="Both layers together">

@@ -22,6 +22,7 @@ GENERATE_HINT = (
 @dataclass(frozen=True)
 class Header:
     badge: gr.HTML
+    new: gr.Button
     restore: gr.UploadButton
     notice: gr.HTML
 
@@ -57,6 +58,7 @@ def header() -> Header:
     with gr.Row(elem_id="top", elem_classes=["ld-top"]):
         gr.HTML(f"<h1>Layer<b>Diffusion</b></h1><p>{TAGLINE}</p>", elem_classes=["ld-brand"])
         badge = gr.HTML("", elem_id="badge")
+        new = gr.Button("New edit", size="sm", elem_id="new")
         restore = gr.UploadButton(
             "Open a saved edit",
             type="binary",
@@ -68,7 +70,7 @@ def header() -> Header:
             gr.LoginButton(size="sm", elem_id="login")
         gr.Button("Present", size="sm", elem_id="present")
         gr.Button("Light / dark", size="sm", elem_id="shade")
-    return Header(badge, restore, gr.HTML("", elem_id="notice"))
+    return Header(badge, new, restore, gr.HTML("", elem_id="notice"))
 
 
 def photo_card() -> MarkedBoard:

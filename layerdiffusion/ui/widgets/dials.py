@@ -13,8 +13,19 @@ MOST_SEEDS = min(8, MAX_SEEDS)
 
 
 @dataclass(frozen=True)
+class OwnPresets:
+    """Presets that the user names, kept in the browser: settings by name."""
+
+    names: gr.Dropdown
+    keep: gr.Button
+    remove: gr.Button
+    stored: gr.BrowserState
+
+
+@dataclass(frozen=True)
 class DialsCard:
     presets: dict[str, gr.Button]
+    own: OwnPresets
     dials: dict[str, Any]  # by name, in the order of `dial_names`
 
     @property
@@ -38,13 +49,14 @@ def seed_count(defaults: Settings) -> gr.Slider:
 
 def dials_card(defaults: Settings, count: gr.Slider) -> DialsCard:
     """The presets, the dials in sight, and those under Advanced; `count` stands among the words."""
-    with gr.Column(elem_classes=["ld-card"], min_width=320, scale=7):
+    with gr.Column(elem_id="dials", elem_classes=["ld-card"], min_width=320, scale=7):
         heading(5, "Dials", "The defaults are the model's own; change one thing at a time.")
         with gr.Row(elem_classes=["ld-presets"]):
             presets = {
                 name: gr.Button(name.capitalize(), size="sm", elem_id=f"preset-{name.split()[0].lower()}", min_width=90)
                 for name in PRESETS
             }
+            own = _own_presets()
         dials: dict[str, Any] = {"count": count}
         in_sight, advanced = split_table(type(defaults))
         with gr.Row(elem_classes=["ld-dials"]):
@@ -52,7 +64,23 @@ def dials_card(defaults: Settings, count: gr.Slider) -> DialsCard:
         with gr.Accordion("Advanced", open=False, elem_id="advanced"), gr.Row(elem_classes=["ld-dials"]):
             dials |= {name: _dial(entry, defaults) for name, entry in advanced.items()}
             dials |= _seeds(defaults)
-    return DialsCard(presets, dials)
+    return DialsCard(presets, own, dials)
+
+
+def _own_presets() -> OwnPresets:
+    """A list to choose from and to type a new name into."""
+    names = gr.Dropdown(
+        [],
+        value=None,
+        allow_custom_value=True,
+        label="Your presets",
+        min_width=150,
+        elem_id="own-presets",
+    )
+    keep = gr.Button("Keep", size="sm", elem_id="preset-keep", min_width=70)
+    remove = gr.Button("Remove", size="sm", elem_id="preset-remove", min_width=70)
+    # In the user's own browser; a secret of its own would be another after the next start.
+    return OwnPresets(names, keep, remove, gr.BrowserState({}, storage_key="layerdiffusion-presets", secret="presets"))
 
 
 def split_table(settings: Any) -> tuple[dict[str, Setting], dict[str, Setting]]:

@@ -6,11 +6,15 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
+import cv2
 import gradio as gr
 import numpy as np
 from PIL import Image
 
 from layerdiffusion.images.masks import cut_out
+
+THUMBNAIL = 96
+HOTTEST = 0.25  # of the full range: changes beyond it look the same
 
 
 def escape(text: object) -> str:
@@ -44,6 +48,22 @@ def picture_url(image: Image.Image, quality: int = 92) -> str:
     buffer = io.BytesIO()
     image.save(buffer, "PNG") if exact else image.save(buffer, "JPEG", quality=quality)
     return f"data:image/{'png' if exact else 'jpeg'};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def thumbnail_url(image: Image.Image) -> str:
+    """The picture, small, as a data URL."""
+    small = image.convert("RGB")
+    small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+    return picture_url(small)
+
+
+def heat_map(image: Image.Image, change: np.ndarray) -> Image.Image:
+    """The picture in dark grey, under colours from black to yellow where `change`, float (H, W), is 0 … `HOTTEST`; what
+    is NaN there stays grey."""
+    levels = np.nan_to_num(np.clip(change / HOTTEST, 0, 1) * 255).astype(np.uint8)
+    colours = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
+    grey = np.asarray(image.convert("L").convert("RGB")) // 2
+    return Image.fromarray(np.where(np.isnan(change)[..., None], grey, colours))
 
 
 def mask_url(mask: np.ndarray) -> str:

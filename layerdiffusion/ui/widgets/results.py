@@ -13,16 +13,23 @@ from layerdiffusion.baselines import BASELINES
 from layerdiffusion.images.layers import object_fit
 from layerdiffusion.scoring import Score
 from layerdiffusion.ui.bundle import save_compared, save_pictures
+from layerdiffusion.ui.history import current, drop
 from layerdiffusion.ui.session import Session
-from layerdiffusion.ui.widgets.drawing import duration, escape, heading, picture_gallery
+from layerdiffusion.ui.widgets.drawing import duration, escape, heading, heat_map, picture_gallery
 from layerdiffusion.ui.widgets.progress import JobControls
+from layerdiffusion.ui.widgets.showcase import edits_strip
 
 RECIPE, LAYERS, DETAIL = "recipe", "layers", "detail"  # what a download may hold beside the pictures
 BARS = {  # of a result: what each is
     "words": "CLIP: how well the picture fits the whole prompt",
     "subject": "CLIP: how like the photo's subject the result's is, both cut out",
     "place": "How like the wanted background the picture is, off the subjects",
+    "changed": "Mean difference from the background outside both subjects, of the full range of a colour",
 }
+LABELS = {"changed": "changed outside"}
+CHANGES = (
+    "against what changed outside both subjects, from black, nothing, to yellow, a quarter of a colour’s range or more"
+)
 BASELINES_HINT = "The same photo, words and seeds on the same model, each as its authors run it."
 
 
@@ -40,6 +47,7 @@ class ResultsCard:
     slider: gr.ImageSlider
     report: gr.HTML
     best: gr.Checkbox
+    changes: gr.Checkbox
     more: gr.Button
     as_photo: gr.Button
     as_reference: gr.Button
@@ -49,15 +57,17 @@ class ResultsCard:
     contents: gr.CheckboxGroup  # what goes into the zip
     contents_hint: gr.HTML
     baselines: BaselinesCard
+    edits: gr.HTML  # the tab's own, to open again; event `open` with the `name` of one
+    ids: gr.BrowserState  # of these edits
 
     @property
     def shown(self) -> list[Any]:
         """The components that `show` has a value for."""
-        return [self.card, self.gallery, self.slider, self.report, *self.rows]
+        return [self.card, self.gallery, self.slider, self.report, self.changes, *self.rows, self.edits, self.ids]
 
 
-def results_card() -> ResultsCard:
-    """Hidden until there is a result."""
+def results_card(edits: gr.HTML) -> ResultsCard:
+    """Hidden until there is a result; `edits` stands at the page's top."""
     with gr.Column(elem_id="results", elem_classes=["ld-card"], visible=False) as card:
         heading(6, "Results", "Click on a picture to compare it with the photo.")
         gallery = picture_gallery("Results", elem_id="gallery")
@@ -79,7 +89,11 @@ def results_card() -> ResultsCard:
                 )
             with gr.Column(scale=3, min_width=300):
                 report_line = gr.HTML(elem_id="report")
-                best = gr.Checkbox(False, label="Best first", container=False, elem_id="best", min_width=110)
+                with gr.Row(elem_classes=["ld-actions"]):
+                    best = gr.Checkbox(False, label="Best first", container=False, elem_id="best", min_width=110)
+                    changes = gr.Checkbox(
+                        False, label="Show what changed outside", container=False, elem_id="changes", min_width=110
+                    )
                 with gr.Row(elem_classes=["ld-actions"]):
                     more, as_photo, as_reference, pack, keep = (
                         gr.Button(label, size="sm", elem_id=elem_id, min_width=width)
@@ -103,7 +117,10 @@ def results_card() -> ResultsCard:
                 hint = gr.HTML(contents_hint([RECIPE, LAYERS]), elem_id="contents-hint")
                 baselines = _baselines()
     buttons = more, as_photo, as_reference, pack, keep, zip_file, contents, hint
-    return ResultsCard(card, gallery, baseline_rows, slider, report_line, best, *buttons, baselines)
+    ids = gr.BrowserState([], storage_key="layerdiffusion-edits")
+    return ResultsCard(
+        card, gallery, baseline_rows, slider, report_line, best, changes, *buttons, baselines, edits, ids
+    )
 
 
 def contents_hint(contents: list[str]) -> str:
@@ -144,25 +161,35 @@ def _baselines() -> BaselinesCard:
     return BaselinesCard(methods, JobControls(start, cancel, line))
 
 
-def take(session: Session, result: Any, scores: list[Score | None], more: bool = False) -> None:
-    """Keep the result, how well it fits, and its pictures as files that carry their recipe; `more` of the same edit."""
+def take(
+    session: Session,
+    result: Any,
+    scores: list[Score | None],
+    more: bool = False,
+    folder: tempfile.TemporaryDirectory | None = None,
+) -> None:
+    """Keep the result, how well it fits, and its pictures as files that carry their recipe; `more` of the same edit.
+
+    The files go into `folder`, or into a new one.
+    """
     if not more or not session.results:
-        earlier, session.folder = session.folder, tempfile.TemporaryDirectory(prefix="layerdiffusion-")
+        earlier = session.folder
+        session.folder = folder or tempfile.TemporaryDirectory(prefix="layerdiffusion-")
         try:
             items = _items(result, scores, lambda: save_pictures(result, files_folder(session)))
         except BaseException:
-            session.folder.cleanup()
+            drop(session.folder)
             session.folder = earlier
             raise
-        if earlier is not None:
-            earlier.cleanup()
-        session.results, session.shown, session.baselines = [result], items, {}
+        if earlier is not session.folder:
+            drop(earlier)
+        session.results, session.shown, session.baselines, session.changes = [result], items, {}, False
         session.chosen = best_index(session)
         return
-    offset = len(session.shown)
-    session.shown += _items(result, scores, lambda: save_pictures(result, files_folder(session), offset))
+    first = len(session.shown)
+    session.shown += _items(result, scores, lambda: save_pictures(result, files_folder(session)))
     session.results.append(result)
-    session.chosen = offset
+    session.chosen, session.changes = first, False
 
 
 def take_baseline(session: Session, name: str, result: Any, scores: list[Score | None]) -> None:
@@ -175,7 +202,8 @@ def _items(result: Any, scores: list[Score | None], save: Callable[[], list[Path
     """The result's pictures with their files, which `save` writes, now and whenever they are gone."""
     found = zip(result.seeds, result.images, scores, save(), strict=True)
     return [
-        SimpleNamespace(seed=seed, image=image, score=score, path=path, save=save) for seed, image, score, path in found
+        SimpleNamespace(seed=seed, image=image, score=score, path=path, save=save, change=None)
+        for seed, image, score, path in found
     ]
 
 
@@ -201,9 +229,8 @@ def unmeasured(session: Session) -> list[SimpleNamespace]:
 
 
 def forget(session: Session) -> None:
-    """Drop the last results and their files."""
-    if session.folder is not None:
-        session.folder.cleanup()
+    """Drop the last results, and their files where they are none of the tab's edits."""
+    drop(session.folder)
     session.results, session.shown, session.folder, session.chosen = [], [], None, 0
     session.baselines = {}
 
@@ -224,9 +251,11 @@ def order(session: Session) -> list[int]:
 
 
 def show(session: Session) -> tuple[Any, ...]:
-    """The results card, the gallery, the comparison, the line beneath, and the baselines' `rows`."""
+    """The results card, the gallery, the comparison, the lines beneath, whether changes are
+    shown, the baselines' `rows`, and the tab's edits."""
+    edits = edits_strip(session.edits), [edit.id for edit in session.edits]
     if not session.shown:
-        return gr.update(visible=False), gr.update(value=[]), gr.update(value=None), "", *rows(session)
+        return gr.update(visible=False), gr.update(value=[]), gr.update(value=None), "", False, *rows(session), *edits
     best = best_index(session)
     items = []
     for index in order(session):
@@ -239,7 +268,9 @@ def show(session: Session) -> tuple[Any, ...]:
         gr.update(value=items, selected_index=order(session).index(session.chosen)),
         comparison(session),
         report(session),
+        session.changes,
         *rows(session),
+        *edits,
     )
 
 
@@ -258,8 +289,11 @@ def _label(item: SimpleNamespace) -> str:
 
 
 def comparison(session: Session) -> Any:
-    """The photo, cropped as the model saw it, against the chosen result."""
-    image, edit = session.shown[session.chosen].image, session.results[0].edit
+    """The photo, cropped as the model saw it, against the chosen result; or that against what changed in it."""
+    item, edit = session.shown[session.chosen], session.results[0].edit
+    image = item.image
+    if session.changes:
+        return gr.update(value=(image, heat_map(image, item.change)))
     photo = object_fit(edit, image.size).image(edit.object_image)
     return gr.update(value=(photo, image))
 
@@ -271,25 +305,32 @@ def report(session: Session) -> str:
         parts.append(f"{duration(first.timings.get('total', 0))} with {escape(Path(first.model).name)}")
     warnings = "".join(f"<br>{escape(warning)}" for warning in first.warnings)
     item = session.shown[session.chosen]
-    line = f'<p class="ld-hint">Seed {item.seed} against the photo · {" · ".join(parts)}{warnings}</p>'
+    saved = current(session)
+    unsaved = " data-unsaved" if saved and not saved.downloaded else ""  # page.js asks before it is left
+    against = CHANGES if session.changes else "against the photo"
+    line = f'<p class="ld-hint"{unsaved}>Seed {item.seed} {against} · {" · ".join(parts)}{warnings}</p>'
     return line + fit_table(session)
 
 
 def fit_table(session: Session) -> str:
-    """Three bars for each result, in the gallery's order: how well it fits the words, the subject and the place."""
-    if all(item.score is None for item in session.shown):
+    """What is known of how well each result fits, in the gallery's order: three bars, and the change outside."""
+    scores = [item.score for item in session.shown if item.score is not None]
+    names = [name for name in BARS if any(getattr(score, name) is not None for score in scores)]
+    if not names:
         return ""
-    head = "".join(f'<th scope="col" title="{BARS[name]}">{name}</th>' for name in BARS)
+    head = "".join(f'<th scope="col" title="{BARS[name]}">{LABELS.get(name, name)}</th>' for name in names)
     lines = ""
     for index in order(session):
         item, chosen = session.shown[index], ' class="ld-chosen"' if index == session.chosen else ""
-        cells = "".join(f"<td>{_bar(None if item.score is None else getattr(item.score, name))}</td>" for name in BARS)
+        cells = "".join(f"<td>{_cell(name, getattr(item.score, name, None))}</td>" for name in names)
         lines += f'<tr{chosen}><th scope="row">seed {item.seed}</th>{cells}</tr>'
     return f'<table class="ld-scores"><thead><tr><td></td>{head}</tr></thead><tbody>{lines}</tbody></table>'
 
 
-def _bar(share: float | None) -> str:
+def _cell(name: str, share: float | None) -> str:
     if share is None:
         return "–"
+    if name == "changed":
+        return f"{100 * share:.1f} %"
     percent = round(100 * share)
     return f'<span class="ld-score" role="img" aria-label="{percent} %"><i style="width:{percent}%"></i></span>'

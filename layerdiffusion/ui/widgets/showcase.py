@@ -1,26 +1,46 @@
 """The finished examples on the page: a strip to open them from, and slides to present them with."""
 
+from collections.abc import Iterable, Sequence
+from typing import Any
+
 import gradio as gr
 
 from layerdiffusion.ui.examples import Example, examples
-from layerdiffusion.ui.widgets.drawing import escape, picture_url
+from layerdiffusion.ui.widgets.drawing import escape, picture_url, thumbnail_url
 from layerdiffusion.ui.widgets.static import static_text
 
-
-def examples_strip() -> gr.HTML:
-    """A card for each example; event `open` with its `name`."""
-    cards = "".join(_card(example) for example in examples())
-    return gr.HTML(
-        f'<nav class="ld-strip" aria-label="Examples">{cards}</nav>',
-        js_on_load="""
+OPEN = """
 element.addEventListener("click", (event) => {
   const card = event.target.closest("[data-name]");
   if (card) trigger("open", { name: card.dataset.name });
-});""",
-        apply_default_css=False,
-        visible=bool(cards),
-        elem_id="examples",
+});"""
+
+
+def strips() -> tuple[gr.HTML, gr.HTML]:
+    """The tab's own edits, none yet, and the examples, a card for each; event `open` with the `name` of one."""
+    with gr.Row(elem_id="showcase"):
+        return (
+            gr.HTML("", js_on_load=OPEN, apply_default_css=False, elem_id="edits"),
+            gr.HTML(examples_strip(), js_on_load=OPEN, apply_default_css=False, elem_id="examples"),
+        )
+
+
+def examples_strip() -> str:
+    cards = (
+        _card(one.name, one.title, {"before": thumbnail_url(one.photo), "after": thumbnail_url(one.best)})
+        for one in examples()
     )
+    return _strip("Examples", cards)
+
+
+def edits_strip(edits: Sequence[Any]) -> str:
+    """The last of the `SavedEdit`s first."""
+    return _strip("Your edits", (_card(edit.id, edit.prompt, {"result": edit.thumbnail}) for edit in reversed(edits)))
+
+
+def _strip(label: str, cards: Iterable[str]) -> str:
+    found = "".join(cards)
+    return f'<nav class="ld-strip" aria-label="{label}">{found}</nav>' if found else ""
 
 
 def slides() -> gr.HTML:
@@ -38,12 +58,12 @@ def slides() -> gr.HTML:
     )
 
 
-def _card(example: Example) -> str:
+def _card(name: str, title: str, pictures: dict[str, str]) -> str:
+    """A card that opens what has this name; `pictures` are data URLs by what they show."""
+    images = "".join(f'<img src="{url}" alt="{what}">' for what, url in pictures.items())
     return (
-        f'<button type="button" class="ld-example" data-name="{escape(example.name)}">'
-        f'<span class="ld-pair"><img src="{example.thumbnail(example.photo)}" alt="before">'
-        f'<img src="{example.thumbnail(example.best)}" alt="after"></span>'
-        f"<span>{escape(example.title)}</span></button>"
+        f'<button type="button" class="ld-example" data-name="{escape(name)}" title="{escape(title)}">'
+        f'<span class="ld-pair">{images}</span><span>{escape(title)}</span></button>'
     )
 
 

@@ -7,7 +7,7 @@ import gradio as gr
 import numpy as np
 from serving import photo
 
-from layerdiffusion.ui.handlers.boards import acted, asked, loaded
+from layerdiffusion.ui.handlers.boards import act, asked, loaded, on_board
 from layerdiffusion.ui.session import Session
 
 
@@ -44,7 +44,7 @@ def test_what_is_refused_shows_again_what_holds(monkeypatch):
     warned = []
     monkeypatch.setattr("layerdiffusion.ui.handlers.boards.warn", warned.append)
     session, before = shown()
-    again = json.loads(acted("photo")(session, event(name="explode"))["value"])
+    again = json.loads(on_board("photo", act)(session, event(name="explode"))["value"])
     assert "use its buttons" in str(warned[0])
     assert again["version"] > before["version"] and again["picture_version"] == before["picture"]
 
