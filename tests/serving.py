@@ -72,8 +72,15 @@ def served(folder: Path, **options: Any) -> Iterator[Served]:
 
     On ZeroGPU before, as `launch` has it. Without `no_example=False` it opens empty.
     """
-    given = {"no_example": True, **options}
-    options = PageOptions(model=str(folder), host="127.0.0.1", port=free_port(), offline=True, **given)
+    given = {
+        "model": str(folder),
+        "host": "127.0.0.1",
+        "port": free_port(),
+        "offline": True,
+        "no_example": True,
+        **options,
+    }
+    options = PageOptions(**given)
     backend = Backend(options)
     if on_zero_gpu():
         backend.start()

@@ -24,12 +24,19 @@ if TYPE_CHECKING:
     from layerdiffusion.models.models import Models
     from layerdiffusion.progress import Progress
 
-UNTRAINED = "untrained"
+UNTRAINED = {"untrained": "Stable Diffusion v1.4's", "untrained-laptop": "the laptop models'"}
 BENCHED = ("paper", "quick", "lora")
 COLUMNS = ("embeddings", "finetune", "sampling", "total")
 SEEDS, MORE_SEEDS = (0, 1, 2, 3), (4, 5, 6, 7)
 # Stable Diffusion v1.4's architecture, where it differs from diffusers' and transformers' defaults.
 UNET_CONFIG: dict[str, Any] = {"sample_size": 64, "cross_attention_dim": 768}
+LAPTOP_CONFIG: dict[str, Any] = {
+    "block_out_channels": (320, 640, 1280),
+    "down_block_types": ("CrossAttnDownBlock2D",) * 3,
+    "mid_block_type": None,
+    "up_block_types": ("CrossAttnUpBlock2D",) * 3,
+    "layers_per_block": 1,
+}  # where they differ from it
 VAE_CONFIG: dict[str, Any] = {
     "block_out_channels": (128, 256, 512, 512),
     "down_block_types": ("DownEncoderBlock2D",) * 4,
@@ -48,7 +55,7 @@ TEXT_ENCODER_CONFIG: dict[str, Any] = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the `benchmark` command."""
     add = parser.add_argument
-    words = f"random weights of Stable Diffusion v1.4's size ({UNTRAINED})"
+    words = " or ".join(f"random weights of {size} size ({name})" for name, size in UNTRAINED.items())
     add("--model", default="auto", help=f"miniature, a diffusers folder, a hub id, auto, or {words}")
     add_lora(parser)
     add("--device", help="cpu, cuda, cuda:1, mps; else the best there is")
@@ -68,8 +75,8 @@ def run(args: argparse.Namespace) -> int:
 
     from layerdiffusion.models.load import load_models
 
-    if args.model == UNTRAINED:
-        models = untrained_models(args.device)
+    if args.model in UNTRAINED:
+        models = untrained_models(args.device, args.model)
     else:
         models = load_models(args.model, args.device, loras=args.lora or ())
     cuda = models.device.type == "cuda"
@@ -174,20 +181,21 @@ def edit_of_noise(side: int) -> Edit:
     )  # fmt: skip
 
 
-def untrained_models(device: str | None) -> Models:
+def untrained_models(device: str | None, name: str = "untrained") -> Models:
     """Models of the configs above with seeded random weights, so that nothing is downloaded."""
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
     from layerdiffusion.models.family import StableDiffusion
-    from layerdiffusion.models.load import MINIATURE, assemble
+    from layerdiffusion.models.load import LAPTOP_SETTINGS, MINIATURE, assemble, laptop_size
     from layerdiffusion.models.parts import Parts
     from layerdiffusion.models.profile import device_profile
 
+    profile, is_laptop = device_profile(device), name == "untrained-laptop"
     tokenizer = CLIPTokenizer.from_pretrained(MINIATURE / "tokenizer", model_max_length=77)
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     networks = [
-        UNet2DConditionModel(**UNET_CONFIG),
+        UNet2DConditionModel(**UNET_CONFIG | (LAPTOP_CONFIG if is_laptop else {})),
         AutoencoderKL(**VAE_CONFIG),
         CLIPTextModel(CLIPTextConfig(**TEXT_ENCODER_CONFIG, **ids)),
     ]
@@ -199,7 +207,8 @@ def untrained_models(device: str | None) -> Models:
     )  # fmt: skip
     unet, vae, text_encoder = networks
     parts = Parts(unet, vae, StableDiffusion(text_encoder, tokenizer), scheduler)
-    return assemble(UNTRAINED, parts, Path(UNTRAINED), device_profile(device))
+    size, own = (laptop_size(profile), LAPTOP_SETTINGS) if is_laptop else (None, None)
+    return assemble(name, parts, Path(name), profile, size, own_settings=own)
 
 
 def _bound(network: torch.nn.Module) -> None:

@@ -80,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         if name != "seeds":
             add_setting(dials, entry)
     machine = parser.add_argument_group("models and output")
-    machine.add_argument("--model", help="miniature, a diffusers folder, a hub id, or auto")
+    machine.add_argument("--model", help="miniature, laptop, a diffusers folder, a hub id, or auto")
     add_lora(machine)
     machine.add_argument("--sam", help="miniature, vit_b, vit_l, vit_h, a file, a folder, or a hub id")
     machine.add_argument("--detector", help="a SAM 3, Grounding DINO or OWLv2 for --find: a folder or hub id")

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from layerdiffusion.errors import ModelError
 
 HUB_DEFAULT = "CompVis/stable-diffusion-v1-4"
 HUB_XL = "stabilityai/stable-diffusion-xl-base-1.0"
+# Stable Diffusion v1.4 distilled: no middle block, one layer a block. The first is the one that "laptop" names.
+LAPTOP = ("segmind/tiny-sd", "nota-ai/bk-sdm-tiny")
 HUB_CLIP = "openai/clip-vit-base-patch32"  # what CLIPScore is defined with
 # The commits that the program is written for: what is pushed to a repository later changes nobody's pictures.
 REVISIONS = {
     HUB_DEFAULT: "133a221b8aa7292a167afc5127cb63fb5005638b",
     HUB_XL: "462165984030d82259a11f4367a4eed129e94a7b",
+    LAPTOP[0]: "cad0bd7495fa6c4bcca01b19a723dc91627fe84f",
+    LAPTOP[1]: "0364108e53b7f7f4d2585e817a0b7a83dc261cfa",
     HUB_CLIP: "3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268",
     "facebook/sam-vit-base": "70c1a07f894ebb5b307fd9eaaee97b9dfc16068f",
     "facebook/sam-vit-large": "6851e0441005b0fb96f2cc4dfac472f3d1b14af1",
@@ -29,6 +35,8 @@ CONFIG_FILES = ("model_index.json", "settings.json", "scheduler/*.json", "tokeni
     f"{part}/config.json" for part in XL_NETWORKS
 )
 WEIGHTS = ("model", "diffusion_pytorch_model")  # transformers' name of a weight file, and diffusers'
+PICKLED = ["pytorch_model.bin", "diffusion_pytorch_model.bin"]  # the same of older files
+OnBytes = Callable[[int, int], None]  # (bytes that have come, bytes that will)
 
 
 def weight_files(parts: Iterable[str], variant: str = "") -> tuple[str, ...]:
@@ -36,23 +44,31 @@ def weight_files(parts: Iterable[str], variant: str = "") -> tuple[str, ...]:
     return tuple(f"{part}/{stem}{variant}.safetensors" for part in parts for stem in WEIGHTS)
 
 
-def download_model(repository: str) -> Path:
+def download_model(repository: str, on_bytes: OnBytes | None = None) -> Path:
     """The folder of a diffusers model from the hub: configs, tokenizers, and of each part's safetensors one kind.
 
-    That is full precision where there is any, and fp16 for SDXL, which is 13.9 GB in full. What is in the cache
-    already, of either kind, is not fetched again. Raises `ModelError`.
+    That is full precision where there is any, and fp16 for SDXL, which is 13.9 GB in full, and for `LAPTOP`, whose
+    .bin files serve where they have no safetensors. What is in the cache already, of either kind, is not fetched
+    again. `on_bytes` is called now and then, from several threads; what it raises ends the download. Raises
+    `ModelError`.
     """
-    folder = download(repository, CONFIG_FILES)
-    parts = XL_NETWORKS if (folder / "text_encoder_2").is_dir() else NETWORKS
-    for variant in (".fp16", "") if parts is XL_NETWORKS else ("", ".fp16"):
-        if lacking := [part for part in parts if not _has_weights(folder / part)]:
-            folder = download(repository, (*CONFIG_FILES, *weight_files(lacking, variant)))
+    folder = download(repository, CONFIG_FILES, on_bytes=on_bytes)
+    is_xl = (folder / "text_encoder_2").is_dir()
+    kinds = [[f"{stem}{variant}.safetensors" for stem in WEIGHTS] for variant in ("", ".fp16")]
+    if is_xl or repository in LAPTOP:
+        kinds.reverse()
+    if repository in LAPTOP:
+        kinds.append(PICKLED)
+    for kind in kinds:
+        lacking = [
+            part
+            for part in (XL_NETWORKS if is_xl else NETWORKS)
+            if not any((folder / part / name).is_file() for names in kinds for name in names)
+        ]
+        if lacking:
+            files = (f"{part}/{name}" for part in lacking for name in kind)
+            folder = download(repository, (*CONFIG_FILES, *files), on_bytes=on_bytes)
     return folder
-
-
-def _has_weights(folder: Path) -> bool:
-    names = (f"{stem}{variant}.safetensors" for stem in WEIGHTS for variant in ("", ".fp16"))
-    return any((folder / name).is_file() for name in names)
 
 
 def download_clip() -> tuple[Path, bool]:
@@ -73,12 +89,14 @@ def download_clip() -> tuple[Path, bool]:
     return download(HUB_CLIP, (*configs, "pytorch_model.bin")), False
 
 
-def download(repository: str, patterns: Sequence[str], revision: str | None = None) -> Path:
+def download(
+    repository: str, patterns: Sequence[str], revision: str | None = None, on_bytes: OnBytes | None = None
+) -> Path:
     """The local folder of a snapshot with the files that match; what is in the cache is not fetched again.
 
     `revision` (None: the one of `REVISIONS`, or else the newest) is a commit or a branch. Where a pinned one is neither
-    on the hub nor in the cache, it is the newest. Raises `ModelError`: a gated or unknown repository, a full disk, a
-    cache that can't be written, no network.
+    on the hub nor in the cache, it is the newest. `on_bytes` is as in `download_model`. Raises `ModelError`: a gated or
+    unknown repository, a full disk, a cache that can't be written, no network.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
@@ -90,7 +108,9 @@ def download(repository: str, patterns: Sequence[str], revision: str | None = No
     )
 
     pinned = revision or REVISIONS.get(repository)
-    options = {"allow_patterns": list(patterns)}
+    options: dict[str, Any] = {"allow_patterns": list(patterns)}
+    if on_bytes is not None:
+        options["tqdm_class"] = _reporting(on_bytes)
     try:
         try:
             return Path(snapshot_download(repository, revision=pinned, **options))
@@ -104,6 +124,23 @@ def download(repository: str, patterns: Sequence[str], revision: str | None = No
         raise ModelError(f"There is no folder and no model on the hub called {repository}.") from error
     except OSError as error:  # the hub's and the network's errors, a full disk, a cache that can't be written
         raise ModelError(_unavailable(repository, error)) from error
+
+
+def _reporting(on_bytes: OnBytes) -> type[Any]:
+    """A bar for the hub's library that is not drawn, and calls `on_bytes` whenever it is moved."""
+    from tqdm import tqdm
+
+    class Reporting(tqdm):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **{**options, "file": io.StringIO(), "disable": False})
+
+        def update(self, n: float | None = 1) -> bool | None:
+            drawn = super().update(n)  # holds tqdm's lock, which an error inside would leave locked
+            if self.unit == "B" and self.total:  # others count files
+                on_bytes(int(self.n), int(self.total))
+            return drawn
+
+    return Reporting
 
 
 def _unavailable(repository: str, error: BaseException | None) -> str:

@@ -39,6 +39,8 @@ from layerdiffusion.settings import PAPER, Settings, model_settings
 from layerdiffusion.threads import threads_for
 
 MINIATURE = Path(__file__).resolve().parents[2] / "assets" / "miniature"
+LAPTOP_SETTINGS = Path(__file__).with_name("laptop.json")  # of `hub.LAPTOP`, whose folders have none
+LAPTOP_SIDE = 384  # pixels of their pictures on a CPU, where the networks' own 512 take twice as long
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -59,26 +61,37 @@ def load_models(
 ) -> Models:
     """Load a Stable Diffusion 1.x or SDXL.
 
-    `name` is "miniature" (the embedded one), a diffusers folder, a single .safetensors checkpoint, a hub id, or
-    "auto": with a CUDA device `hub.HUB_DEFAULT`, otherwise, or when the hub can't be reached, the miniature, and
-    `Models.notice` says why. `loras` go on top of it, each a file or FILE:SCALE; they may as well stand in the name, as
-    in "folder + FILE:0.8". `device`, `dtype`, `low_memory` and `compile` are as in `device_profile`; `size` is the
-    pictures' side in pixels, the model's native one by default. Weights come from safetensors alone. Raises
-    `ModelError`.
+    `name` is "miniature" (the embedded one), "laptop" (the first of `hub.LAPTOP`), a diffusers folder, a single
+    .safetensors checkpoint, a hub id, or "auto": with a CUDA device `hub.HUB_DEFAULT`, otherwise, or when the hub can't
+    be reached, the miniature, and `Models.notice` says why. `loras` go on top of it, each a file or FILE:SCALE; they
+    may as well stand in the name, as in "folder + FILE:0.8". `device`, `dtype`, `low_memory` and `compile` are as in
+    `device_profile`; `size` is the pictures' side in pixels, the model's native one by default, and `LAPTOP_SIDE` for
+    `hub.LAPTOP` on a CPU. Weights come from safetensors alone, but for `hub.LAPTOP`. Raises `ModelError`.
     """
     ensure_torchvision()  # before the first import of diffusers or transformers
     profile = device_profile(device, dtype, low_memory, compile)
     base, files = split_name(str(name))
     files += loras
     base, notice = _automatic(profile, device) if base == "auto" else (base, None)
+    base = hub.LAPTOP[0] if base == "laptop" else base
+    is_laptop = base in hub.LAPTOP
     source = _find(base)
     with quiet():
-        parts, folder = (open_folder(source), source) if source.is_dir() else open_file(source)
+        parts, folder = (open_folder(source, is_laptop), source) if source.is_dir() else open_file(source)
         add_loras(parts, files)
         threads = threads_for(sum(parameter.numel() for parameter in parts.unet.parameters()))
         if profile.device.type == "cpu" and threads is not None:
             torch.set_num_threads(threads)
+        if is_laptop:
+            return assemble(
+                PLUS.join([base, *files]), parts, folder, profile, size or laptop_size(profile), notice, LAPTOP_SETTINGS
+            )
         return assemble(PLUS.join([base, *files]), parts, folder, profile, size, notice)
+
+
+def laptop_size(profile: Profile) -> int | None:
+    """The side of the pictures of `hub.LAPTOP`; None, the native one, where no CPU makes them."""
+    return LAPTOP_SIDE if profile.device.type == "cpu" else None
 
 
 def _automatic(profile: Profile, asked: object = None) -> tuple[str, str | None]:
@@ -119,8 +132,12 @@ def assemble(
     profile: Profile,
     size: int | None = None,
     notice: str | None = None,
+    own_settings: Path | None = None,
 ) -> Models:
-    """The models of these parts, placed on the profile's device. Raises `ModelError`."""
+    """The models of these parts, placed on the profile's device.
+
+    `own_settings` (None: `settings.json` in `folder`) need not be there. Raises `ModelError`.
+    """
     native = native_size(parts.unet, parts.vae)
     size = size or native
     step = side_step(parts.unet, parts.vae)
@@ -130,7 +147,7 @@ def assemble(
         profile = _for_xl(profile, size / native)
         if size < 0.75 * native:
             notice = f"SDXL was trained on pictures of {native} pixels; at {size} they come out cropped or simplified."
-    model_defaults, quick = _model_settings(folder, parts.family)
+    model_defaults, quick = _model_settings(own_settings or folder / "settings.json", parts.family)
     models = Models(
         name=name,
         folder=folder,
@@ -186,9 +203,8 @@ def _moved(tensor: Tensor, profile: Profile) -> Tensor:
     return torch.nn.Parameter(moved, requires_grad=False) if isinstance(tensor, torch.nn.Parameter) else moved
 
 
-def _model_settings(folder: Path, family: StableDiffusion) -> tuple[Settings, Settings | None]:
-    """The settings in the model's folder over its family's and the paper's, and its own quick ones."""
-    path = folder / "settings.json"
+def _model_settings(path: Path, family: StableDiffusion) -> tuple[Settings, Settings | None]:
+    """The model's own settings over its family's and the paper's, and its own quick ones."""
     own, quick = Settings(), None
     if path.is_file():
         try:

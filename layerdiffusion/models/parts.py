@@ -32,8 +32,10 @@ class Parts(NamedTuple):
     scheduler: Any  # a DDIMScheduler with the model's own noise schedule
 
 
-def open_folder(folder: Path) -> Parts:
+def open_folder(folder: Path, pickled: bool = False) -> Parts:
     """The parts in a diffusers folder, from safetensors alone (`*.fp16.safetensors` where there are no others).
+
+    With `pickled`, a part that has neither is read from its .bin, with `weights_only`.
 
     Raises `ModelError` for another kind of model and for damaged or missing files.
     """
@@ -58,7 +60,7 @@ def open_folder(folder: Path) -> Parts:
         kind = config.get("_class_name") or next(iter(config.get("architectures") or ()), None)
         if kind not in classes[part]:
             refused.refuse(folder, f"its {part} is a {kind}")
-        opened[part] = _open_part(folder, part, classes[part][kind])
+        opened[part] = _open_part(folder, part, classes[part][kind], pickled)
     tokenizers = {name: _tokenizer(folder, name) for name in ("tokenizer", "tokenizer_2")[: 1 + is_xl]}
     return _assembled(folder, opened | tokenizers, _scheduler(folder), index)
 
@@ -208,15 +210,15 @@ def quiet() -> Iterator[None]:
                     library.enable_progress_bar()
 
 
-def _open_part(folder: Path, part: str, cls: Any) -> Network:
+def _open_part(folder: Path, part: str, cls: Any, pickled: bool) -> Network:
     options: dict[str, Any] = {"dtype" if part.startswith("text_encoder") else "torch_dtype": torch.float32}
     whole = any((folder / part / f"{stem}.safetensors").is_file() for stem in hub.WEIGHTS)
-    if not whole and any((folder / part).glob("*.fp16.safetensors")):
+    half = any((folder / part).glob("*.fp16.safetensors"))
+    if half and not whole:
         options["variant"] = "fp16"
+    options["use_safetensors"] = whole or half or not pickled
     try:
-        model, info = cls.from_pretrained(
-            folder / part, use_safetensors=True, output_loading_info=True, local_files_only=True, **options
-        )
+        model, info = cls.from_pretrained(folder / part, output_loading_info=True, local_files_only=True, **options)
     except Exception as error:  # damaged files raise nearly anything
         raise _damaged(folder, part, error) from error
     missing = [*info["missing_keys"], *info["mismatched_keys"]]

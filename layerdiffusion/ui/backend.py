@@ -4,7 +4,7 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from PIL import Image
 from layerdiffusion.baselines import OWN
 from layerdiffusion.edit import Edit
 from layerdiffusion.errors import EditError, ModelError, SettingsError
+from layerdiffusion.models import hub
 from layerdiffusion.scoring import Score, background_change, result_subjects, score_results
 from layerdiffusion.settings import PAPER, Settings, model_settings, preset
 from layerdiffusion.ui.examples import ASSETS
@@ -63,30 +64,10 @@ class Backend:
 
     def _load(self) -> None:
         try:
-            import torch
+            from layerdiffusion.models.load import MINIATURE
 
-            from layerdiffusion.editor import Editor
-            from layerdiffusion.models.load import MINIATURE, load_models
-
-            options = self.options
-            compiling = options.compile and self._zero_gpu is None  # there torch.compile is not available
-            models = load_models(options.model, options.device, compile=compiling, loras=options.lora)
-            limit = self.options.cache_gb
-            editor = Editor(models, None if limit is None else int(limit * GIB), self.options.sam)
-            if self._zero_gpu is None:
-                editor.measure()
-            else:
-                import peft  # noqa: F401 - once and here, not in every worker
-
-                # Tuned networks are too large to be sent.
-                models.model_defaults = replace(models.model_defaults, tune="lora")
-                models.defaults, models.quick = replace(models.defaults, tune="lora"), None
-                models.helpers_device = torch.device("cpu")
-                if editor.sam is None and not (models.folder / "sam").is_dir():
-                    editor.sam = "vit_b"  # a few seconds a picture on a CPU, where ViT-H takes a minute
-                editor.cache.remote = self._zero_gpu
-                editor.cache.assume(UNIT)
-            self._miniature = models.folder == MINIATURE
+            editor = self._opened(self.options.model)
+            self._miniature = editor.models.folder == MINIATURE
             self._editor = editor
         except EditError as error:
             self._error = str(error)
@@ -96,10 +77,67 @@ class Backend:
             log.exception("loading the model failed")
         self._done.set()
         if self._editor is not None:
-            try:
-                self.segmenter()  # so that the first click doesn't wait for it
-            except EditError as error:
-                log.error("%s", error)
+            self._warm_up(self._editor)
+
+    def _opened(self, model: str) -> "Editor":
+        import torch
+
+        from layerdiffusion.editor import Editor
+        from layerdiffusion.models.load import load_models
+
+        options = self.options
+        compiling = options.compile and self._zero_gpu is None  # there torch.compile is not available
+        models = load_models(model, options.device, compile=compiling, loras=options.lora)
+        limit = options.cache_gb
+        editor = Editor(models, None if limit is None else int(limit * GIB), options.sam)
+        if self._zero_gpu is None:
+            editor.measure()
+            return editor
+        import peft  # noqa: F401 - once and here, not in every worker
+
+        # Tuned networks are too large to be sent.
+        models.model_defaults = replace(models.model_defaults, tune="lora")
+        models.defaults, models.quick = replace(models.defaults, tune="lora"), None
+        models.helpers_device = torch.device("cpu")
+        if editor.sam is None and not (models.folder / "sam").is_dir():
+            editor.sam = "vit_b"  # a few seconds a picture on a CPU, where ViT-H takes a minute
+        editor.cache.remote = self._zero_gpu
+        editor.cache.assume(UNIT)
+        return editor
+
+    @staticmethod
+    def _warm_up(editor: "Editor") -> None:
+        """Load the segmenter, so that the first click doesn't wait for it."""
+        try:
+            editor.models.segmenter(editor.sam)
+        except EditError as error:
+            log.error("%s", error)
+
+    @property
+    def may_download(self) -> bool:
+        """Whether a visitor may switch to the model for photographs: its owner allows it, and this is no Space."""
+        return self.options.allow_download and not self.options.offline and "SPACE_ID" not in os.environ
+
+    def switch(self, cancel: threading.Event | None) -> Iterator[Any]:
+        """("progress", [(bytes, of all)]) while the model for photographs is downloaded; at last, when every tab has
+        it, ("done", None).
+        """
+        yield from follow(self._switch, cancel)
+
+    def _switch(self, report: Callable[[Any], None], stop: threading.Event) -> None:
+        from layerdiffusion.progress import Cancelled
+
+        def on_bytes(done: int, of: int) -> None:
+            if stop.is_set():
+                raise Cancelled("The download was cancelled; what has come is kept.")
+            report((done, of))
+
+        if not self.may_download:
+            raise EditError("Downloads are not allowed here; start the page with --allow-download.")
+        hub.download_model(hub.LAPTOP[0], on_bytes)
+        editor = self._opened(hub.LAPTOP[0])
+        self._warm_up(editor)
+        self._miniature, self._editor = False, editor
 
     @property
     def ready(self) -> bool:

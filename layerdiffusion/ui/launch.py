@@ -18,6 +18,7 @@ from layerdiffusion.ui.handlers import (
     boards,
     compare,
     inspection,
+    laptop,
     opening,
     presets,
     results,
@@ -47,9 +48,9 @@ def build_page(backend: Backend) -> gr.Blocks:
     keep = 60 * backend.options.keep_minutes
     clean = (keep // SWEEPS, keep - keep // SWEEPS)  # so that none is ever older than `keep`
     with gr.Blocks(title=TITLE, fill_width=True, analytics_enabled=False, delete_cache=clean) as blocks:
-        page = page_of(defaults)
+        page = page_of(defaults, backend.may_download)
         refresh = refresh_event(page, backend)
-        for subject in (boards, words, backgrounds, run, results, compare):
+        for subject in (boards, words, backgrounds, run, results, compare, laptop):
             subject.connect(page, backend, refresh)
         opening.connect(page, backend, refresh, blocks)
         inspection.connect(page, backend)

@@ -29,6 +29,7 @@ class PageOptions:
     keep_minutes: int = 60
     compile: bool = False
     no_example: bool = False
+    allow_download: bool = False
 
 
 def parse_options(argv: Sequence[str] | None = None) -> PageOptions:
@@ -39,7 +40,7 @@ def parse_options(argv: Sequence[str] | None = None) -> PageOptions:
         epilog=f"Every option is also an environment variable, as in {PREFIX}MAX_USERS=5.",
         allow_abbrev=False,
     )
-    parser.add_argument("--model", help="miniature, a diffusers folder, a hub id, or auto (the default)")
+    parser.add_argument("--model", help="miniature, laptop, a diffusers folder, a hub id, or auto (the default)")
     parser.add_argument("--lora", action="append", metavar="FILE[:SCALE]", help="a LoRA on top of it; may be repeated")
     parser.add_argument("--sam", help="miniature, vit_b, vit_l, vit_h, a file, a folder, or a hub id")
     detectors = "a SAM 3, Grounding DINO or OWLv2"
@@ -56,6 +57,12 @@ def parse_options(argv: Sequence[str] | None = None) -> PageOptions:
     parser.add_argument("--compile", action="store_true", default=None, help="compile the networks while edits run")
     parser.add_argument("--no-example", action="store_true", default=None, help="open the page empty")
     parser.add_argument("--offline", action="store_true", default=None, help="never ask the network for anything")
+    parser.add_argument(
+        "--allow-download",
+        action="store_true",
+        default=None,
+        help="let visitors switch from the miniature to a model for photographs, 1 GB from the hub; never on a Space",
+    )
     loras: list[str] = []
     for action in parser._actions:
         text = os.environ.get(PREFIX + action.dest.upper())

@@ -52,10 +52,10 @@ class Page:
         return [self.state, *self.words.texts, background.mode, background.swap, *self.dials.components]
 
 
-def page_of(defaults: Settings) -> Page:
-    """All components; to be called inside a `gr.Blocks`."""
+def page_of(defaults: Settings, downloads: bool = False) -> Page:
+    """All components; to be called inside a `gr.Blocks`. With `downloads`, visitors may switch the model."""
     state, inspection, timer = gr.State(Session()), gr.State(0), gr.Timer(0.7)
-    top, (edits, examples), presentation = header(), strips(), slides()
+    top, (edits, examples), presentation = header(downloads), strips(), slides()
     with gr.Row(elem_id="layers", equal_height=True, elem_classes=["ld-row"]):
         photo, background, place_board = photo_card(), background_card(), together_card()
     with gr.Row(elem_id="work", equal_height=True, elem_classes=["ld-row"]):

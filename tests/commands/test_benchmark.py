@@ -9,7 +9,7 @@ from tiny import TOKENS, WIDTH
 from layerdiffusion.__main__ import main
 from layerdiffusion.commands import benchmark
 from layerdiffusion.editor import Editor
-from layerdiffusion.models.load import load_models
+from layerdiffusion.models.load import LAPTOP_SIDE, load_models
 from layerdiffusion.models.memory import fitting_preset
 
 FEW = ("--steps", "2")
@@ -96,6 +96,9 @@ def test_the_untrained_model_is_the_same_every_time_and_takes_every_stage(monkey
     assert main(["benchmark", "--model", "untrained", "--device", "cpu", *FEW, "--presets", "paper", "--json"]) == 0
     found = json.loads(capfd.readouterr().out)["presets"]["paper"]
     assert found["settings"]["finetune_steps"] == 2 and found["seconds"]["total"] > 0
+    monkeypatch.setitem(benchmark.LAPTOP_CONFIG, "block_out_channels", (8, 8, 16))
+    laptop = benchmark.untrained_models("cpu", "untrained-laptop")
+    assert laptop.unet.mid_block is None and laptop.size == LAPTOP_SIDE and laptop.defaults.solver == "dpmpp"
 
 
 def test_the_paper_preset_keeps_the_models_own_steps(folder):

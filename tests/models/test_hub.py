@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from refusals import sentence
 from safetensors.torch import load_file, save_file
 
 from layerdiffusion.errors import ModelError
-from layerdiffusion.models.hub import HUB_CLIP, HUB_DEFAULT, HUB_XL, download, download_model
+from layerdiffusion.models.hub import HUB_CLIP, HUB_DEFAULT, HUB_XL, LAPTOP, download, download_model
 from layerdiffusion.models.load import load_models
 from layerdiffusion.models.sam import HUB_NAMES
 
@@ -53,7 +52,7 @@ def test_what_the_program_is_written_for_is_asked_for_at_its_commit(monkeypatch,
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    for repository in (HUB_DEFAULT, HUB_XL, HUB_CLIP, *HUB_NAMES.values()):
+    for repository in (HUB_DEFAULT, HUB_XL, HUB_CLIP, *LAPTOP, *HUB_NAMES.values()):
         assert download(repository, ["*.json"]) == tmp_path
         assert re.fullmatch("[0-9a-f]{40}", asked[0]) and asked[1:] == [None] * gone
         asked.clear()
@@ -88,26 +87,6 @@ def test_half_weights_beside_full_ones_are_left_alone(folder, tiny_models):
     assert torch.equal(
         load_models(folder, "cpu").embed(["a dog"]).prompt_embeds, tiny_models.embed(["a dog"]).prompt_embeds
     )
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    """A hub with one repository, a folder; yields its cache."""
-    import huggingface_hub
-
-    def serve(folder):
-        def snapshot_download(repository, allow_patterns, revision=None):
-            for path in folder.rglob("*.*"):
-                name = path.relative_to(folder)
-                if any(fnmatch(str(name), pattern) for pattern in allow_patterns):
-                    (tmp_path / "cache" / name.parent).mkdir(parents=True, exist_ok=True)
-                    shutil.copy(path, tmp_path / "cache" / name)
-            return str(tmp_path / "cache")
-
-        monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-        return tmp_path / "cache"
-
-    return serve
 
 
 @pytest.mark.parametrize("variants", ["full", "half", "both"])

@@ -42,7 +42,7 @@ def badge(backend: Backend) -> str:
         return _html("bad", "No model", str(error))
     where = DEVICES.get(models.device.type, models.device.type)
     if backend.is_miniature:
-        knows = "toy animals and vehicles in eight painted places"
+        knows = "twelve clay animals in eight places"
         return _html("good", f"Toybox miniature · {where}", models.notice or f"It knows {knows}.")
     base, files = split_name(models.name)
     name = PLUS.join(part.rstrip("/").rsplit("/", 1)[-1] for part in (base, *files))

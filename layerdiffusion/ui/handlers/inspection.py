@@ -13,9 +13,14 @@ from layerdiffusion.ui.session import Session
 from layerdiffusion.ui.widgets.results import best_index, show, unmeasured
 
 NOTICE = (
-    '<p class="ld-notice"><b>This picture is not from the toybox.</b> The small embedded model knows only toy '
-    "animals in painted places: it will try, but expect toys. For real photos, start the page with "
-    "<code>python app.py --model CompVis/stable-diffusion-v1-4</code>.</p>"
+    '<p class="ld-notice"><b>This picture is not from the toybox.</b> This model knows toys only: it will try, but '
+    "expect toys. For photographs: {}</p>"
+)
+LAPTOP = "a small Stable Diffusion, downloaded once (about 1 GB, under CreativeML OpenRAIL-M)"
+BY_BUTTON = f"{LAPTOP}; an edit then takes minutes."
+BY_COMMAND = (
+    f"<code>python app.py --model laptop</code>, {LAPTOP}, or, with a GPU, "
+    "<code>python app.py --model CompVis/stable-diffusion-v1-4</code>."
 )
 
 
@@ -48,7 +53,7 @@ def own_pictures(session: Session, backend: Backend) -> list[Any]:
 def notice(session: Session, backend: Backend) -> str:
     """A friendly word when the embedded model is shown a picture from outside its world."""
     outside = any(backend.out_of_distribution(image) for image in own_pictures(session, backend))
-    return NOTICE if outside else ""
+    return NOTICE.format(BY_BUTTON if backend.may_download else BY_COMMAND) if outside else ""
 
 
 def measure(session: Session, backend: Backend) -> bool:

@@ -25,6 +25,7 @@ class Header:
     new: gr.Button
     restore: gr.UploadButton
     notice: gr.HTML
+    laptop: JobControls | None  # switches to the model for photographs; in sight beneath a notice
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class WordsCard:
         return [self.prompt, self.object_prompt, self.background_prompt]
 
 
-def header() -> Header:
+def header(downloads: bool = False) -> Header:
     with gr.Row(elem_id="top", elem_classes=["ld-top"]):
         gr.HTML(f"<h1>Layer<b>Diffusion</b></h1><p>{TAGLINE}</p>", elem_classes=["ld-brand"])
         badge = gr.HTML("", elem_id="badge")
@@ -70,7 +71,15 @@ def header() -> Header:
             gr.LoginButton(size="sm", elem_id="login")
         gr.Button("Present", size="sm", elem_id="present")
         gr.Button("Light / dark", size="sm", elem_id="shade")
-    return Header(badge, new, restore, gr.HTML("", elem_id="notice"))
+    notice, laptop = gr.HTML("", elem_id="notice"), None
+    if downloads:
+        with gr.Row(elem_id="laptop", elem_classes=["ld-run"]):
+            laptop = JobControls(
+                gr.Button("Download it and switch", size="sm", elem_id="laptop-run", scale=0, min_width=190),
+                gr.Button("Cancel", size="sm", variant="stop", elem_id="laptop-cancel", visible=False, scale=0),
+                gr.HTML("", elem_id="laptop-progress"),
+            )
+    return Header(badge, new, restore, notice, laptop)
 
 
 def photo_card() -> MarkedBoard:

@@ -82,9 +82,8 @@ class ProgressView:
         return (
             f'<div class="ld-progress" data-stage="{self.stage}"><div class="ld-progress-main">'
             f'<p class="ld-doing"><b>{doing}</b><span>{left}</span></p>'
-            f'<div class="ld-bar" role="progressbar" aria-label="Progress" aria-valuemin="0" aria-valuemax="100" '
-            f'aria-valuenow="{round(100 * self.share)}"><i style="width:{100 * self.share:.1f}%"></i></div>'
-            f'<ol class="ld-stages">{self._chips()}</ol><p class="ld-count">{count}</p></div>{side}</div>'
+            f'{bar_html(self.share)}<ol class="ld-stages">{self._chips()}</ol>'
+            f'<p class="ld-count">{count}</p></div>{side}</div>'
         )
 
     def _chips(self) -> str:
@@ -98,6 +97,30 @@ class ProgressView:
             kind = state.split()[0] if state else "later"
             chips.append(f'<li class="ld-{kind}">{STAGE_LABELS[stage]}<em>{state}</em></li>')
         return "".join(chips)
+
+
+class DownloadView(ProgressView):
+    """Takes in how many bytes of a download have come."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+
+    def take(self, events: Sequence) -> None:
+        self.step, self.steps = events[-1]
+        self.share = self.step / self.steps
+
+    def html(self) -> str:
+        megabytes = f"{self.step / 1e6:,.0f} of {self.steps / 1e6:,.0f} MB"
+        doing = f"Downloading: {megabytes}" if self.share < 1 else "Loading the model …"
+        return f'<div class="ld-progress"><p class="ld-doing"><b>{doing}</b></p>{bar_html(self.share)}</div>'
+
+
+def bar_html(share: float) -> str:
+    """A bar of which this share, 0 to 1, is done."""
+    return (
+        '<div class="ld-bar" role="progressbar" aria-label="Progress" aria-valuemin="0" aria-valuemax="100" '
+        f'aria-valuenow="{round(100 * share)}"><i style="width:{100 * share:.1f}%"></i></div>'
+    )
 
 
 def waiting_html(words: str) -> str:

@@ -18,8 +18,12 @@ from layerdiffusion.ui.session import Session
 def test_only_an_own_picture_from_outside_the_miniatures_world_gets_a_notice(miniature, outside, own, shown):
     session = Session()
     session.photo.show(photo(64, 64), own=own)
-    backend = SimpleNamespace(is_miniature=miniature, out_of_distribution=lambda image: outside)
-    assert ("not from the toybox" in notice(session, backend)) is shown
+    for allowed, way in ((True, "an edit then takes minutes"), (False, "python app.py --model laptop")):
+        backend = SimpleNamespace(
+            is_miniature=miniature, out_of_distribution=lambda image: outside, may_download=allowed
+        )
+        found = notice(session, backend)
+        assert ("not from the toybox" in found) is shown and (way in found) is shown
 
 
 def test_nothing_is_asked_of_the_device_where_there_is_nothing_to_inspect():
