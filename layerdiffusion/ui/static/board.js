@@ -2,7 +2,9 @@
 // `board_place.js` and `board_input.js` after it; Gradio gives it `element`, `trigger`, `props` and `watch`. The server
 // sends `props.value` (JSON: marks or placement) and `props.picture` (JSON: a data URL), each with its version; the
 // board draws what is newest and reports what was done to it.
-const kind = props.kind;
+// Its own name, from the page: an update that comes before a board is shown leaves of `props` what it holds alone.
+const name = element.closest("[id$=-board]").id.replace("-board", "");
+const kind = name === "place" ? "place" : "clicks";
 const stage = element.querySelector(".ld-stage");
 const canvas = element.querySelector("canvas");
 const empty = element.querySelector(".ld-empty");
@@ -78,13 +80,13 @@ let suggested = ""; // the words that were put into the field for the user
 if (kind === "clicks") {
   document.addEventListener("ld-versions", function compare({ detail }) {
     if (!element.isConnected) return document.removeEventListener("ld-versions", compare);
-    frameIs((detail.windows || {})[props.name]);
+    frameIs((detail.windows || {})[name]);
     const field = seeker.querySelector("input");
-    const noun = detail.nouns?.[props.name];
+    const noun = detail.nouns?.[name];
     if (noun !== undefined && field.value === suggested && field !== document.activeElement) {
       field.value = suggested = noun;
     }
-    if ((detail.versions[props.name] || 0) > (marks.version || 0)) {
+    if ((detail.versions[name] || 0) > (marks.version || 0)) {
       clearTimeout(asking);
       asks = ASKS;
       ask();

@@ -218,21 +218,21 @@ function download() {
   on.fillRect(0, 0, width, height);
   const link = document.createElement("a");
   link.href = sheet.toDataURL("image/png");
-  link.download = `mask-${props.name}.png`;
+  link.download = `mask-${name}.png`;
   link.click();
 }
 
 // A file dropped or pasted on the board goes the way of a chosen one.
 function give(files) {
-  const input = fileInput(props.upload);
+  const input = fileInput(`${name}-upload`);
   if (!input || !files?.length) return;
   const parcel = new DataTransfer();
   parcel.items.add(files[0]);
   input.files = parcel.files;
   input.dispatchEvent(new Event("change", { bubbles: true }));
 }
-if (props.upload) {
-  const inputs = `input[type=file]:is(:has(+ #${props.upload}), :has(+ #${props.name}-mask-upload))`;
+if (kind === "clicks") {
+  const inputs = `input[type=file]:is(:has(+ #${name}-upload), :has(+ #${name}-mask-upload))`;
   document.addEventListener("change", (event) => event.target.matches?.(inputs) && expect(), true);
   stage.addEventListener("dragover", (event) => {
     event.preventDefault();

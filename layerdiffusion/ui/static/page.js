@@ -21,13 +21,10 @@
         localStorage.setItem("layerdiffusion-shade", dark ? "dark" : "light");
       } catch {}
     });
-    const ask = (event) => {
+    window.addEventListener("beforeunload", (event) => {
       const running = [...document.querySelectorAll(CANCELS)].some((button) => button.offsetParent);
-      if (!running && !document.querySelector("#report [data-unsaved]")) return;
-      event.preventDefault();
-      event.stopImmediatePropagation(); // or Gradio ends its streams here, and who stays never sees the results
-    };
-    window.addEventListener("beforeunload", ask, { capture: true });
+      if (running || document.querySelector("#report [data-unsaved]")) event.preventDefault();
+    });
     for (const name of ["dragover", "drop"]) {
       document.addEventListener(name, (event) => {
         if (event.target.closest?.(".ld-stage") || !event.dataTransfer?.types.includes("Files")) return;

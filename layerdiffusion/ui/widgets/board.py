@@ -150,9 +150,6 @@ def marked_board(name: str, what: str, empty: str, hint: str, words: str) -> Mar
         html_template=_clicks_template(name, what, empty, hint, words),
         js_on_load=static_text(*SCRIPTS),
         elem_id=f"{name}-board",
-        kind="clicks",
-        name=name,
-        upload=f"{name}-upload",
         picture="{}",
         **NO_DEFAULTS,
     )
@@ -170,9 +167,6 @@ def place_board() -> gr.HTML:
         html_template=_PLACE_TEMPLATE,
         js_on_load=static_text(*SCRIPTS),
         elem_id="place-board",
-        kind="place",
-        name="place",
-        upload="",
         picture="{}",
         **NO_DEFAULTS,
     )
