@@ -260,7 +260,9 @@ def train(scenes: Scenes, plan: Plan, vae: AutoencoderTiny | None = None, start:
         logits, found = network(pixels.contiguous(memory_format=torch.channels_last))
         loss = 2 * F.binary_cross_entropy_with_logits(found, cells)
         for key, values in logits.items():
-            loss = loss + F.cross_entropy(values, wanted[key][chosen].to(plan.device), label_smoothing=0.02)
+            classes = wanted[key][chosen].to(plan.device)
+            if bool((classes >= 0).any()):  # of a batch of wrecks alone there is nothing to name
+                loss = loss + F.cross_entropy(values, classes, label_smoothing=0.02)
         return loss
 
     fresh = Rates(lr=2e-3, weight_decay=0.02, ema=0.998, muon=True)
