@@ -8,6 +8,9 @@ from typing import Any
 
 import gradio as gr
 from packaging.requirements import Requirement
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from layerdiffusion.images.io import MAX_BYTES
 from layerdiffusion.ui import api
@@ -78,6 +81,7 @@ def launch(options: PageOptions) -> None:
 
 def launch_arguments(options: PageOptions, tabs: OpenTabs | None = None) -> dict[str, Any]:
     """What Gradio 6 takes at launch: the looks, the limits, and who may come in."""
+    tabs = tabs or OpenTabs(60 * options.keep_minutes)
     return {
         "server_name": options.host,
         "server_port": options.port,
@@ -85,7 +89,6 @@ def launch_arguments(options: PageOptions, tabs: OpenTabs | None = None) -> dict
         "auth": [options.auth] if options.auth else None,
         "theme": theme(),
         "css": static_text("page.css"),
-        "head": f"<script>{static_text('page.js')}</script>",
         "max_file_size": MAX_BYTES,
         "footer_links": ["api"],
         "show_error": False,
@@ -94,8 +97,36 @@ def launch_arguments(options: PageOptions, tabs: OpenTabs | None = None) -> dict
         "run_history": False,  # a call by itself can't be run again: the work is in the session, and its pictures
         "mcp_server": _mcp(),
         "quiet": False,
-        "app_kwargs": (tabs or OpenTabs(60 * options.keep_minutes)).launch_arguments(),
+        "app_kwargs": {
+            "middleware": [Middleware(tabs.middleware), Middleware(FirstScript, static_text("page.js"))],
+            "lifespan": tabs.lifespan,
+        },
     }
+
+
+class FirstScript:
+    """Puts a script before all others of the page: Gradio's `head` comes after Gradio's own listeners."""
+
+    def __init__(self, app: ASGIApp, script: str) -> None:
+        self.app, self.script = app, f"<head><script>{script}</script>".encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        start: Message | None = None
+
+        async def sent(message: Message) -> None:
+            nonlocal start
+            if message["type"] == "http.response.start":
+                if Headers(raw=message["headers"]).get("content-type", "").startswith("text/html"):
+                    start = message  # its length is known once the page is
+                    return
+            elif start:
+                message["body"] = message["body"].replace(b"<head>", self.script, 1)
+                MutableHeaders(raw=start["headers"])["content-length"] = str(len(message["body"]))
+                await send(start)
+                start = None
+            await send(message)
+
+        await self.app(scope, receive, sent)
 
 
 def _mcp() -> bool:

@@ -11,8 +11,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from starlette.middleware import Middleware
-
 SWEEPS = 20  # in that time
 _HEARTBEAT = "/heartbeat/"
 
@@ -25,11 +23,8 @@ class OpenTabs:
         self._open: Counter[str] = Counter()
         self._seen: dict[str, tuple[Any, float]] = {}  # session: Gradio's time of its last event, when that was noted
 
-    def launch_arguments(self) -> dict[str, Any]:
-        """What `launch` hands to FastAPI."""
-        return {"middleware": [Middleware(self._middleware)], "lifespan": self.lifespan}
-
-    def _middleware(self, app: Any) -> Any:
+    def middleware(self, app: Any) -> Any:
+        """Notes which sessions have their heartbeat open."""
         async def watched(scope: Any, receive: Any, send: Any) -> None:
             path = scope.get("path", "")
             if scope["type"] != "http" or _HEARTBEAT not in path:

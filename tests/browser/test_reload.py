@@ -54,6 +54,7 @@ def test_unsaved_results_are_asked_for_and_come_back_after_a_reload(tab, picture
     tab.page.wait_for_selector("#report [data-unsaved]", state="detached")
     tab.open()
     assert len(asked) == 1, "what is downloaded is not asked for"
+    tab.page.remove_listener("dialog", answer)  # the next test has this tab
     tab.page.click("#new")
     tab.page.wait_for_selector("#results", state="hidden")
     tab.page.click("#edits .ld-example")
@@ -76,3 +77,24 @@ def test_a_named_preset_is_there_after_a_reload(tab):
     tab.page.wait_for_function("() => document.querySelector('#dial-finetune-steps input').value === '33'")
     tab.page.click("#preset-remove")
     tab.page.wait_for_function("() => document.querySelector('#own-presets input').value === ''")
+
+
+def test_who_stays_while_an_edit_runs_sees_its_results(tab, pictures, pace):
+    asked = []
+
+    def stay(dialog) -> None:
+        asked.append(dialog.type)
+        dialog.dismiss()
+
+    tab.page.on("dialog", stay)
+    tab.begin(pictures["photo"])
+    pace.seconds = 0.1
+    tab.page.click("#run")
+    tab.page.wait_for_selector("#cancel", state="visible")
+    tab.page.evaluate("setTimeout(() => location.reload())")
+    tab.until(lambda: bool(asked))
+    pace.seconds = 0.0
+    tab.done()
+    assert asked == ["beforeunload"]
+    tab.page.remove_listener("dialog", stay)
+    assert tab.packed()

@@ -11,6 +11,13 @@
   const shade = (dark) => document.body.classList.toggle("dark", dark);
   const ready = (then) =>
     document.readyState === "loading" ? document.addEventListener("DOMContentLoaded", then) : then();
+  // Before Gradio's own listener, which ends the edit's stream, also for those who then stay.
+  window.addEventListener("beforeunload", (event) => {
+    const running = [...document.querySelectorAll(CANCELS)].some((button) => button.offsetParent);
+    if (!running && !document.querySelector("#report [data-unsaved]")) return;
+    event.preventDefault();
+    event.stopImmediatePropagation();
+  });
   ready(() => {
     if (stored) shade(stored === "dark");
     document.addEventListener("click", (event) => {
@@ -20,10 +27,6 @@
       try {
         localStorage.setItem("layerdiffusion-shade", dark ? "dark" : "light");
       } catch {}
-    });
-    window.addEventListener("beforeunload", (event) => {
-      const running = [...document.querySelectorAll(CANCELS)].some((button) => button.offsetParent);
-      if (running || document.querySelector("#report [data-unsaved]")) event.preventDefault();
     });
     for (const name of ["dragover", "drop"]) {
       document.addEventListener(name, (event) => {
