@@ -5,16 +5,19 @@ import sys
 import time
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from gradio_client import Client, handle_file
 from PIL import Image
 from serving import photo, served
 
+from layerdiffusion.ui import visits
+
 LONG = {"embedding_steps": 2000, "finetune_steps": 2000, "sampling_steps": 1000, "seeds": [7]}
 SHORT = {"embedding_steps": 1, "finetune_steps": 1, "sampling_steps": 2, "seeds": [3]}
 WORDS = {"prompt": "a dog in the snow", "api_name": "/edit"}
-SOON = 10  # seconds; the long edit takes minutes
+SOON = 5  # seconds; the long edit takes minutes
 VISITORS = """
 import sys, time
 from gradio_client import Client, handle_file
@@ -69,6 +72,20 @@ def vanished_visitors(url: str, files: Path, count: int) -> None:
 
 def test_a_client_that_is_killed_leaves_the_device_to_the_next(page, files):
     vanished_visitors(page.url, files, 1)
+    assert seconds_of_the_next(page.url, files) < SOON
+
+
+def test_a_call_that_nobody_listens_to_leaves_the_device_to_the_next(page, files, monkeypatch):
+    monkeypatch.setattr(visits, "PATIENCE", {"/queue/join": 1.0, "/call/": 2.0})
+    with httpx.Client(base_url=f"{page.url}gradio_api/") as http:
+        sent = [("files", (files / f"{name}.png").read_bytes()) for name in ("image", "mask")]
+        paths = http.post("upload", files=sent).json()
+        pictures = [{"path": path, "meta": {"_type": "gradio.FileData"}} for path in paths]
+        data = [*pictures, "a cat", *[None] * 8, LONG, None, None]
+        (edit,) = [fn._id for fn in page.blocks.fns.values() if fn.api_name == "edit"]
+        joined = {"data": data, "fn_index": edit, "session_hash": "gone"}
+        for call, body in (("queue/join", joined), ("call/edit", {"data": data})):
+            assert http.post(call, json=body).json()["event_id"]
     assert seconds_of_the_next(page.url, files) < SOON
 
 
