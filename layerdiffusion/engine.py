@@ -175,6 +175,7 @@ def _network_in_training(
         models.device,
         precision,
         lora=lora,
+        targets=models.family.lora_targets,
         seed=seed,
         rounded=profile.weights != torch.float32,
         start=start,

@@ -131,7 +131,8 @@ class Subject:
         metadata = {"format": "pt", CARRIED: json.dumps(recipe, ensure_ascii=False)}
         embeddings = {name: tensor.contiguous() for name, tensor in self.embeddings.items()}
         if self.tune == "lora":
-            weights = {f"unet.{name.replace('.default.', '.')}": w.contiguous() for name, w in self.weights.items()}
+            before = f"{models.family.network}."
+            weights = {before + name.replace(".default.", "."): w.contiguous() for name, w in self.weights.items()}
             write_files({path: save(weights, metadata), _embeddings_beside(path): save(embeddings, metadata)})
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -231,6 +232,7 @@ def _carried(path: Path) -> str | None:
 
 def _ours(name: str) -> str:
     """A weight's name in a file as `finetune` has it."""
+    name = name.removeprefix("unet.").removeprefix("transformer.")
     for kind in ("lora_A", "lora_B"):
-        name = name.removeprefix("unet.").replace(f".{kind}.weight", f".{kind}.default.weight")
+        name = name.replace(f".{kind}.weight", f".{kind}.default.weight")
     return name

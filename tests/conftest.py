@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from tiny import noise_picture, save_tiny_model, save_tiny_xl
+from tiny_klein import save_tiny_klein
 
 from layerdiffusion.edit import Edit
 from layerdiffusion.editor import Editor
@@ -95,6 +96,16 @@ def tiny_xl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_xl_models(tiny_xl_folder: Path) -> Models:
     return load_models(tiny_xl_folder, "cpu", "float32")
+
+
+@pytest.fixture(scope="session")
+def tiny_klein_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_klein(tmp_path_factory.mktemp("tiny-klein"))
+
+
+@pytest.fixture(scope="session")
+def tiny_klein_models(tiny_klein_folder: Path) -> Models:
+    return load_models(tiny_klein_folder, "cpu", "float32")
 
 
 @pytest.fixture(params=["tiny", "tiny_v"])

@@ -52,23 +52,23 @@ def optimize_embeddings(
 ) -> Condition:
     """§3.2.1: [ê_a, ê_b], the `embeddings` [e_a, e_b] after `steps` of Adam with the model frozen.
 
-    All are optimised, in all their parts, as one batch on the same noisy latents, timestep and noise, without
-    classifier-free guidance. Their losses are added, so that each walks as it would alone. `noise_offset`, 0 in the
-    paper, is that of `draw_noise_and_timestep`; a step goes by the mean of `draws_a_step` draws, 1 in the paper.
+    All are optimised, in the parts that `unfrozen` gives, as one batch on the same noisy latents, timestep and noise,
+    without classifier-free guidance. Their losses are added, so that each walks as it would alone. `noise_offset`, 0 in
+    the paper, is that of `draw_noise_and_timestep`; a step goes by the mean of `draws_a_step` draws, 1 in the paper.
     Returns float32; with no steps, a copy.
     """
     embeddings = embeddings.map(lambda tensor: tensor.detach().float().clone())
     if not steps:
         return embeddings
-    parameters = [tensor.requires_grad_(True) for tensor in embeddings.tensors.values()]
+    parameters, fitted = embeddings.unfrozen()
     optimizer_step = OptimizerStep(parameters, lr, denoiser.precision, steps=steps, on_step=on_step)
     drawn = draws(
         latents.shape, scheduler, generator, latents.device, steps=steps, each=draws_a_step, noise_offset=noise_offset
     )
     for noise, timestep in drawn:
-        losses = embedding_loss(denoiser, scheduler, latents, mask, embeddings, noise, timestep)
+        losses = embedding_loss(denoiser, scheduler, latents, mask, fitted(), noise, timestep)
         optimizer_step(losses.sum(), reported=losses.mean())
-    return embeddings.map(torch.Tensor.detach)
+    return fitted().map(torch.Tensor.detach)
 
 
 def edit_embedding(object_embedding: Condition, background_embedding: Condition, alpha: float) -> Condition:

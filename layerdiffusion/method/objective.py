@@ -1,7 +1,7 @@
 """Eq. 1, the denoising objective under a mask, and what all three stages share around it.
 
 Shapes: B pictures, C latent channels, latent grid h × w, L tokens of width D. Noise schedule and prediction
-type are the model's own, read from its `DDIMScheduler`. Words
+type are the model's own, read from its `DDIMScheduler`, or a flow's from its `FlowMatching`. Words
 come as a `Condition`, whatever a model's family makes of them.
 """
 
@@ -14,13 +14,14 @@ from torch import Tensor
 
 from layerdiffusion.method.types import NoiseScheduler
 
+FLOW = "flow_prediction"
 UPLOADED = 100  # draws that go to a device together: an upload waits for all that is queued there
 
 
 def draw_noise_and_timestep(
     shape: tuple[int, ...], scheduler: NoiseScheduler, generator: torch.Generator, noise_offset: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """One ε of `shape` (1, C, h, w), then one t (1,), uniform over the whole noise schedule.
+    """One ε of `shape` (1, C, h, w), then one t (1,), uniform over the whole schedule: 0 to T − 1, in a flow 1 to T.
 
     Drawn in float32 by the generator's device (the CPU, as the editor does it), so that a training seed means
     the same noise on every device.
@@ -33,7 +34,8 @@ def draw_noise_and_timestep(
     """
     noise = torch.randn(shape, generator=generator, device=generator.device)
     steps = scheduler.config.num_train_timesteps
-    timestep = torch.randint(0, steps, (1,), generator=generator, device=generator.device)
+    first = int(scheduler.config.prediction_type == FLOW)
+    timestep = torch.randint(first, first + steps, (1,), generator=generator, device=generator.device)
     if noise_offset:
         noise += noise_offset * torch.randn((*shape[:2], 1, 1), generator=generator, device=generator.device)
     return noise, timestep
@@ -62,9 +64,11 @@ def prediction_target(scheduler: NoiseScheduler, latents: Tensor, noise: Tensor,
 
     A v-prediction model outputs v = √ᾱ·ε − √(1−ᾱ)·x0, and given x_t, v − v̂ = (ε − ε̂) / √ᾱ: the same error,
     weighted as in that model's own training. Dividing it back would train the noisiest steps by next to
-    nothing.
+    nothing. A flow's network predicts the velocity ε − x0.
     """
     kind = scheduler.config.prediction_type
+    if kind == FLOW:
+        return noise - latents
     if kind == "epsilon":
         return noise
     if kind == "v_prediction":

@@ -9,6 +9,7 @@ import torch
 from diffusers import DPMSolverMultistepScheduler
 from torch import Tensor
 
+from layerdiffusion.method.objective import FLOW
 from layerdiffusion.method.types import NoiseScheduler, Solver
 from layerdiffusion.models.denoiser import Denoiser
 from layerdiffusion.models.family import Condition
@@ -92,6 +93,13 @@ class Stepped:
     pred_original_sample: Tensor
 
 
+def solver_of(scheduler: NoiseScheduler, steps: int, solver: str, latents: Tensor) -> Solver:
+    """What takes the `steps` from `latents` (B, C, h, w): Euler in a flow, else DDIM, or for "dpmpp" DPM-Solver++."""
+    if scheduler.config.prediction_type == FLOW:
+        return scheduler.euler(steps, latents.shape[-2:])
+    return DPMSolver(scheduler, steps) if solver == "dpmpp" else ddim_scheduler(scheduler, steps)
+
+
 @torch.no_grad()
 def denoise(
     scheduler: Solver,
@@ -131,13 +139,13 @@ def sample(
     strength: float = 1.0,
     on_step: OnStep | None = None,
 ) -> Tensor:
-    """§3.2.3, Eqs. 6–7: clean latents (B, C, h, w) from pure noise `latents`, by DDIM, η = 0, or by "dpmpp".
+    """§3.2.3, Eqs. 6–7: clean latents (B, C, h, w) from pure noise `latents`, by the steps of `solver_of`, η = 0.
 
-    `denoiser` is the tuned network, `scheduler` the model's `DDIMScheduler`; of each embedding there is one. With a
+    `denoiser` is the tuned network, `scheduler` the model's noise schedule; of each embedding there is one. With a
     `start`, clean latents (1, C, h, w), it begins as SDEdit does: with these under that noise, at the first of the
     last `taken_steps` at `strength`, 0 to 1, the only ones that are then taken; without any, the start comes back.
     """
-    sampler: Solver = DPMSolver(scheduler, steps) if solver == "dpmpp" else ddim_scheduler(scheduler, steps)
+    sampler = solver_of(scheduler, steps, solver, latents)
     embeddings = {"object": object_embedding.float(), "edit": edit_embedding.float()}
     steps = len(sampler.timesteps)
     first = 0 if start is None else steps - taken_steps(steps, strength)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
 from torch import Tensor
@@ -13,7 +14,7 @@ class SchedulerConfig(Protocol):
     """What is read from a scheduler's config."""
 
     num_train_timesteps: int
-    prediction_type: str  # "epsilon", "v_prediction" or "sample"
+    prediction_type: str  # "epsilon", "v_prediction", "sample" or "flow_prediction"
 
 
 class SchedulerStep(Protocol):
@@ -33,7 +34,10 @@ class Solver(Protocol):
 
 
 class NoiseScheduler(Solver, Protocol):
-    """diffusers' `DDIMScheduler`: the model's noise schedule, and DDIM's steps along it."""
+    """diffusers' `DDIMScheduler`: the model's noise schedule, and DDIM's steps along it; or a `FlowMatching`.
+
+    Of these methods a flow has `add_noise` and `euler`, the others have all but `euler`.
+    """
 
     config: SchedulerConfig
     alphas_cumprod: Tensor  # ᾱ of every training timestep, (T,)
@@ -44,3 +48,4 @@ class NoiseScheduler(Solver, Protocol):
     def set_timesteps(self, num_inference_steps: int) -> None: ...
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor: ...
     def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor: ...
+    def euler(self, steps: int, grid: Sequence[int]) -> Solver: ...

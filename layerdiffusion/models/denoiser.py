@@ -40,9 +40,9 @@ class Denoiser:
         weight = next(self.unet.parameters(), None)
         if weight is not None and weight.dtype == self.precision:
             latents, condition = latents.to(self.precision), condition.map(lambda tensor: tensor.to(self.precision))
-            return self._call(latents, timesteps, **condition.arguments(latents)).sample.float()
+            return condition.ask(self._call, latents, timesteps).float()
         with autocast(latents.device, self.precision):
-            return self._call(latents, timesteps, **condition.arguments(latents)).sample.float()
+            return condition.ask(self._call, latents, timesteps).float()
 
 
 def autocast(device: torch.device, precision: torch.dtype) -> contextlib.AbstractContextManager[object]:

@@ -1,6 +1,6 @@
-"""What differs between families of models, and nothing else: how words become what a network is asked with.
+"""What differs between families of models, and nothing else: conditions, latents, LoRA's layers, defaults.
 
-The three stages see a `Condition` and never ask which family it is of.
+The three stages see latents, a noise schedule and a `Condition`, and never ask which family they are of.
 """
 
 from __future__ import annotations
@@ -17,16 +17,19 @@ from layerdiffusion.prompts import truncation_warning
 from layerdiffusion.settings import Settings
 
 Network = Any  # an `nn.Module` with a `config`, for which neither diffusers nor transformers has a type
+LoraTargets = tuple[str, ...] | str  # ends of layers' names, or a pattern of the whole names, as PEFT has them
+LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 _Self = TypeVar("_Self", bound="Condition")
-_Family = TypeVar("_Family", bound="StableDiffusion")
+_Family = TypeVar("_Family", bound="Family")
 
 
 @dataclass(frozen=True, eq=False)
 class Condition:
     """What a network is asked with beside latents and timestep: B prompts, as tensors with a row for each.
 
-    Stage 1 fits every one of its tensors, Eq. 2 mixes them all, and stage 3 swaps them together. A family whose
-    network takes more than embeddings adds fields, and their names to `arguments`.
+    Stage 1 fits its tensors, Eq. 2 mixes them all, and stage 3 swaps them together. A family whose network takes more
+    than embeddings adds fields, and their names to `arguments`; one whose network is called in another way has its own
+    `ask`.
     """
 
     prompt_embeds: Tensor  # (B, L, D)
@@ -34,6 +37,16 @@ class Condition:
     def arguments(self, latents: Tensor) -> dict[str, Any]:
         """How the network takes it: keyword arguments of its call on `latents` (B, C, h, w)."""
         return {"encoder_hidden_states": self.prompt_embeds}
+
+    def ask(self, network: Callable[..., Any], latents: Tensor, timesteps: Tensor) -> Tensor:
+        """What the network predicts for `latents` (B, C, h, w) at `timesteps` (B,) or (), of the same shape."""
+        predicted: Tensor = network(latents, timesteps, **self.arguments(latents)).sample
+        return predicted
+
+    def unfrozen(self: _Self) -> tuple[list[Tensor], Callable[[], _Self]]:
+        """Float32 copies of what stage 1 fits, which take gradients, and what makes the condition of them."""
+        fitted = self.map(lambda tensor: tensor.detach().float().clone().requires_grad_(True))
+        return list(fitted.tensors.values()), lambda: fitted
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -95,22 +108,24 @@ class ConditionXL(Condition):
 
 
 @dataclass(eq=False)
-class StableDiffusion:
-    """Stable Diffusion 1.x: a condition is the text encoder's last hidden states, that of no prompt those of ""."""
+class Family:
+    """A family's encoders and tokenizers, and its answers to what differs."""
 
     text_encoder: Network
     tokenizer: Any
 
-    label: ClassVar[str] = "Stable Diffusion 1.x"
-    left_out: ClassVar[dict[str, Any]] = {"safety_checker": None, "feature_extractor": None}  # of its pipeline's parts
+    label: ClassVar[str]
+    network: ClassVar[str] = "unet"  # what its pipeline calls the network
+    left_out: ClassVar[dict[str, Any]] = {}  # of its pipeline's parts
     defaults: ClassVar[Settings] = Settings()  # where they are not the paper's
+    quick: ClassVar[Settings | None] = None  # what its quick preset sets, where it has one of its own
+    lora_targets: ClassVar[LoraTargets] = LORA_TARGETS
+    tunes_all: ClassVar[bool] = True  # whether stage 2 can train all of the network's weights
 
     @staticmethod
     def pipeline_class() -> Any:
         """diffusers' own pipeline of the same parts."""
-        from diffusers import StableDiffusionPipeline
-
-        return StableDiffusionPipeline
+        raise NotImplementedError
 
     @property
     def parts(self) -> dict[str, Any]:
@@ -139,6 +154,58 @@ class StableDiffusion:
         """The same with its encoders on the device."""
         return replace(self, text_encoder=self.text_encoder.to(device))
 
+    @staticmethod
+    def cell(vae: Network) -> int:
+        """How many pixels a latent cell is wide."""
+        return int(2 ** (len(vae.config.block_out_channels) - 1))
+
+    def step(self, unet: Network, vae: Network) -> int:
+        """What the sides of a picture, in pixels, are multiples of: the autoencoder's factor times the network's."""
+        return int(self.cell(vae) * 2 ** (len(unet.config.block_out_channels) - 1))
+
+    def native_size(self, unet: Network, vae: Network) -> int:
+        """The side, in pixels, of the pictures that the network was trained on."""
+        side = unet.config.sample_size
+        return (side if isinstance(side, int) else min(side)) * self.cell(vae)
+
+    def normalised(self, encoded: Tensor, vae: Network) -> Tensor:
+        """The latents (B, C, h, w) that the network sees, of what the autoencoder gave, both float32."""
+        scaled: Tensor = (encoded - _shift(vae)) * vae.config.scaling_factor
+        return scaled
+
+    def denormalised(self, latents: Tensor, vae: Network) -> Tensor:
+        """What the autoencoder takes, of latents (B, C, h, w), both float32; the inverse of `normalised`."""
+        encoded: Tensor = latents / vae.config.scaling_factor + _shift(vae)
+        return encoded
+
+    def embed(self, prompts: Sequence[str | None]) -> Condition:
+        """What the network is asked with for each prompt, float32; None is no prompt at all."""
+        raise NotImplementedError
+
+    def prompt_warnings(self, prompts: Sequence[str]) -> list[str]:
+        """A sentence for each prompt that the text encoder cuts short."""
+        found = (truncation_warning(self.tokenizer, prompt, self.tokens) for prompt in prompts)
+        return [warning for warning in found if warning]
+
+
+def _shift(vae: Network) -> float:
+    return getattr(vae.config, "shift_factor", None) or 0.0
+
+
+@dataclass(eq=False)
+class StableDiffusion(Family):
+    """Stable Diffusion 1.x: a condition is the text encoder's last hidden states, that of no prompt those of ""."""
+
+    label: ClassVar[str] = "Stable Diffusion 1.x"
+    left_out: ClassVar[dict[str, Any]] = {"safety_checker": None, "feature_extractor": None}
+
+    @staticmethod
+    def pipeline_class() -> Any:
+        """diffusers' own pipeline of the same parts."""
+        from diffusers import StableDiffusionPipeline
+
+        return StableDiffusionPipeline
+
     @torch.no_grad()
     def embed(self, prompts: Sequence[str | None]) -> Condition:
         """What the network is asked with for each prompt, float32 on the encoder's device; None is no prompt at all."""
@@ -148,11 +215,6 @@ class StableDiffusion:
         if getattr(self.text_encoder.config, "use_attention_mask", False):
             mask = words.attention_mask.to(device)
         return Condition(self.text_encoder(words.input_ids.to(device), attention_mask=mask)[0].float())
-
-    def prompt_warnings(self, prompts: Sequence[str]) -> list[str]:
-        """A sentence for each prompt that the text encoder cuts short."""
-        found = (truncation_warning(self.tokenizer, prompt, self.tokens) for prompt in prompts)
-        return [warning for warning in found if warning]
 
     def _words(self, tokenizer: Any, prompts: Sequence[str | None]) -> Any:
         words = [prompt or "" for prompt in prompts]

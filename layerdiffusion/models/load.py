@@ -19,19 +19,18 @@ from torch import Tensor
 from layerdiffusion.errors import ModelError
 from layerdiffusion.models import hub
 from layerdiffusion.models._torchvision import ensure_torchvision
-from layerdiffusion.models.family import Network, StableDiffusion, StableDiffusionXL
+from layerdiffusion.models.family import Family, Network, StableDiffusionXL
+from layerdiffusion.models.klein import Klein
 from layerdiffusion.models.lora import add_loras
 from layerdiffusion.models.memory import fitting_settings
 from layerdiffusion.models.models import Models
 from layerdiffusion.models.names import PLUS, split_name
 from layerdiffusion.models.parts import (
     Parts,
-    native_size,
     open_file,
     open_folder,
     quiet,
     reason,
-    side_step,
 )
 from layerdiffusion.models.profile import Profile, cuda_problem, device_profile
 from layerdiffusion.models.refused import check_name
@@ -46,6 +45,7 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 # A card with less memory computes SDXL's activations again, in stage 1 and in stage 2; predicted, not measured.
 XL_STAGE_1, XL_STAGE_2 = 40 * 10**9, 24 * 10**9
+KLEIN_ENCODER = 22 * 10**9  # free memory from which klein's text encoder runs on the card, beside the network
 XL_PICTURE, XL_REST = 25 * 10**8, 8 * 10**9  # bytes that sampling takes for each of SDXL's pictures, and beside them
 
 
@@ -138,32 +138,35 @@ def assemble(
 
     `own_settings` (None: `settings.json` in `folder`) need not be there. Raises `ModelError`.
     """
-    native = native_size(parts.unet, parts.vae)
+    family = parts.family
+    native = family.native_size(parts.unet, parts.vae)
     size = size or native
-    step = side_step(parts.unet, parts.vae)
+    step = family.step(parts.unet, parts.vae)
     if size % step or size < step:
         raise ModelError(f"size is {size}: for this model it must be a multiple of {step}.")
-    if isinstance(parts.family, StableDiffusionXL):
+    if isinstance(family, Klein):
+        profile, family = _for_klein(profile, family, parts.unet.dtype)
+    if isinstance(family, StableDiffusionXL):
         profile = _for_xl(profile, size / native)
         if size < 0.75 * native:
             notice = f"SDXL was trained on pictures of {native} pixels; at {size} they come out cropped or simplified."
-    model_defaults, quick = _model_settings(own_settings or folder / "settings.json", parts.family)
+    model_defaults, quick = _model_settings(own_settings or folder / "settings.json", family)
     models = Models(
         name=name,
         folder=folder,
         vae=parts.vae.to(profile.device, _vae_dtype(parts.vae, profile)),
-        family=parts.family.to(profile.device),
-        **_place(parts.unet, profile),
+        family=family.to(profile.device),
+        **_place(parts.unet, profile, family.tunes_all),
         scheduler=parts.scheduler,
         profile=profile,
         model_defaults=model_defaults,
-        quick=quick,
+        quick=quick or family.quick,
         defaults=model_defaults,
         size=size,
         notice=notice,
     )
-    if not isinstance(parts.family, StableDiffusionXL):
-        # SDXL is tuned by LoRA anyway, and the quick way's draws are what it has least memory for.
+    if family.defaults.tune != "lora":
+        # Others are tuned by LoRA anyway, and the quick way's draws are what they have least memory for.
         models.defaults = fitting_settings(models)
     return models
 
@@ -178,13 +181,32 @@ def _for_xl(profile: Profile, share: float) -> Profile:
     return replace(profile, checkpointing=again, checkpoint_embeddings=total < XL_STAGE_1, batch=batch)
 
 
+def _for_klein(profile: Profile, family: Klein, stored: torch.dtype) -> tuple[Profile, Klein]:
+    """The profile for klein, whose weights are `stored` in bfloat16, and where its text encoder runs.
+
+    A card computes in bfloat16, for float16 overflows, and computes activations again; elsewhere the weights' own type
+    is taken. The encoder runs beside the network where the card holds both, else on the CPU.
+    """
+    on_card = profile.device.type == "cuda"
+    if stored == torch.bfloat16 or (on_card and profile.weights != torch.float32):
+        bf16 = torch.bfloat16
+        profile = replace(profile, precision=bf16, training_precision=bf16, weights=bf16)
+    profile = replace(profile, attention_slicing=False, eight_bit_adam=False)
+    if not on_card:
+        return profile, family
+    roomy = profile.memory is None or profile.memory >= KLEIN_ENCODER
+    device = None if roomy else torch.device("cpu")
+    checkpointed = replace(profile, checkpointing=True, checkpoint_embeddings=True, batch=min(profile.batch, 4))
+    return checkpointed, replace(family, encoder_device=device)
+
+
 def _vae_dtype(vae: Network, profile: Profile) -> torch.dtype:
     """float32, for SDXL's overflows in float16, but where its config has that ruled out (`force_upcast`)."""
     safe = type(vae).__name__ == "AutoencoderKL" and not vae.config.force_upcast
     return torch.float16 if safe and profile.device.type == "cuda" else torch.float32
 
 
-def _place(unet: Network, profile: Profile) -> dict[str, Network]:
+def _place(unet: Network, profile: Profile, tunes_all: bool) -> dict[str, Network]:
     if profile.channels_last:
         unet = unet.to(memory_format=torch.channels_last)
     if profile.attention_slicing:
@@ -194,7 +216,7 @@ def _place(unet: Network, profile: Profile) -> dict[str, Network]:
         # A parameter at a time: a second network in main memory would be 3.4 GB that are thrown away at once.
         tensors = [*unet.parameters(), *unet.buffers()]
         on_device = copy.deepcopy(unet, {id(each): _moved(each, profile) for each in tensors})
-    return {"unet": on_device, "master": unet}
+    return {"unet": on_device, "master": unet if tunes_all else on_device}
 
 
 def _moved(tensor: Tensor, profile: Profile) -> Tensor:
@@ -203,7 +225,7 @@ def _moved(tensor: Tensor, profile: Profile) -> Tensor:
     return torch.nn.Parameter(moved, requires_grad=False) if isinstance(tensor, torch.nn.Parameter) else moved
 
 
-def _model_settings(path: Path, family: StableDiffusion) -> tuple[Settings, Settings | None]:
+def _model_settings(path: Path, family: Family) -> tuple[Settings, Settings | None]:
     """The model's own settings over its family's and the paper's, and its own quick ones."""
     own, quick = Settings(), None
     if path.is_file():

@@ -16,7 +16,8 @@ from layerdiffusion.errors import ModelError
 from layerdiffusion.models.parts import Parts, reason
 
 MOST_SCALE = 10  # the largest scale: what goes far beyond 1 is a slip
-OF_A_PIPELINE = ("unet.", "text_encoder", "lora_")  # the beginnings of names in diffusers' and kohya's files
+# The beginnings of names in diffusers' and kohya's files.
+OF_A_PIPELINE = ("unet.", "transformer.", "diffusion_model.", "text_encoder", "lora_")
 PEFT_PREFIX = "base_model.model."  # of names in PEFT's own files, whose scale is in a config beside them
 
 
@@ -33,7 +34,11 @@ def add_loras(parts: Parts, files: Sequence[str]) -> None:
         networks = [parts.unet, *family.networks]
         try:
             pipeline = family.pipeline_class()(
-                unet=parts.unet, vae=parts.vae, scheduler=parts.scheduler, **family.parts, **family.left_out
+                **{family.network: parts.unet},
+                vae=parts.vae,
+                scheduler=parts.scheduler,
+                **family.parts,
+                **family.left_out,
             )
             if any(name.startswith(OF_A_PIPELINE) for name in names):
                 pipeline.load_lora_weights(str(path))

@@ -70,6 +70,8 @@ def predicted_need(models: Models, settings: Settings) -> Need | None:
 def check_need(models: Models, settings: Settings) -> None:
     """Raise `TooLarge` where the edit can't fit, with the setting that would; or a `SettingsError` for all of SDXL's
     weights on a card that never holds them."""
+    if not models.family.tunes_all:
+        _check_lora_alone(models, settings)
     need = predicted_need(models, settings)
     if need is None or need.fits:
         if models.profile.device.type == "cuda" and isinstance(models.family, StableDiffusionXL):
@@ -93,6 +95,22 @@ def _check_full_tuning(models: Models, settings: Settings) -> None:
         raise SettingsError(
             f"tune is “full”: for {parameters / 1e9:.1f} billion weights that takes about {needed / 1e9:.0f} GB, "
             f"and this card has {total / 1e9:.0f} GB; choose “lora”."
+        )
+
+
+def _check_lora_alone(models: Models, settings: Settings) -> None:
+    """Refuse what a family whose network is tuned by LoRA alone can't do, and solvers that aren't a flow's."""
+    if settings.tune == "full" and settings.finetune_steps:
+        parameters = sum(parameter.numel() for parameter in models.unet.parameters())
+        needed = parameters * FULL_TUNING_BYTES + FULL_TUNING_REST
+        raise SettingsError(
+            f"tune is “full”: for the {parameters / 1e9:.1f} billion weights of {models.family.label} that takes about "
+            f"{needed / 1e9:.0f} GB; choose “lora”."
+        )
+    if settings.solver != "ddim":
+        raise SettingsError(
+            f"solver is “{settings.solver}”: {models.family.label} is sampled by Euler's steps, which are DDIM's for a "
+            "flow; choose “ddim”."
         )
 
 

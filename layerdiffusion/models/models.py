@@ -14,8 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from layerdiffusion.models.clip import Clip, load_clip
-from layerdiffusion.models.family import Condition, Network, StableDiffusion, StableDiffusionXL
-from layerdiffusion.models.parts import side_step, vae_factor, window_size
+from layerdiffusion.models.family import Condition, Family, Network, StableDiffusionXL
+from layerdiffusion.models.parts import window_size
 from layerdiffusion.models.preview import fit_colours, linear_preview
 from layerdiffusion.models.profile import Profile
 from layerdiffusion.settings import Settings
@@ -35,8 +35,8 @@ class Models:
     vae: Network
     unet: Network
     master: Network
-    family: StableDiffusion  # how its words become what `unet` is asked with
-    scheduler: Any  # a DDIMScheduler with the model's own noise schedule; not to be stepped
+    family: Family  # how its words become what `unet` is asked with
+    scheduler: Any  # a DDIMScheduler or a `FlowMatching` with the model's own noise schedule; not to be stepped
     profile: Profile
     model_defaults: Settings  # the model's recommended ones, every field set
     defaults: Settings  # what an edit takes by itself: the same, or quicker ones where memory is short
@@ -58,12 +58,12 @@ class Models:
 
     def latent_shape_of(self, size: tuple[int, int]) -> tuple[int, int, int]:
         """(C, h, w) of the latents of pictures of `size` (W, H)."""
-        factor = vae_factor(self.vae)
+        factor = self.family.cell(self.vae)
         return self.unet.config.in_channels, size[1] // factor, size[0] // factor
 
     def window(self, shape: str, photo: tuple[int, int]) -> tuple[int, int]:
         """The size (W, H) of the pictures that are made of a photo of size `photo`; see `window_size`."""
-        step, most = self.family.limits(self.size, side_step(self.unet, self.vae))
+        step, most = self.family.limits(self.size, self.family.step(self.unet, self.vae))
         return window_size(shape, photo, self.size, step, most)
 
     @property
@@ -85,12 +85,12 @@ class Models:
         pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None]
         encoded = self.vae.encode((pixels.to(self.device, torch.float32) / 127.5 - 1).to(self.vae.dtype))
         latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
-        return (latents.float() - self._shift) * self.vae.config.scaling_factor
+        return self.family.normalised(latents.float(), self.vae)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> list[Image.Image]:
         """The RGB pictures of latents (B, C, h, w); one at a time, which bounds the memory."""
-        latents = latents.to(self.device, torch.float32) / self.vae.config.scaling_factor + self._shift
+        latents = self.family.denormalised(latents.to(self.device, torch.float32), self.vae)
         pictures = []
         for one in latents.split(1):
             pixels = (self.vae.decode(one.to(self.vae.dtype)).sample[0].float() / 2 + 0.5).clamp(0, 1)
@@ -103,7 +103,7 @@ class Models:
         if type(self.vae).__name__ == "AutoencoderTiny":
             return self.decode(latents)
         colours = self._once("preview", lambda: fit_colours(self.encode, self.size))
-        return linear_preview(latents, colours, vae_factor(self.vae))
+        return linear_preview(latents, colours, self.family.cell(self.vae))
 
     def checkpoints(self, draws: int) -> bool:
         """Whether stage 1, and LoRA in stage 2 beside it, compute activations again at so many draws a step."""
@@ -141,7 +141,3 @@ class Models:
             if name not in self._lazy:
                 self._lazy[name] = load()
             return self._lazy[name]
-
-    @property
-    def _shift(self) -> float:
-        return getattr(self.vae.config, "shift_factor", None) or 0.0

@@ -1,4 +1,4 @@
-"""The parts of a Stable Diffusion 1.x or SDXL: from a diffusers folder or a single checkpoint file, checked to fit."""
+"""A model's parts: from a diffusers folder or a single checkpoint file, checked to fit each other."""
 
 from __future__ import annotations
 
@@ -15,21 +15,24 @@ from safetensors import SafetensorError, safe_open
 
 from layerdiffusion.errors import ModelError
 from layerdiffusion.models import hub, refused
-from layerdiffusion.models.family import Network, StableDiffusion, StableDiffusionXL
+from layerdiffusion.models.family import Family, Network, StableDiffusion, StableDiffusionXL
+from layerdiffusion.models.flow import FlowMatching
+from layerdiffusion.models.klein import LAYERS, PATCH, Klein
 from layerdiffusion.settings import MOST_ELONGATED
 
 # Held by whoever builds a network: diffusers and transformers patch `torch.nn` meanwhile, for the whole process, and of
 # two at once the second puts back the first one's patch for good.
 BUILDING = threading.RLock()
+KLEIN = "Flux2KleinPipeline"  # in `model_index.json`
 
 
 class Parts(NamedTuple):
-    """A model's networks, float32 on the CPU, frozen, in eval mode; and what goes with them."""
+    """A model's networks on the CPU, float32 but for klein's, frozen, in eval mode; and what goes with them."""
 
     unet: Network
     vae: Network
-    family: StableDiffusion  # with its text encoders and tokenizers
-    scheduler: Any  # a DDIMScheduler with the model's own noise schedule
+    family: Family  # with its text encoders and tokenizers
+    scheduler: Any  # a DDIMScheduler, or a `FlowMatching`, with the model's own noise schedule
 
 
 def open_folder(folder: Path, pickled: bool = False) -> Parts:
@@ -40,7 +43,7 @@ def open_folder(folder: Path, pickled: bool = False) -> Parts:
     Raises `ModelError` for another kind of model and for damaged or missing files.
     """
     from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
     classes: dict[str, dict[str, Any]] = {
         "unet": {"UNet2DConditionModel": UNet2DConditionModel},
@@ -50,6 +53,8 @@ def open_folder(folder: Path, pickled: bool = False) -> Parts:
     }
     index = _index(folder)
     refused.check_index(folder, index)
+    if index.get("_class_name") == KLEIN:
+        return _open_klein(folder)
     unet = _config(folder, "unet")
     refused.check_configs(folder, unet, _config(folder, "scheduler", "scheduler_config.json"))
     is_xl = unet.get("addition_embed_type") == "text_time"
@@ -61,8 +66,42 @@ def open_folder(folder: Path, pickled: bool = False) -> Parts:
         if kind not in classes[part]:
             refused.refuse(folder, f"its {part} is a {kind}")
         opened[part] = _open_part(folder, part, classes[part][kind], pickled)
-    tokenizers = {name: _tokenizer(folder, name) for name in ("tokenizer", "tokenizer_2")[: 1 + is_xl]}
+    tokenizers = {name: _tokenizer(folder, name, CLIPTokenizer) for name in ("tokenizer", "tokenizer_2")[: 1 + is_xl]}
     return _assembled(folder, opened | tokenizers, _scheduler(folder), index)
+
+
+def _open_klein(folder: Path) -> Parts:
+    try:
+        from diffusers import AutoencoderKLFlux2, FlowMatchEulerDiscreteScheduler, Flux2Transformer2DModel
+        from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
+        from transformers import Qwen2TokenizerFast, Qwen3ForCausalLM
+    except ImportError as error:
+        raise ModelError(f"{folder} is a FLUX.2 klein, which diffusers has from release 0.37 on; update it.") from error
+    scheduler = _config(folder, "scheduler", "scheduler_config.json")
+    network = _open_part(folder, "transformer", Flux2Transformer2DModel, dtype=_stored(folder / "transformer"))
+    vae = _open_part(folder, "vae", AutoencoderKLFlux2)
+    encoder = _open_part(folder, "text_encoder", Qwen3ForCausalLM, dtype=_stored(folder / "text_encoder"))
+    tokenizer = _tokenizer(folder, "tokenizer", Qwen2TokenizerFast)
+    config, takes = network.config, vae.config.latent_channels * PATCH**2
+    words, gives = encoder.config, encoder.config.hidden_size * len(LAYERS)
+    if config.guidance_embeds:
+        refused.refuse(folder, "its network takes the guidance as a number, so it is distilled from guidance")
+    if (config.in_channels, config.joint_attention_dim) != (takes, gives) or words.num_hidden_layers < LAYERS[-1]:
+        refused.refuse(folder, f"its network isn't made for the {takes} channels and {gives} numbers a token beside it")
+    flow = FlowMatching(FlowMatchEulerDiscreteScheduler.from_config(scheduler), compute_empirical_mu)
+    return Parts(network, vae, Klein(encoder, tokenizer), flow)
+
+
+def _stored(folder: Path) -> torch.dtype:
+    """bfloat16, the type that klein is published in, where its weights have it; else float32."""
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt") as file:
+                dtype = file.get_slice(next(iter(file.keys()))).get_dtype()
+            return torch.bfloat16 if dtype == "BF16" else torch.float32
+        except (SafetensorError, OSError, StopIteration):
+            continue  # what is damaged is named by the library that opens it
+    return torch.float32
 
 
 def open_file(path: Path) -> tuple[Parts, Path]:
@@ -126,10 +165,10 @@ def _assembled(source: Path, parts: Mapping[str, Any], scheduler: Any, index: Ma
     """The parts by name made one, or refused: what has the same classes but another shape."""
     unet, vae, encoders = parts["unet"], parts["vae"], dict(parts)
     del encoders["unet"], encoders["vae"]
-    family: StableDiffusion
+    family: Family
     if "text_encoder_2" in encoders:
         zeros = index.get("force_zeros_for_empty_prompt", True)
-        family = StableDiffusionXL(**encoders, zeros_for_none=zeros, vae_factor=vae_factor(vae))
+        family = StableDiffusionXL(**encoders, zeros_for_none=zeros, vae_factor=Family.cell(vae))
     else:
         family = StableDiffusion(**encoders)
     width = sum(part.config.hidden_size for name, part in encoders.items() if name.startswith("text_encoder"))
@@ -143,16 +182,6 @@ def _assembled(source: Path, parts: Mapping[str, Any], scheduler: Any, index: Ma
     if getattr(vae.config, "latents_mean", None):
         refused.refuse(source, "its latents are normalised by a mean of their own")
     return Parts(unet, vae, family, scheduler)
-
-
-def vae_factor(vae: Network) -> int:
-    """How many pixels a latent cell is wide."""
-    return 2 ** (len(vae.config.block_out_channels) - 1)
-
-
-def side_step(unet: Network, vae: Network) -> int:
-    """What the sides of a picture, in pixels, are multiples of: the autoencoder's factor times the network's."""
-    return vae_factor(vae) * 2 ** (len(unet.config.block_out_channels) - 1)
 
 
 def window_size(shape: str, photo: tuple[int, int], native: int, step: int, most: float = math.inf) -> tuple[int, int]:
@@ -175,12 +204,6 @@ def window_size(shape: str, photo: tuple[int, int], native: int, step: int, most
 
     sizes = ((width, height) for width in sides for height in sides if width * height <= most)
     return min((size for size in sizes if max(size) <= MOST_ELONGATED * min(size)), key=distance)
-
-
-def native_size(unet: Network, vae: Network) -> int:
-    """The side, in pixels, of the pictures that the network was trained on."""
-    side = unet.config.sample_size
-    return (side if isinstance(side, int) else min(side)) * vae_factor(vae)
 
 
 def reason(error: Exception | str) -> str:
@@ -210,8 +233,8 @@ def quiet() -> Iterator[None]:
                     library.enable_progress_bar()
 
 
-def _open_part(folder: Path, part: str, cls: Any, pickled: bool) -> Network:
-    options: dict[str, Any] = {"dtype" if part.startswith("text_encoder") else "torch_dtype": torch.float32}
+def _open_part(folder: Path, part: str, cls: Any, pickled: bool = False, dtype: torch.dtype = torch.float32) -> Network:
+    options: dict[str, Any] = {"dtype" if part.startswith("text_encoder") else "torch_dtype": dtype}
     whole = any((folder / part / f"{stem}.safetensors").is_file() for stem in hub.WEIGHTS)
     half = any((folder / part).glob("*.fp16.safetensors"))
     if half and not whole:
@@ -227,11 +250,9 @@ def _open_part(folder: Path, part: str, cls: Any, pickled: bool) -> Network:
     return model.requires_grad_(False).eval()
 
 
-def _tokenizer(folder: Path, name: str) -> Any:
-    from transformers import CLIPTokenizer
-
+def _tokenizer(folder: Path, name: str, cls: Any) -> Any:
     try:
-        return CLIPTokenizer.from_pretrained(folder / name, local_files_only=True)
+        return cls.from_pretrained(folder / name, local_files_only=True)
     except Exception as error:  # its files are JSON and text, each parsed by another library
         raise _damaged(folder, name, error) from error
 

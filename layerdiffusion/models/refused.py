@@ -1,4 +1,4 @@
-"""Models of another kind than Stable Diffusion 1.x and SDXL, and why each can't be used."""
+"""Models of another kind than Stable Diffusion 1.x, SDXL and FLUX.2 klein base, and why each can't be used."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from typing import Any, NoReturn
 
 from layerdiffusion.errors import ModelError
 
-PIPELINES = re.compile(r"StableDiffusion(?!\d|(XL)?InstructPix2Pix)")  # the beginning of the class of those that can be
+# The beginning of the class of those that can be used.
+PIPELINES = re.compile(r"StableDiffusion(?!\d|(XL)?InstructPix2Pix)|Flux2KleinPipeline$")
 DISTILLED = "it is distilled to a few steps without guidance ({}), which sampling here relies on"
 DISTILLED_NAME = re.compile(r"(?<![a-z])(turbo|lightning|lcm|hyper|schnell)(?![a-z])", re.IGNORECASE)
+# As its makers call it; the one to train has "base" in its name.
+DISTILLED_KLEIN = re.compile(r"flux\.?2-klein-\d", re.IGNORECASE)
 FEW_STEP_SCHEDULERS = ("LCMScheduler", "TCDScheduler")
 # By a part of the names of a single file's weights.
 WEIGHT_NAMES = {
@@ -34,10 +37,20 @@ def refuse(source: Path | str, why: str) -> NoReturn:
     raise ModelError(f"{source} is not a Stable Diffusion 1.x or SDXL model: {why}; choose one that is.")
 
 
+def refuse_distilled_klein(source: Path | str) -> NoReturn:
+    """Raise the `ModelError` of the klein that can't be trained."""
+    raise ModelError(
+        f"{source} is FLUX.2 klein distilled to four steps without guidance, which can't be trained on without undoing "
+        "that; choose FLUX.2 klein base, as black-forest-labs/FLUX.2-klein-base-4B."
+    )
+
+
 def check_name(name: str) -> None:
     """Refuse what its own name calls distilled: nothing in a checkpoint's weights tells."""
     if found := DISTILLED_NAME.search(name.rstrip("/").rsplit("/", 1)[-1]):
         refuse(name, DISTILLED.format(found[1].capitalize()))
+    if DISTILLED_KLEIN.search(name.rstrip("/").rsplit("/", 1)[-1]):
+        refuse_distilled_klein(name)
 
 
 def check_index(folder: Path, index: Mapping[str, Any]) -> None:
@@ -45,6 +58,8 @@ def check_index(folder: Path, index: Mapping[str, Any]) -> None:
     pipeline = str(index.get("_class_name", ""))
     if pipeline and not PIPELINES.match(pipeline):
         refuse(folder, f"its pipeline is a {pipeline}")
+    if index.get("is_distilled"):
+        refuse_distilled_klein(folder)
     if index.get("requires_aesthetics_score"):
         refuse(folder, REFINER)
 

@@ -10,18 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from layerdiffusion.models.denoiser import Denoiser, enable_checkpointing
+from layerdiffusion.models.family import LORA_TARGETS, LoraTargets
 from layerdiffusion.models.optimizer import OptimizerFactory, OptimizerStep
 from layerdiffusion.progress import OnStep
 
 LORA_RANK = 16
 LORA_LR_FACTOR = 50  # the paper's 2e-6 becomes 1e-4, what diffusers' LoRA training scripts use
-LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 
 Weights = dict[str, Tensor]
 
 
 class TunedNetwork(Denoiser):
-    """A copy of `unet` in training, on `device`: all of its weights, or with `lora` adapters beside its attention.
+    """A copy of `unet` in training, on `device`: all of its weights, or with `lora` adapters beside `targets`.
 
     Weights in training are float32 whatever `unet` is: steps of 2e-6 are below the rounding of a bfloat16 or float16
     weight. With `rounded` the network computes without autocast, by weights that are rounded to `precision` after each
@@ -35,6 +35,7 @@ class TunedNetwork(Denoiser):
         precision: torch.dtype = torch.float32,
         *,
         lora: bool = False,
+        targets: LoraTargets = LORA_TARGETS,
         seed: int = 0,
         rounded: bool = False,
         start: Weights | None = None,
@@ -42,7 +43,7 @@ class TunedNetwork(Denoiser):
         checkpointing: bool = False,
         compile: bool = False,
     ) -> None:
-        tuned = _with_new_adapters(unet, device, seed) if lora else _float32_copy(unet, device)
+        tuned = _with_new_adapters(unet, device, seed, targets) if lora else _float32_copy(unet, device)
         self.checkpointing = checkpointing
         if checkpointing:
             enable_checkpointing(tuned)
@@ -100,9 +101,9 @@ def _halve(unet: nn.Module, precision: torch.dtype) -> list[Tensor]:
     return [parameter for parameter in unet.parameters() if parameter.requires_grad]
 
 
-def _with_new_adapters(unet: nn.Module, device: torch.device, seed: int) -> nn.Module:
+def _with_new_adapters(unet: nn.Module, device: torch.device, seed: int, targets: LoraTargets) -> nn.Module:
     generator, tuned = torch.Generator().manual_seed(seed), _copy(unet, lambda tensor: tensor.to(device))
-    _add_adapters(tuned)
+    _add_adapters(tuned, targets)
     for name, parameter in tuned.named_parameters():
         if ".lora_" not in name:
             continue
@@ -115,10 +116,11 @@ def _with_new_adapters(unet: nn.Module, device: torch.device, seed: int) -> nn.M
     return tuned
 
 
-def _add_adapters(unet: nn.Module) -> None:
+def _add_adapters(unet: nn.Module, targets: LoraTargets) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
-    config = LoraConfig(r=LORA_RANK, lora_alpha=LORA_RANK, target_modules=list(LORA_TARGETS))
+    names = targets if isinstance(targets, str) else list(targets)
+    config = LoraConfig(r=LORA_RANK, lora_alpha=LORA_RANK, target_modules=names)
     with torch.random.fork_rng(devices=[]):  # peft draws starting values that are not used
         inject_adapter_in_model(config, unet)
 
