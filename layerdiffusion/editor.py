@@ -56,7 +56,8 @@ class Editor:
 
     def __init__(self, models: Models, cache_limit: int | None = None, sam: str | Path | None = None) -> None:
         if cache_limit is None:
-            parameters = sum(parameter.numel() for parameter in models.master.parameters())
+            tuned = models.master.parameters() if models.family.tunes_all else ()
+            parameters = sum(parameter.numel() for parameter in tuned)
             cache_limit = max(GIB, int(2.5 * parameters * models.profile.weights.itemsize))
         self.models, self.sam = models, sam
         self.cache, self.turns, self._subjects = StageCache(cache_limit), Turns(), SubjectFinder(models, sam)
