@@ -145,7 +145,7 @@ class Editor:
         Raises an `EditError` for settings, options or masks that can't be.
         """
         models, run = self.models, Run()
-        check_options(method, options)
+        check_options(method, options, models)
         settings = (settings or Settings()).resolve(models.defaults)
         check_need(models, settings)
         if method != OWN:

@@ -1,10 +1,11 @@
-"""SDEdit, Imagic and Plug-and-Play as their authors run them, on the same models and edits.
+"""SDEdit, Imagic, Plug-and-Play and klein's own editing as their authors run them, on the same models and edits.
 
     editor.run(edit, Settings(seeds=(0, 1)), method="pnp", options=options_for("pnp", models, attention_share=0.3))
 
 A file a baseline: its `Options`, its maths, and `edit`, which says its stages as `method.layerdiffusion.edit` does. A
-new one is one more file, and is called what its docstring begins with, up to the bracket. Of `Settings` every baseline
-takes `seeds`, `sampling_steps` and `guidance_scale`; Imagic `training_seed` and `tune` as well.
+new one is one more file, and is called what its docstring begins with, up to the bracket; if there are models
+that it doesn't apply to, its `unsuited` says why. Of `Settings` every baseline takes `seeds`, `sampling_steps` and
+`guidance_scale`; Imagic `training_seed` and `tune` as well.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ def _labels(folder: Path) -> dict[str, str]:
 
 BASELINES = _labels(Path(__file__).parent)
 LABELS = {OWN: "LayerDiffusion", **BASELINES}
+PAPERS = ("imagic", "pnp", "sdedit")  # those that the paper compares itself with
 SOURCES = ("photo", "composite")
 
 SHARE = Limit(0.0, 1.0, 0.05)
@@ -84,9 +86,9 @@ def edit_of(name: str) -> Callable[[Task, Run], Stage[Any]]:
 def options_for(name: str, models: Models, **changes: object) -> BaselineOptions | None:
     """The method's options on these models, every field set; None for LayerDiffusion, whose dials are in `Settings`.
 
-    Raises a `SettingsError` for a method, an option or a value there is not.
+    Raises a `SettingsError` for a method, an option or a value there is not, and a method that doesn't apply to them.
     """
-    check_choice("method", name, tuple(LABELS))
+    _check_method(name, models)
     if name == OWN:
         if changes:
             raise SettingsError(f"{name} has no option {next(iter(changes))}; its dials are settings of the edit.")
@@ -99,8 +101,25 @@ def options_for(name: str, models: Models, **changes: object) -> BaselineOptions
     return options(**changes).resolve(models.defaults)  # type: ignore[arg-type]  # checked by the class
 
 
-def check_options(name: str, options: BaselineOptions | None) -> None:
-    """Refuse, with a `SettingsError`, a method there is not, and options that are another method's."""
-    check_choice("method", name, tuple(LABELS))
+def unsuited(name: str, models: Models) -> str | None:
+    """Why the method doesn't apply to these models; None where it does."""
+    why = None if name == OWN else getattr(import_module(f"{__name__}.{name}"), "unsuited", None)
+    return why(models) if why else None
+
+
+def suited(models: Models) -> list[str]:
+    """The baselines that apply to these models."""
+    return [name for name in BASELINES if unsuited(name, models) is None]
+
+
+def check_options(name: str, options: BaselineOptions | None, models: Models) -> None:
+    """Refuse, with a `SettingsError`, a method there is not, or not for these models, and another method's options."""
+    _check_method(name, models)
     if options is not None and (name == OWN or not isinstance(options, options_class(name))):
         raise SettingsError(f"The options of {name} are not {type(options).__name__}; make them by options_for.")
+
+
+def _check_method(name: str, models: Models) -> None:
+    check_choice("method", name, tuple(LABELS))
+    if why := unsuited(name, models):
+        raise SettingsError(f"{LABELS[name]} doesn't apply: {why}; choose another method.")

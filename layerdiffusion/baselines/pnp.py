@@ -68,6 +68,13 @@ class PnPOptions(BaselineOptions):
 Options = PnPOptions
 
 
+def unsuited(models: Models) -> str | None:
+    """Why the method doesn't apply to these models; None where it does."""
+    if hasattr(models.unet, "up_blocks"):
+        return None
+    return f"its features are those of a UNet's decoder, and the network of {models.family.label} is a transformer"
+
+
 def edit(task: Task, run: Run) -> Stage[list[Image.Image]]:
     """The inversion of the photo, and the sampling."""
     options, settings = task.options, task.settings

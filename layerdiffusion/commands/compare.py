@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from layerdiffusion.baselines import LABELS, OWN, options_for
+from layerdiffusion.baselines import LABELS, OWN, options_for, suited
 from layerdiffusion.commands.bars import Bars
 from layerdiffusion.commands.terminal import Seeds, add_lora, assignments, interruptible, with_changes, writable
 from layerdiffusion.errors import EditError
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the `compare` command."""
     add = parser.add_argument
     add("recipe", help="an edit.json, or the folder of one")
-    add("--methods", default=",".join(LABELS), metavar="M,M", help="which, and in which order")
+    add("--methods", metavar="M,M", help="which, and in which order; else all that apply to the model")
     add("--out", required=True, metavar="DIR", help="a folder: one for each method in it, and a sheet")
     add("--seeds", action=Seeds, help="one picture for each; else the recipe's")
     words = "an option of one method, as in sdedit.strength=0.7, or with layerdiffusion. a setting; may be repeated"
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the methods one after the other, save each one's result and the sheet of all, and say where."""
-    names, changes = _methods(args.methods), assignments(args.set)
+    names, changes = list(LABELS) if args.methods is None else _methods(args.methods), assignments(args.set)
     wrong = next((name for name in changes if name not in names), None)
     if wrong is not None:
         raise EditError(
@@ -52,6 +52,8 @@ def run(args: argparse.Namespace) -> int:
     from layerdiffusion.progress import Cancelled
 
     models = load_models(args.model or recipe.model or "auto", args.device, loras=args.lora or ())
+    if args.methods is None:
+        names = [name for name in names if name in (OWN, *suited(models))]
     options = {name: options_for(name, models, **({} if name == OWN else changes.get(name, {}))) for name in names}
     editor, results = Editor(models), {}
     try:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from layerdiffusion.baselines import BASELINES, OWN
+from layerdiffusion.baselines import BASELINES, OWN, PAPERS
 from layerdiffusion.errors import EditError
 from layerdiffusion.settings import setting_table
 
@@ -52,7 +52,7 @@ def _by_name(*variants: Variant) -> dict[str, Variant]:
     return {variant.name: variant for variant in variants}
 
 
-_PLAIN, _LAYERED = zip(*(_compared(*one) for one in BASELINES.items()), strict=True)
+_PLAIN, _LAYERED = zip(*(_compared(name, BASELINES[name]) for name in PAPERS), strict=True)
 METHOD_VARIANTS = _by_name(
     Variant("ours", "ours", description="LayerDiffusion, all three stages"),
     *_PLAIN,

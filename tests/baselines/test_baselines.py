@@ -10,7 +10,7 @@ import torch
 from tiny import QUICK
 
 from layerdiffusion import baselines
-from layerdiffusion.baselines import BASELINES, LABELS, OWN, options_for, sdedit
+from layerdiffusion.baselines import LABELS, OWN, PAPERS, options_for, sdedit
 from layerdiffusion.baselines.imagic import ImagicOptions
 from layerdiffusion.baselines.pnp import PnPOptions
 from layerdiffusion.baselines.sdedit import SDEditOptions
@@ -21,6 +21,7 @@ from layerdiffusion.progress import Cancelled
 
 pytestmark = pytest.mark.usefixtures("global_random_state_is_left_alone")
 
+METHODS = (OWN, *PAPERS)
 STAGES = {
     OWN: ["embeddings", "finetune", "sampling"],
     "sdedit": ["sampling"],
@@ -56,7 +57,7 @@ def untouched(either_models):
     assert not unet.training and not any(parameter.requires_grad for parameter in unet.parameters())
 
 
-@pytest.mark.parametrize("name", LABELS)
+@pytest.mark.parametrize("name", METHODS)
 def test_every_method_gives_a_result_with_a_picture_a_seed_and_reports_its_stages(either_models, edit, untouched, name):
     events = []
     editor = Editor(either_models)
@@ -78,7 +79,7 @@ def test_every_method_gives_a_result_with_a_picture_a_seed_and_reports_its_stage
     )
 
 
-@pytest.mark.parametrize("name", LABELS)
+@pytest.mark.parametrize("name", METHODS)
 def test_the_same_again_comes_from_the_cache_and_other_seeds_train_and_invert_nothing(tiny_v_models, edit, name):
     editor, options = Editor(tiny_v_models), few(name, tiny_v_models)
     first = editor.run(edit, QUICK, method=name, options=options)
@@ -103,16 +104,16 @@ def test_another_alpha_of_imagics_or_share_of_plug_and_plays_trains_and_inverts_
 def test_methods_share_nothing_in_the_caches_but_ours_is_what_the_editor_gives(tiny_v_models, edit):
     editor = Editor(tiny_v_models)
     alone = {
-        name: Editor(tiny_v_models).run(edit, QUICK, method=name, options=few(name, tiny_v_models)) for name in LABELS
+        name: Editor(tiny_v_models).run(edit, QUICK, method=name, options=few(name, tiny_v_models)) for name in METHODS
     }
-    together = {name: editor.run(edit, QUICK, method=name, options=few(name, tiny_v_models)) for name in LABELS}
-    assert all(pixels(together[name]) == pixels(alone[name]) for name in LABELS)
+    together = {name: editor.run(edit, QUICK, method=name, options=few(name, tiny_v_models)) for name in METHODS}
+    assert all(pixels(together[name]) == pixels(alone[name]) for name in METHODS)
     assert all(set(result.stages.values()) == {"run"} for result in together.values())
-    assert len({result.edit_id for result in together.values()}) == len(LABELS)
+    assert len({result.edit_id for result in together.values()}) == len(METHODS)
     assert pixels(editor.run(edit, QUICK)) == pixels(together[OWN])
 
 
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("name", PAPERS)
 @pytest.mark.parametrize("last", [False, True])
 def test_a_cancelled_method_ends_within_a_step_and_leaves_nothing_behind(either_models, edit, untouched, name, last):
     cancel, events = threading.Event(), []
@@ -131,7 +132,7 @@ def test_a_cancelled_method_ends_within_a_step_and_leaves_nothing_behind(either_
     assert result.stages["sampling"] == "run" and len(result.images) == 2
 
 
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("name", PAPERS)
 def test_they_see_the_photo_as_it_was_given_or_the_layered_picture(tiny_v_models, edit, name, monkeypatch):
     edit = dataclasses.replace(edit, placement=Placement(scale=0.5, dx=0.1))
     encoded = []
@@ -153,7 +154,7 @@ def test_the_words_are_the_whole_prompt(tiny_v_models, edit, monkeypatch):
     monkeypatch.setattr(
         type(tiny_v_models), "embed", lambda self, prompts: (asked.extend(prompts), embed(self, prompts))[1]
     )
-    for name in BASELINES:
+    for name in PAPERS:
         Editor(tiny_v_models).run(edit, QUICK, method=name, options=few(name, tiny_v_models))
     assert set(asked) == {"a dog jumps on ice", None}  # None: no prompt
 
@@ -163,7 +164,7 @@ def test_a_background_to_be_generated_is_generated_once_for_all(tiny_v_models, e
     editor, events = Editor(tiny_v_models), []
     results = [
         editor.run(edit, QUICK, method=name, options=few(name, tiny_v_models), on_progress=events.append)
-        for name in LABELS
+        for name in METHODS
     ]
     generated = [event for event in events if event.stage == "background" and not event.reused]
     assert len(generated) == QUICK.sampling_steps
@@ -250,7 +251,7 @@ def test_the_defaults_are_the_published_ones_and_the_models_own_where_those_are_
 @pytest.mark.parametrize(
     ("name", "changes", "sentence"),
     [
-        ("p2p", {}, "method is 'p2p': it must be layerdiffusion, imagic, pnp or sdedit."),
+        ("p2p", {}, "method is 'p2p': it must be layerdiffusion, imagic, klein_picture, pnp or sdedit."),
         ("sdedit", {"alpha": 0.5}, "sdedit has no option alpha; it has source, strength."),
         (OWN, {"alpha": 0.5}, "layerdiffusion has no option alpha; its dials are settings of the edit."),
         ("sdedit", {"strength": 1.5}, "strength must be a number from 0 to 1, not 1.5."),
@@ -267,7 +268,7 @@ def test_what_is_not_an_option_is_refused_in_a_sentence(tiny_models, name, chang
 
 
 def test_another_methods_options_are_refused(tiny_models, edit):
-    for name in LABELS:
+    for name in METHODS:
         with pytest.raises(SettingsError, match=f"The options of {name} are not"):
             Editor(tiny_models).run(
                 edit, QUICK, method=name, options=PnPOptions() if name != "pnp" else SDEditOptions()

@@ -68,7 +68,7 @@ def test_set_reaches_the_methods_options_and_our_settings(cli):
     [
         (
             ["--methods", "layerdiffusion,p2p"],
-            "--methods is 'layerdiffusion,p2p': it must be some of layerdiffusion, imagic, pnp, sdedit,",
+            "--methods is 'layerdiffusion,p2p': it must be some of layerdiffusion, imagic, klein_picture, pnp, sdedit,",
         ),
         (["--set", "strength=0.5"], "--set must name one of --methods"),
         (["--set", "sdedit.strength=2"], "strength must be a number from 0 to 1, not 2."),

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from layerdiffusion.baselines import BASELINES, options_for
+from layerdiffusion.baselines import PAPERS, options_for
 from layerdiffusion.commands.evaluate import search
 from layerdiffusion.commands.evaluate.search import GRIDS, TIE, candidates, choose, scores_of
 from layerdiffusion.errors import EditError
@@ -33,7 +33,7 @@ def score(*pictures: dict) -> float:
 
 
 def test_every_method_has_as_many_tries_and_the_first_are_its_authors(tiny_models):
-    assert set(GRIDS) == {"ours", *BASELINES} and len({len(grid) for grid in GRIDS.values()}) == 1
+    assert set(GRIDS) == {"ours", *PAPERS} and len({len(grid) for grid in GRIDS.values()}) == 1
     for method, grid in GRIDS.items():
         defaults = PAPER if method == "ours" else options_for(method, tiny_models)
         assert all(getattr(defaults, name) == value for name, value in grid[0].items())

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from layerdiffusion.baselines import BASELINES
+from layerdiffusion.baselines import PAPERS
 from layerdiffusion.commands.bars import progress_bar
 from layerdiffusion.commands.terminal import Seeds, assignments, with_changes
 from layerdiffusion.errors import EditError
@@ -35,7 +35,7 @@ DINO, LPIPS_NETS = "facebook/dinov2-base", ("alex", "vgg", "squeeze")
 def add_bench_arguments(parser: argparse.ArgumentParser, model: str, seeds: int) -> None:
     """The flags that every bench has; `seeds` is how many it takes unless told otherwise."""
     add = parser.add_argument
-    methods = ["ours", *BASELINES]
+    methods = ["ours", *PAPERS]
     words = f'methods, default {",".join(methods)}; "" for rows alone'
     add("--methods", type=names, default=methods, metavar="NAME,…", help=words)
     words = "rows of Table 1, as in a-k, and ablations, as in layers-separate"

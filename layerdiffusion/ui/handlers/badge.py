@@ -1,9 +1,10 @@
-"""The badge that says which model is loaded; when it has come, the dials take its defaults."""
+"""The badge that says which model is loaded; when it has come, the dials take its defaults, the methods its own."""
 
 from typing import Any
 
 import gradio as gr
 
+from layerdiffusion.baselines import suited
 from layerdiffusion.models.names import PLUS, split_name
 from layerdiffusion.settings import Settings
 from layerdiffusion.ui.backend import Backend
@@ -13,6 +14,7 @@ from layerdiffusion.ui.page import Page
 from layerdiffusion.ui.session import Session
 from layerdiffusion.ui.widgets.dials import dial_values
 from layerdiffusion.ui.widgets.drawing import escape
+from layerdiffusion.ui.widgets.results import method_choices
 
 DEVICES = {"cuda": "GPU", "cpu": "CPU", "mps": "Apple GPU"}
 
@@ -25,10 +27,14 @@ def connect(page: Page, backend: Backend, refresh: dict[str, Any], shown: Settin
         values = [gr.skip()] * len(dials)
         if session.dials_due and backend.ready and backend.opening() != shown:
             values = dial_values(backend.opening())
+        methods = gr.skip()
+        if session.dials_due and backend.ready:
+            names = suited(backend.editor.models)
+            methods = gr.update(choices=method_choices(names), value=names)
         session.dials_due = backend.loading
-        return badge(backend), gr.Timer(active=backend.loading), *values
+        return badge(backend), gr.Timer(active=backend.loading), methods, *values
 
-    outputs = [page.header.badge, page.timer, *dials]
+    outputs = [page.header.badge, page.timer, page.results.baselines.methods, *dials]
     page.timer.tick(friendly(tick), page.state, outputs, queue=False, **QUIET).then(**refresh)
 
 

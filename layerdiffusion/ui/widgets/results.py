@@ -1,7 +1,7 @@
 """The results card, and the results of a tab: files on disk, shown as galleries, those of the baselines beneath."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from layerdiffusion.baselines import BASELINES
+from layerdiffusion.baselines import BASELINES, PAPERS
 from layerdiffusion.images.layers import object_fit
 from layerdiffusion.scoring import Score
 from layerdiffusion.ui.bundle import save_compared, save_pictures
@@ -141,14 +141,19 @@ def contents_hint(contents: list[str]) -> str:
     return f'<p class="ld-hint">{carried}{layers}{detail}</p>'
 
 
+def method_choices(names: Iterable[str]) -> list[tuple[str, str]]:
+    """The baselines of these names as a checkbox group has them."""
+    return [(BASELINES[name], name) for name in names]
+
+
 def _baselines() -> BaselinesCard:
     """The baselines on the same photo, words and seeds, on request."""
     with gr.Accordion("Compare with other methods", open=False, elem_id="baselines"):
         gr.HTML(f'<p class="ld-hint">{BASELINES_HINT}</p>')
         with gr.Row(elem_classes=["ld-actions"]):
             methods = gr.CheckboxGroup(
-                [(BASELINES[name], name) for name in BASELINES],
-                value=list(BASELINES),
+                method_choices(PAPERS),
+                value=list(PAPERS),
                 label="Methods",
                 show_label=False,
                 container=False,
