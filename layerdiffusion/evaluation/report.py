@@ -1,9 +1,11 @@
-"""The report of a folder of records: one page that needs nothing else, and the same tables as Markdown."""
+"""The report of a folder of records: one page that needs nothing else, and every picture's measures as CSV."""
 
 from __future__ import annotations
 
 import base64
+import csv
 import io
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,10 +17,12 @@ from PIL import Image, ImageOps
 from layerdiffusion.errors import EditError
 from layerdiffusion.evaluation.claims import BenchResults, Measure, kind_label, label
 from layerdiffusion.evaluation.records import Records
+from layerdiffusion.evaluation.variants import METHOD_VARIANTS, ROWS
 from layerdiffusion.files import write_files
 from layerdiffusion.result import captioned
 
-PAGE, TEXT, FIGURE = "report.html", "report.md", "report.webp"
+PAGE, MEASURED, FIGURE = "report.html", "measures.csv", "report.webp"
+RECORD = ("edit", "kind", "variant")
 SEEDS_SHOWN = 2  # pictures of each variant, as in the paper's Figure 4
 FIGURE_SIDE, THUMBNAIL_SIDE, QUALITY = 128, 112, 72
 RULE = "The first edit of each kind and its first two seeds: a rule chose them, nobody did."
@@ -39,7 +43,7 @@ class Section(NamedTuple):
 
 
 def write_report(folder: str | Path, command: str) -> Path:
-    """Write `report.html`, `report.md` and its picture `report.webp` into `folder`; return the page's path.
+    """Write `report.html`, its picture `report.webp` and `measures.csv` into `folder`; return the page's path.
 
     Only the folder is read: what is missing there is missing in the report. `command` is the line that made the
     records. Raises `EditError` where there are no records, or the report can't be written.
@@ -50,19 +54,16 @@ def write_report(folder: str | Path, command: str) -> Path:
     if not bench.records:
         raise EditError(f"There are no finished records in {folder}; run the evaluation first.")
     commands = [*dict.fromkeys([*(records.manifest() or {}).get("commands", []), command])]
-    figure, found = _figure(folder, bench), list(sections(bench))
+    figure, found = _figure(folder, bench), [*sections(bench), *_how_it_ran(bench)]
     templates = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
     page = templates.get_template("report.html.j2").render(
         size=_size(bench), rule=RULE, figure=_data_url(figure), sections=found, commands=commands,
         edits=[_edit(folder, bench, edit) for edit in bench.kind],
     )  # fmt: skip
-    text = [f"![Photo, reference and results side by side]({FIGURE})", f"*{RULE}*", f"{_size(bench)}."]
-    text += [_markdown(section) for section in found]
-    text += ["\n".join(f"    {' '.join(line.split())}" for line in commands)]
     try:
         write_files({
             folder / PAGE: page.encode(),
-            folder / TEXT: ("\n\n".join(text) + "\n").encode(),
+            folder / MEASURED: measures_csv(bench).encode(),
             folder / FIGURE: _webp(figure, 88),
         })  # fmt: skip
     except OSError as error:
@@ -71,7 +72,7 @@ def write_report(folder: str | Path, command: str) -> Path:
 
 
 def sections(bench: BenchResults) -> Iterator[Section]:
-    """The tables: claims, methods, kinds of edit, Table 1, ablations, seconds, and how each variant was run."""
+    """What the measures show, in tables: claims, methods, kinds of edit, Table 1, ablations."""
     rows = []
     for claim in bench.claims():
         for at, one in enumerate(claim.comparisons):
@@ -104,6 +105,10 @@ def sections(bench: BenchResults) -> Iterator[Section]:
         variants = [*([bench.full] if bench.full in bench.variants else []), *bench.ablations]
         rows = [[*_described(bench, v), *_row(bench, v, measures)] for v in variants]
         yield Section("Ablations", "What the paper leaves open.", ["variant", "what it is", *head, beside], rows)
+
+
+def _how_it_ran(bench: BenchResults) -> Iterator[Section]:
+    """Seconds, and the settings of each variant."""
     yield _seconds(bench)
     rows = [
         [v, *(" / ".join(dict.fromkeys(json.dumps(r[part]) for r in bench.of(v))) for part in ("settings", "options"))]
@@ -139,7 +144,8 @@ def _coverage(bench: BenchResults, variant: str) -> str:
 
 
 def _described(bench: BenchResults, variant: str) -> list[str]:
-    return [label(variant), bench.of(variant)[0].get("description", "") + _coverage(bench, variant)]
+    known = (METHOD_VARIANTS | ROWS).get(variant)
+    return [label(variant), ("" if known is None else known.description) + _coverage(bench, variant)]
 
 
 def _intervals(bench: BenchResults, variant: str, measures: Sequence[Measure]) -> list[str]:
@@ -224,6 +230,45 @@ def _square(picture: Image.Image | None) -> Image.Image:
     if picture is not None:
         square.paste(picture, ((FIGURE_SIDE - picture.width) // 2, (FIGURE_SIDE - picture.height) // 2))
     return square
+
+
+def measures_csv(bench: BenchResults) -> str:
+    """A line for each picture: edit, kind, variant, seed and what was measured; empty what could not be."""
+    pictures = [
+        {name: record[name] for name in RECORD} | measured
+        for record in bench.records
+        for measured in record["measures"]
+    ]
+    text = io.StringIO()
+    columns = dict.fromkeys([*RECORD, "seed", *itertools.chain(*pictures)])
+    sheet = csv.DictWriter(text, columns, lineterminator="\n")
+    sheet.writeheader()
+    for picture in pictures:
+        sheet.writerow({name: int(value) if isinstance(value, bool) else value for name, value in picture.items()})
+    return text.getvalue()
+
+
+def read_measures(path: Path) -> BenchResults:
+    """The bench whose measures `measures_csv` wrote. Raises `EditError` for any other file."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            pictures = [*csv.DictReader(file, strict=True)]
+        records: list[dict[str, Any]] = []
+        for names, group in itertools.groupby(pictures, lambda row: tuple(row.pop(name) for name in RECORD)):
+            measured: list[dict[str, Any]] = [{k: float(v) for k, v in row.items() if v} for row in group]
+            seeds = [int(row["seed"]) for row in measured]
+            measured = [row | {"seed": seed} for row, seed in zip(measured, seeds, strict=True)]
+            records.append({**dict(zip(RECORD, names, strict=True)), "seeds": seeds, "measures": measured})
+        if records:
+            return BenchResults(records)
+    except (OSError, UnicodeDecodeError, csv.Error, KeyError, TypeError, ValueError) as error:
+        raise EditError(f"{path} has no measures of a bench; give the {MEASURED} that one wrote.") from error
+    raise EditError(f"{path} has no measures of a bench; give the {MEASURED} that one wrote.")
+
+
+def markdown(bench: BenchResults) -> str:
+    """The tables of `sections`, for a README."""
+    return "\n\n".join(map(_markdown, sections(bench)))
 
 
 def _markdown(section: Section) -> str:

@@ -51,7 +51,7 @@ def test_edits_of_every_kind_by_four_methods_come_to_a_table_and_a_report(cli, t
         and str(out / "report.html") in printed
     )
     page = (out / "report.html").read_text(encoding="utf-8")
-    assert "SDEdit" in page and "Plug-and-Play" in page and (out / "report.md").exists()
+    assert "SDEdit" in page and "Plug-and-Play" in page and (out / "measures.csv").exists()
 
     records = Records(out).read()
     assert len(records) == 24 and {one["variant"] for one in records} == {"ours", "sdedit", "imagic", "pnp"}

@@ -12,6 +12,7 @@ EVALUATIONS = {
         "the same on a folder of photographs laid out as TEdBench",
     ),
     "pie-bench": ("layerdiffusion.commands.evaluate.pie_bench", "the same on one laid out as PIE-Bench"),
+    "table": ("layerdiffusion.commands.evaluate.table", "the tables of a bench, as Markdown, from its measures.csv"),
     "search": (
         "layerdiffusion.commands.evaluate.search",
         "the main dial of each method, chosen on edits of their own",
