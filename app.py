@@ -3,9 +3,8 @@
 import os
 import sys
 
-from layerdiffusion.console import replace_what_cannot_be_shown
 from layerdiffusion.errors import EditError
-from layerdiffusion.threads import share_cores
+from layerdiffusion.process import replace_what_cannot_be_shown, share_cores
 from layerdiffusion.ui.options import check_address, parse_options
 
 

@@ -4,30 +4,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from layerdiffusion.edit import Edit, Placement
-    from layerdiffusion.editor import Editor
-    from layerdiffusion.errors import EditError
-    from layerdiffusion.models.load import load_models
-    from layerdiffusion.models.models import Models
-    from layerdiffusion.progress import Cancelled, Progress
-    from layerdiffusion.recipe import load_recipe, save_recipe
-    from layerdiffusion.result import Result
-    from layerdiffusion.settings import Settings
-
-__all__ = [
-    "Cancelled",
-    "Edit",
-    "EditError",
-    "Editor",
-    "Models",
-    "Placement",
-    "Progress",
-    "Result",
-    "Settings",
-    "load_models",
-    "load_recipe",
-    "save_recipe",
-]
+    from layerdiffusion.edit import Edit as Edit
+    from layerdiffusion.edit import Placement as Placement
+    from layerdiffusion.editor import Editor as Editor
+    from layerdiffusion.errors import EditError as EditError
+    from layerdiffusion.models.load import load_models as load_models
+    from layerdiffusion.models.models import Models as Models
+    from layerdiffusion.progress import Cancelled as Cancelled
+    from layerdiffusion.progress import Progress as Progress
+    from layerdiffusion.recipe import load_recipe as load_recipe
+    from layerdiffusion.recipe import save_recipe as save_recipe
+    from layerdiffusion.result import Result as Result
+    from layerdiffusion.settings import Settings as Settings
 
 _HOMES = {
     "Cancelled": "progress",
@@ -43,6 +31,7 @@ _HOMES = {
     "load_recipe": "recipe",
     "save_recipe": "recipe",
 }
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

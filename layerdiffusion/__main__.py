@@ -6,9 +6,8 @@ import sys
 from collections.abc import Sequence
 
 from layerdiffusion.commands.terminal import Parser
-from layerdiffusion.console import replace_what_cannot_be_shown
 from layerdiffusion.errors import EditError
-from layerdiffusion.threads import share_cores
+from layerdiffusion.process import replace_what_cannot_be_shown, share_cores
 
 COMMANDS = {
     "edit": "edit a photo, from flags or from a recipe",

@@ -18,15 +18,15 @@ import hashlib
 import itertools
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast, runtime_checkable
 
 import numpy as np
 from PIL import Image
 
-from layerdiffusion.lru import LRU
 from layerdiffusion.models.oom import plain_errors
 from layerdiffusion.progress import STAGES, OnProgress, Reporter
 
@@ -60,7 +60,7 @@ def stage(work: Callable[..., Work] = lambda **_: Work(), remedy: str = DIVERGED
     return mark
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Stage(Generic[T_co]):
     """A function of `stage`, and the inputs it is called with; an input may be an earlier `Stage`."""
 
@@ -73,6 +73,10 @@ class Stage(Generic[T_co]):
         """The hash of the function and of its inputs."""
         parts = (part for pair in self.inputs.items() for part in pair)
         return digest(self.function.__module__, self.function.__qualname__, *parts)
+
+    def __repr__(self) -> str:
+        """What it is among a later stage's inputs: see `digest`."""
+        return self.key
 
     @cached_property
     def work(self) -> Work:
@@ -113,6 +117,86 @@ class RemoteRunner(Protocol):
     def run(self, stages: Sequence[Stage[Any]], report: Reporter) -> Generator[object, None, None]:
         """The value of each stage; an input that is a stage is one of those before it."""
         ...
+
+
+@runtime_checkable
+class OnDevice(Protocol):
+    """A value that may occupy the device for a while."""
+
+    on_device: bool
+
+    def off_device(self) -> object:
+        """The same, of the same size, in main memory."""
+        ...
+
+
+class LRU:
+    """Values by key, the longest unused dropped when they outgrow `limit` bytes; safe to share between threads."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.size = 0
+        self.on_device: set[str] = set()  # keys of values that `settle` is to move
+        self._entries: OrderedDict[str, tuple[object, int]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __contains__(self, key: object) -> bool:
+        with self._lock:
+            return key in self._entries
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, key: str, default: object = None) -> object:
+        """The value, now the last to be dropped; `default` if there is none."""
+        with self._lock:
+            if key not in self._entries:
+                return default
+            self._entries.move_to_end(key)
+            return self._entries[key][0]
+
+    def put(self, key: str, value: object) -> None:
+        """Keep the value, unless it alone is over the limit."""
+        size = size_of(value)
+        with self._lock:
+            if size > self.limit or key in self._entries:
+                return
+            self._entries[key] = value, size
+            if isinstance(value, OnDevice) and value.on_device:
+                self.on_device.add(key)
+            self.size += size
+            while self.size > self.limit:
+                self.size -= self._entries.popitem(last=False)[1][1]
+
+    def settle(self) -> None:
+        """Move what occupies the device into main memory; meanwhile others may read it where it was."""
+        while True:
+            with self._lock:
+                if not self.on_device:
+                    return
+                key = self.on_device.pop()
+                value = self._entries.get(key, (_MISSING,))[0]
+            if isinstance(value, OnDevice):
+                moved = value.off_device()
+                with self._lock:
+                    if key in self._entries:
+                        self._entries[key] = moved, self._entries[key][1]
+
+    def clear(self) -> None:
+        with self._lock:
+            self._entries.clear()
+            self.size = 0
+
+
+def size_of(value: object) -> int:
+    """Bytes of a cached value."""
+    if isinstance(value, Image.Image):
+        return 3 * value.width * value.height
+    if isinstance(value, dict):
+        return sum(map(size_of, value.values()))
+    if isinstance(value, list | tuple):
+        return sum(map(size_of, value))
+    return getattr(value, "nbytes", 32)
 
 
 class StageCache:
@@ -240,8 +324,6 @@ def digest(*parts: object) -> str:
 
 
 def _printable(part: object) -> object:
-    if isinstance(part, Stage):
-        return part.key
     if isinstance(part, Image.Image):
         return part.size, hashlib.sha256(part.tobytes()).hexdigest()
     if isinstance(part, np.ndarray):

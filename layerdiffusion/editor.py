@@ -14,8 +14,7 @@ from typing import cast
 from PIL import Image
 
 from layerdiffusion.baselines import OWN, BaselineOptions, check_options, edit_of, options_for
-from layerdiffusion.cache import Run, Stage, StageCache, digest
-from layerdiffusion.cut_outs import SubjectFinder
+from layerdiffusion.cache import LRU, Run, Stage, StageCache, digest
 from layerdiffusion.edit import Edit
 from layerdiffusion.engine import FittedEmbeddings, TunedWeights, Turns
 from layerdiffusion.errors import EditError
@@ -23,11 +22,12 @@ from layerdiffusion.images.layers import Layers, cut_note, lay_out, seen
 from layerdiffusion.images.masks import Mask, cut_out
 from layerdiffusion.method.embeddings import edit_embedding
 from layerdiffusion.method.layerdiffusion import generate_background
+from layerdiffusion.models.find import find_again
 from layerdiffusion.models.memory import Need, check_need, predicted_need
 from layerdiffusion.models.models import Models
 from layerdiffusion.models.profile import GIB
 from layerdiffusion.progress import OnProgress, Reporter
-from layerdiffusion.prompts import prompt_notes
+from layerdiffusion.prompts import prompt_notes, subject_noun
 from layerdiffusion.recipe import Recipe
 from layerdiffusion.result import Result
 from layerdiffusion.settings import SAMPLING, Settings
@@ -35,6 +35,7 @@ from layerdiffusion.subject import OF_A_SUBJECT, Subject, trained_subject
 from layerdiffusion.task import Task
 
 BACKGROUND = "background"
+FOUND = 2**26  # bytes of the masks of results' subjects that are cached
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Editor:
             parameters = sum(parameter.numel() for parameter in tuned)
             cache_limit = max(GIB, int(2.5 * parameters * models.profile.weights.itemsize))
         self.models, self.sam = models, sam
-        self.cache, self.turns, self._subjects = StageCache(cache_limit), Turns(), SubjectFinder(models, sam)
+        self.cache, self.turns, self._subjects = StageCache(cache_limit), Turns(), LRU(FOUND)
         self._last_layers: tuple[Edit, tuple[int, int], Layers] | None = None
 
     def run(
@@ -245,8 +246,19 @@ class Editor:
         return [cut_out(image, mask) for image, mask in zip(result.images, masks, strict=True)]
 
     def _find_subjects(self, images: Sequence[Image.Image], edit: Edit, layers: Layers) -> list[Mask]:
+        words = subject_noun(edit.object_prompt) or edit.object_prompt
+        masks = []
         with self.turn():
-            return self._subjects.subjects_of(images, edit, layers)
+            for image in images:
+                key = digest(words, image, layers.object_mask)
+                mask = cast("Mask | None", self._subjects.get(key))
+                if mask is None:
+                    self.models.clip()  # where there is none, that is known before SAM has looked at anything
+                    segmenter = self.models.segmenter(self.sam)
+                    mask = find_again(self.models, image, words, layers.object_mask, segmenter)
+                    self._subjects.put(key, mask)
+                masks.append(mask)
+        return masks
 
     def warnings(self, edit: Edit, settings: Settings | None = None, method: str = OWN) -> list[str]:
         """What will be made of masks, windows and prompts otherwise than they may be meant, a sentence each."""

@@ -1,4 +1,4 @@
-"""Files on the disk: whole or not at all, and never over somebody else's."""
+"""Files on the disk: whole or not at all; and what is said where they can't be written."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+
+from safetensors import SafetensorError
+
+from layerdiffusion.errors import EditError, SavedElsewhere
 
 
 def write_files(files: Mapping[Path, bytes | Path]) -> None:
@@ -43,3 +47,44 @@ def check_writable(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as file:
         file.write(b"\0")
+
+
+@contextlib.contextmanager
+def saving(
+    what: str,
+    place: Path,
+    advice: str = "free some space or choose another folder",
+    error: type[EditError] = EditError,
+) -> Iterator[None]:
+    """An `OSError` inside becomes an `error` of one sentence: `what` can't be saved to `place`, why, and `advice`."""
+    try:
+        yield
+    except (OSError, SafetensorError) as cause:
+        reason = getattr(cause, "strerror", None) or cause
+        raise error(f"{what} can't be saved to {place} ({reason}); {advice}.") from cause
+
+
+def save_or_rescue(write: Callable[[Path], Path], what: str, place: Path, prefix: str, inside: str = "") -> Path:
+    """What `write(place)` returns; where it raises an `EditError`, it writes to a new temporary folder.
+
+    That folder's name begins with `prefix`, and `inside` is the path in it. A `SavedElsewhere` says where it is; where
+    there is no place for it either, the first error is raised.
+    """
+    try:
+        return write(place)
+    except EditError as error:
+        folder = None
+        try:
+            folder = Path(tempfile.mkdtemp(prefix=prefix))
+            elsewhere = write(folder / inside)
+        except (OSError, EditError):
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise error from error.__cause__
+        cause = error.__cause__
+        reason = getattr(cause, "strerror", None) or cause or str(error).partition(";")[0]
+        raise SavedElsewhere(
+            f"{what} can't be saved to {place} ({reason}), so look in {elsewhere}; "
+            "move all of it before that temporary folder is emptied.",
+            elsewhere,
+        ) from error

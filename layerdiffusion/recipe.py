@@ -22,7 +22,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from layerdiffusion.edit import Edit, Placement
 from layerdiffusion.errors import EditError, RecipeError, printable
-from layerdiffusion.files import write_files
+from layerdiffusion.files import saving, write_files
 from layerdiffusion.images.geometry import reduce
 from layerdiffusion.images.io import open_image, png_bytes
 from layerdiffusion.images.masks import open_mask, read_mask
@@ -161,8 +161,10 @@ def recipe_files(edit: Edit, settings: Settings, model: str | None = None, detai
 
 def files_to_write(
     folder: Path, files: Mapping[str, bytes | None], overwrite: bool = False, inputs: Iterable[Path] = ()
-) -> dict[Path, bytes | None]:
-    """Those of an edit's `files`, content by name, that are not in `folder` already; None is content not made yet.
+) -> dict[Path, bytes]:
+    """Those of an edit's `files`, content by name, that are not in `folder` already.
+
+    None stands for content that is not made yet, and is only checked.
 
     Raises a `RecipeError` for a name at which there is one of the `inputs`, or, without `overwrite`, a file that no
     earlier edit wrote.
@@ -182,7 +184,8 @@ def files_to_write(
                 raise RecipeError(
                     f"{path} is there already, and no earlier edit wrote it; choose another folder, or say --overwrite."
                 )
-        needed[path] = content
+        if content is not None:
+            needed[path] = content
     return needed
 
 
@@ -231,16 +234,9 @@ def save_recipe(
     Raises a `RecipeError` where that can't be, or, without `overwrite`, would replace what no earlier edit wrote.
     """
     folder = Path(folder)
-    path = folder / "edit.json"
-    needed = files_to_write(folder, recipe_files(edit, settings, model, detail), overwrite)
-    try:
-        write_files({path: content for path, content in needed.items() if content is not None})
-    except OSError as error:
-        raise RecipeError(
-            f"The recipe can't be saved to {folder} ({error.strerror or error}); free some space or choose "
-            "another folder."
-        ) from error
-    return path
+    with saving("The recipe", folder, error=RecipeError):
+        write_files(files_to_write(folder, recipe_files(edit, settings, model, detail), overwrite))
+    return folder / "edit.json"
 
 
 def load_recipe(path: str | Path) -> Recipe:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from layerdiffusion.edit import Edit
-from layerdiffusion.errors import EditError, ModelError, SavedElsewhere, SegmentError
-from layerdiffusion.files import write_files
+from layerdiffusion.errors import ModelError, SegmentError
+from layerdiffusion.files import save_or_rescue, saving, write_files
 from layerdiffusion.images.detail import bring_detail
 from layerdiffusion.images.io import png_bytes
-from layerdiffusion.images.layered import LayerGroup, NamedLayer, ora_bytes, psd_bytes
+from layerdiffusion.images.layered import LayerGroup, NamedLayer, psd_bytes
 from layerdiffusion.images.layers import Layers, background_window, lay_out, seen
 from layerdiffusion.images.masks import Mask, cut_out, resize_mask
 from layerdiffusion.recipe import carried_recipe, files_to_write, is_result, recipe_files, result_png
@@ -106,18 +105,14 @@ class Result:
 
     def save_layers(self, folder: str | Path, cut_outs: Sequence[Image.Image] = ()) -> Path:
         """Write `layer-….png` of `layer_pictures`, `cutout-seed-….png` of `Editor.cut_out`, and all of them as one
-        `layers.psd` and one `layers.ora`, at the results' size; return the folder."""
+        `layers.psd`, at the results' size; return the folder."""
         folder = Path(folder)
         files = {f"layer-{name}.png": image for name, image in self.layer_pictures().items()}
         files |= {f"cutout-seed-{seed}.png": image for seed, image in zip(self.seeds, cut_outs, strict=False)}
-        try:
-            groups = self._groups(cut_outs)
-            contents = {name: png_bytes(image) for name, image in files.items()}
-            contents["layers.psd"] = psd_bytes(groups, self.images[0])
-            contents["layers.ora"] = ora_bytes(groups, self.images[0])
+        contents = {name: png_bytes(image) for name, image in files.items()}
+        contents["layers.psd"] = psd_bytes(self._groups(cut_outs), self.images[0])
+        with saving("The layers", folder):
             write_files({folder / name: content for name, content in contents.items()})
-        except OSError as error:
-            raise EditError(f"The layers can't be saved to {folder} ({error.strerror or error}).") from error
         return folder
 
     def _groups(self, cut_outs: Sequence[Image.Image]) -> list[LayerGroup]:
@@ -149,19 +144,10 @@ class Result:
         """
         if detail and not self.detail:
             return self.detailed().save(folder, rescue, overwrite=overwrite)
-        folder = Path(folder)
-        try:
-            return self._write(folder, overwrite)
-        except EditError as error:
-            elsewhere = self._rescued() if rescue else None
-            if elsewhere is None:
-                raise
-            reason = getattr(error.__cause__, "strerror", None) or error.__cause__ or str(error).partition(";")[0]
-            raise SavedElsewhere(
-                f"The pictures can't be saved to {folder} ({reason}), so they are in {elsewhere}; "
-                "move them before that temporary folder is emptied.",
-                elsewhere,
-            ) from error
+        write = partial(self._write, overwrite=overwrite)
+        if not rescue:
+            return write(Path(folder))
+        return save_or_rescue(write, "The pictures", Path(folder), f"layerdiffusion-{self.edit_id}-")
 
     def _write(self, folder: Path, overwrite: bool = False) -> Path:
         recipe = carried_recipe(self.seen, self.settings, self.model, self.detail)
@@ -170,30 +156,13 @@ class Result:
             files[f"seed-{seed}.png"] = result_png(image, seed, recipe)
         files["contact.png"] = png_bytes(self.contact_sheet())
         needed = files_to_write(folder, files, overwrite)
-        try:
-            write_files({path: content for path, content in needed.items() if content is not None})
+        with saving("The pictures", folder):
+            write_files(needed)
             for path in folder.glob("seed-*.png"):
                 named = re.fullmatch(r"seed-(\d+)\.png", path.name)
                 if named and int(named[1]) not in self.seeds and is_result(path):
                     path.unlink()
-        except OSError as error:
-            raise EditError(
-                f"The pictures can't be saved to {folder} ({error.strerror or error}); "
-                "free some space or choose another folder."
-            ) from error
         return folder
-
-    def _rescued(self) -> Path | None:
-        """A new temporary folder with everything in it; None if there is no place for it either."""
-        try:
-            elsewhere = Path(tempfile.mkdtemp(prefix=f"layerdiffusion-{self.edit_id}-"))
-        except OSError:
-            return None
-        try:
-            return self._write(elsewhere)
-        except EditError:
-            shutil.rmtree(elsewhere, ignore_errors=True)
-            return None
 
 
 def captioned(rows: Sequence[Sequence[tuple[str, Image.Image]]]) -> Image.Image:

@@ -6,13 +6,11 @@ Nothing is unpickled.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import shutil
 import tempfile
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,8 +18,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
-from layerdiffusion.errors import EditError, ModelError, RecipeError, SavedElsewhere
-from layerdiffusion.files import check_writable, write_files
+from layerdiffusion.cache import digest
+from layerdiffusion.errors import EditError, ModelError, RecipeError
+from layerdiffusion.files import check_writable, save_or_rescue, saving, write_files
 from layerdiffusion.models.family import Condition
 from layerdiffusion.models.tuning import Weights, with_weights
 from layerdiffusion.recipe import CARRIED, Recipe, carried_recipe, recipe_from_dict
@@ -53,11 +52,8 @@ class Subject:
     @cached_property
     def key(self) -> str:
         """A hash of what was trained."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted({**self.embeddings, **self.weights}.items()):
-            values = tensor.detach().cpu().float().contiguous().numpy()
-            digest.update(repr((name, values.shape)).encode() + values.tobytes())
-        return digest.hexdigest()
+        trained = sorted({**self.embeddings, **self.weights}.items())
+        return digest(*(part for name, each in trained for part in (name, each.detach().cpu().float().numpy())))
 
     def __repr__(self) -> str:
         """What a stage that takes it depends on."""
@@ -81,9 +77,8 @@ class Subject:
         for name, weight in self.weights.items():
             base, _, kind = name.partition(".lora_")
             there = own.get(f"{base}.weight" if kind else name)
-            side = {"A": slice(-1, None), "B": slice(1), "": slice(None)}[
-                kind[:1]
-            ]  # an adapter shares a side with the weight beside it
+            # An adapter shares a side with the weight beside it.
+            side = {"A": slice(-1, None), "B": slice(1), "": slice(None)}[kind[:1]]
             if there is None or there.shape[side] != weight.shape[side]:
                 whose = (
                     f"{self.recipe.model}; open it with that" if self.recipe.model else "another; open it with its own"
@@ -101,45 +96,25 @@ class Subject:
         textual inversion has them. A full edit's folder has a `unet` for `UNet2DConditionModel.from_pretrained`.
         """
         path = check_place(path, self.tune, overwrite)
-        try:
-            return self._write(path, models)
-        except (OSError, SafetensorError) as error:
-            reason = getattr(error, "strerror", None) or error
-            elsewhere = self._rescued(path.name, models)
-        if elsewhere is None:
-            raise EditError(f"The subject can't be saved to {path} ({reason}); free some space.")
-        raise SavedElsewhere(
-            f"The subject can't be saved to {path} ({reason}), so it is in {elsewhere}; "
-            "move it before that temporary folder is emptied.",
-            elsewhere,
+        return save_or_rescue(
+            partial(self._write, models=models), "The subject", path, "layerdiffusion-subject-", path.name
         )
-
-    def _rescued(self, name: str, models: Models) -> Path | None:
-        """Where it went in a new temporary folder; None if there is no place for it either."""
-        try:
-            folder = Path(tempfile.mkdtemp(prefix="layerdiffusion-subject-"))
-        except OSError:
-            return None
-        try:
-            return self._write(folder / name, models)
-        except (OSError, SafetensorError):
-            shutil.rmtree(folder, ignore_errors=True)
-            return None
 
     def _write(self, path: Path, models: Models) -> Path:
         recipe = carried_recipe(self.recipe.edit, self.recipe.settings, self.recipe.model)
         metadata = {"format": "pt", CARRIED: json.dumps(recipe, ensure_ascii=False)}
         embeddings = {name: tensor.contiguous() for name, tensor in self.embeddings.items()}
-        if self.tune == "lora":
-            before = f"{models.family.network}."
-            weights = {before + name.replace(".default.", "."): w.contiguous() for name, w in self.weights.items()}
-            write_files({path: save(weights, metadata), _embeddings_beside(path): save(embeddings, metadata)})
-            return path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as staging:  # as large as the network, so on the same disk
-            with_weights(models.master, self.weights).save_pretrained(staging)  # type: ignore[operator]
-            files = {path / "unet" / file.name: file for file in Path(staging).iterdir()}
-            write_files({**files, path / EMBEDDINGS_FILE: save(embeddings, metadata)})
+        with saving("The subject", path):
+            if self.tune == "lora":
+                before = f"{models.family.network}."
+                weights = {before + name.replace(".default.", "."): w.contiguous() for name, w in self.weights.items()}
+                write_files({path: save(weights, metadata), _embeddings_beside(path): save(embeddings, metadata)})
+                return path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=path.parent) as staging:  # large as the network, so on the same disk
+                with_weights(models.master, self.weights).save_pretrained(staging)  # type: ignore[operator]
+                files = {path / "unet" / file.name: file for file in Path(staging).iterdir()}
+                write_files({**files, path / EMBEDDINGS_FILE: save(embeddings, metadata)})
         return path
 
 
@@ -152,10 +127,8 @@ def check_place(path: str | Path, tune: str, overwrite: bool = False) -> Path:
     path = Path(path)
     if tune == "lora" and path.suffix != ".safetensors":
         path = path.with_name(f"{path.name}.safetensors")
-    try:
+    with saving("The subject", path):
         check_writable(path.parent)
-    except OSError as error:
-        raise EditError(f"The subject can't be saved to {path} ({error.strerror or error}).") from error
     if tune == "lora":
         there = [file for file in (path, _embeddings_beside(path)) if os.path.lexists(file)]
         foreign = path.is_dir() or (not overwrite and any(_carried(file) is None for file in there))

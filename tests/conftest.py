@@ -21,7 +21,7 @@ from layerdiffusion.edit import Edit
 from layerdiffusion.editor import Editor
 from layerdiffusion.models.load import load_models
 from layerdiffusion.models.models import Models
-from layerdiffusion.threads import available_cores
+from layerdiffusion.process import available_cores
 
 HERE = Path(__file__).parent
 # What takes long comes first: no worker is left with it at the end.

@@ -5,6 +5,6 @@ Several tests run at once, each on its own core; and some compare pixels, whose 
 
 import os
 
-from layerdiffusion.threads import COUNTS, thread_variables
+from layerdiffusion.process import COUNTS, thread_variables
 
 os.environ.update(thread_variables(1, {}) | {name: "1" for name in COUNTS if name in os.environ})

@@ -12,9 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from layerdiffusion.cache import RUN, SKIP, Run, StageCache, Work, stage
+from layerdiffusion.cache import LRU, RUN, SKIP, Run, StageCache, Work, stage
 from layerdiffusion.editor import Editor
-from layerdiffusion.lru import LRU
 from layerdiffusion.models.oom import is_out_of_memory
 
 

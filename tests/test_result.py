@@ -30,7 +30,7 @@ def test_a_detailed_result_has_the_photos_own_pixels_and_size(fast_editor, edit,
     photo = edit.object_image.resize((300, 300))
     large = Edit(photo, np.asarray(Image.fromarray(edit.object_mask).resize((300, 300))), prompt=edit.prompt)
     small = fast_editor.run(large, quick())
-    monkeypatch.setattr("layerdiffusion.cut_outs.find_again", find_again)
+    monkeypatch.setattr("layerdiffusion.editor.find_again", find_again)
     segmenter = SimpleNamespace(name="SAM")
     monkeypatch.setattr(fast_editor.models, "segmenter", lambda name: segmenter, raising=False)
     monkeypatch.setattr(fast_editor.models, "clip", lambda: None, raising=False)
@@ -114,7 +114,7 @@ def test_pictures_that_do_not_fit_on_the_disk_are_saved_elsewhere(fast_editor, e
     spare.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(spare))
     full_disk(target)
-    with pytest.raises(SavedElsewhere, match=r"can't be saved .* \(No space left on device\), so they are in") as error:
+    with pytest.raises(SavedElsewhere, match=r"can't be saved .* \(No space left on device\), so look in") as error:
         result.save(target)
     assert str(error.value.folder) in str(error.value) and "\n" not in str(error.value)
     assert error.value.folder.parent == spare and load_recipe(error.value.folder).edit == edit

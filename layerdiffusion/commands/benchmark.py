@@ -15,7 +15,7 @@ from PIL import Image
 from layerdiffusion.commands.terminal import add_lora, writable
 from layerdiffusion.edit import Edit
 from layerdiffusion.errors import EditError
-from layerdiffusion.files import write_files
+from layerdiffusion.files import saving, write_files
 from layerdiffusion.settings import Settings
 
 if TYPE_CHECKING:
@@ -89,11 +89,9 @@ def run(args: argparse.Namespace) -> int:
     }
     page = markdown(figures)
     if out is not None:
-        try:
+        with saving("The figures", out):
             contents = {"benchmark.json": json.dumps(figures, indent=2) + "\n", "benchmark.md": page}
             write_files({out / name: text.encode() for name, text in contents.items()})
-        except OSError as error:
-            raise EditError(f"The figures can't be saved to {out} ({error.strerror or error}).") from error
     print(json.dumps(figures) if args.json else page)
     return 0
 

@@ -13,7 +13,7 @@ from layerdiffusion.baselines import LABELS, OWN, options_for, suited
 from layerdiffusion.commands.bars import Bars
 from layerdiffusion.commands.terminal import Seeds, add_lora, assignments, interruptible, with_changes, writable
 from layerdiffusion.errors import EditError
-from layerdiffusion.files import write_files
+from layerdiffusion.files import saving, write_files
 from layerdiffusion.images.io import png_bytes
 from layerdiffusion.recipe import load_recipe
 from layerdiffusion.result import Result, captioned
@@ -108,9 +108,7 @@ def _save(out: Path, results: dict[str, Result], options: dict[str, Any]) -> dic
     }
     report = {"folder": str(out), "contact_sheet": str(out / "compare.png"), "model": first.model,
               "prompt": first.edit.prompt, "seeds": list(first.seeds), "methods": methods}  # fmt: skip
-    try:
+    with saving("The sheet", out):
         text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
         write_files({out / "compare.png": png_bytes(captioned([given, *rows])), out / "compare.json": text.encode()})
-    except OSError as error:
-        raise EditError(f"The sheet can't be saved to {out} ({error.strerror or error}); free some space.") from error
     return report

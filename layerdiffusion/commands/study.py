@@ -17,7 +17,7 @@ from PIL import Image
 
 from layerdiffusion.errors import EditError
 from layerdiffusion.evaluation.study import RATING_FIELDS, SCALES, SCORES, Study, mean_scores
-from layerdiffusion.files import write_files
+from layerdiffusion.files import saving, write_files
 from layerdiffusion.images.io import png_bytes
 
 if TYPE_CHECKING:
@@ -62,10 +62,8 @@ def write_results(study: Study, path: Path) -> None:
     sheet = csv.DictWriter(text, RATING_FIELDS)
     sheet.writeheader()
     sheet.writerows(ratings)
-    try:
+    with saving("The ratings", path):
         write_files({path: text.getvalue().encode()})
-    except OSError as error:
-        raise EditError(f"The ratings can't be written to {path} ({error.strerror or error}).") from error
     print(f"{len({rating['rater'] for rating in ratings})} raters, {len(ratings)} pictures rated")
     for method, scales in mean_scores(ratings).items():
         print(method, *(f"{name} {'{:.2f} [{:.2f}, {:.2f}]'.format(*mean)}" for name, mean in scales.items()), sep="  ")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from layerdiffusion.errors import EditError, SettingsError
-from layerdiffusion.files import check_writable
+from layerdiffusion.files import check_writable, saving
 from layerdiffusion.settings import Setting, Settings, setting_table
 
 
@@ -110,12 +110,8 @@ def with_changes(settings: Settings, changes: Mapping[str, Any]) -> Settings:
 
 def writable(folder: Path) -> Path:
     """Make the folder and write in it now: a long edit should not end with nowhere to go."""
-    try:
+    with saving("The results", folder, "choose another --out folder"):
         check_writable(folder)
-    except OSError as error:
-        raise EditError(
-            f"The results can't be saved to {folder} ({error.strerror or error}); choose another --out folder."
-        ) from error
     return folder
 
 

@@ -20,8 +20,8 @@ from typing import Any
 from layerdiffusion.errors import EditError
 from layerdiffusion.evaluation.variants import Variant
 from layerdiffusion.evaluation.worker import Failed, Job, Measured, Worker
+from layerdiffusion.process import available_cores, thread_variables
 from layerdiffusion.settings import Settings
-from layerdiffusion.threads import available_cores, thread_variables
 
 LOCAL = "local"
 ROOT = Path(__file__).resolve().parents[2]

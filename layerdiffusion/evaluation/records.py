@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import quote
 
 from layerdiffusion.errors import EditError
-from layerdiffusion.files import write_files
+from layerdiffusion.files import saving, write_files
 
 MANIFEST = "bench.json"
 FIXED_FIELDS = ("bench", "model", "settings")  # the fields of a manifest that may not change
@@ -45,7 +45,7 @@ class Records:
         if self.has(edit, variant):
             raise EditError(f"The record of {edit}, {variant} is in {self.folder} already; it is never written twice.")
         names = {seed: f"pictures/{_file(edit)}/{_file(variant)}-{seed}.png" for seed in pictures}
-        with self._writing():
+        with saving("The records", self.folder):
             for name, content in sources.items():
                 path = self.folder / "pictures" / _file(edit) / f"{_file(name)}.png"
                 if not path.exists():
@@ -104,7 +104,7 @@ class Records:
             "variants": {**before["variants"], **manifest["variants"]},
             "edits": {**before["edits"], **manifest["edits"]},
         }
-        with self._writing():
+        with saving("The records", self.folder):
             write_files({self.folder / MANIFEST: _json(whole)})
 
     @contextlib.contextmanager
@@ -115,7 +115,7 @@ class Records:
         except ImportError:  # Windows has none
             yield
             return
-        with self._writing():
+        with saving("The records", self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             file = (self.folder / ".lock").open("w")
         with file:
@@ -135,16 +135,6 @@ class Records:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
         return record if whole else None
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise EditError(
-                f"The records can't be saved to {self.folder} ({error.strerror or error}); "
-                "free some space or choose another folder."
-            ) from error
 
 
 def _json(value: Any) -> bytes:

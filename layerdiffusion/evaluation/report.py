@@ -18,7 +18,7 @@ from layerdiffusion.errors import EditError
 from layerdiffusion.evaluation.claims import BenchResults, Measure, kind_label, label
 from layerdiffusion.evaluation.records import Records
 from layerdiffusion.evaluation.variants import METHOD_VARIANTS, ROWS
-from layerdiffusion.files import write_files
+from layerdiffusion.files import saving, write_files
 from layerdiffusion.result import captioned
 
 PAGE, MEASURED, FIGURE = "report.html", "measures.csv", "report.webp"
@@ -60,14 +60,12 @@ def write_report(folder: str | Path, command: str) -> Path:
         size=_size(bench), rule=RULE, figure=_data_url(figure), sections=found, commands=commands,
         edits=[_edit(folder, bench, edit) for edit in bench.kind],
     )  # fmt: skip
-    try:
+    with saving("The report", folder):
         write_files({
             folder / PAGE: page.encode(),
             folder / MEASURED: measures_csv(bench).encode(),
             folder / FIGURE: _webp(figure, 88),
         })  # fmt: skip
-    except OSError as error:
-        raise EditError(f"The report can't be written to {folder} ({error.strerror or error}).") from error
     return folder / PAGE
 
 

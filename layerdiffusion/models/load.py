@@ -34,8 +34,8 @@ from layerdiffusion.models.parts import (
 )
 from layerdiffusion.models.profile import Profile, cuda_problem, device_profile
 from layerdiffusion.models.refused import check_name
+from layerdiffusion.process import threads_for
 from layerdiffusion.settings import PAPER, Settings, model_settings
-from layerdiffusion.threads import threads_for
 
 MINIATURE = Path(__file__).resolve().parents[2] / "assets" / "miniature"
 LAPTOP_SETTINGS = Path(__file__).with_name("laptop.json")  # of `hub.LAPTOP`, whose folders have none

@@ -15,7 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from layerdiffusion.baselines import BASELINES
 from layerdiffusion.errors import EditError, RecipeError
-from layerdiffusion.files import write_files
+from layerdiffusion.files import saving, write_files
 from layerdiffusion.images.io import MAX_BYTES, open_image, png_bytes
 from layerdiffusion.recipe import CARRIED, Recipe, carried_recipe, recipe_from_dict, result_png
 
@@ -81,29 +81,30 @@ def save_zip(
     whole = replace(whole, edit=whole.seen)
     if detail:
         whole, pictures = whole.detailed(), {}
-    try:
-        with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-            if recipe and first.edit.background == "generate":
-                first.layers.background_image.save(Path(folder) / GENERATED)
-            if recipe:
-                whole.save(folder, rescue=False)
-            else:
-                pictures = {}
-                for seed, image in zip(whole.seeds, whole.images, strict=True):
-                    image.save(Path(folder) / f"seed-{seed}.png")
-            if cut_outs is not None:
-                whole.save_layers(folder, cut_outs)
-            for file in sorted(Path(folder).iterdir()):
-                if file.name == "edit.json":  # with its pictures inside, so that it opens without the others
-                    carried = carried_recipe(whole.edit, whole.settings, whole.model, whole.detail)
-                    archive.writestr(file.name, json.dumps(carried, ensure_ascii=False))
-                    continue
-                seed = re.fullmatch(r"seed-(\d+)\.png", file.name)
-                archive.write(pictures.get(int(seed[1]), file) if seed else file, file.name)
-            for file in baselines:
-                archive.write(file, file.name)
-    except OSError as error:
-        raise EditError(f"The zip can't be written ({error.strerror or error}); free some space.") from error
+    with (
+        saving("The zip", path),
+        tempfile.TemporaryDirectory() as folder,
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
+    ):
+        if recipe and first.edit.background == "generate":
+            first.layers.background_image.save(Path(folder) / GENERATED)
+        if recipe:
+            whole.save(folder, rescue=False)
+        else:
+            pictures = {}
+            for seed, image in zip(whole.seeds, whole.images, strict=True):
+                image.save(Path(folder) / f"seed-{seed}.png")
+        if cut_outs is not None:
+            whole.save_layers(folder, cut_outs)
+        for file in sorted(Path(folder).iterdir()):
+            if file.name == "edit.json":  # with its pictures inside, so that it opens without the others
+                carried = carried_recipe(whole.edit, whole.settings, whole.model, whole.detail)
+                archive.writestr(file.name, json.dumps(carried, ensure_ascii=False))
+                continue
+            seed = re.fullmatch(r"seed-(\d+)\.png", file.name)
+            archive.write(pictures.get(int(seed[1]), file) if seed else file, file.name)
+        for file in baselines:
+            archive.write(file, file.name)
     return path
 
 

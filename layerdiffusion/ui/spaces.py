@@ -96,7 +96,7 @@ class ZeroGPU:
         """
         import torch
 
-        from layerdiffusion.lru import OnDevice
+        from layerdiffusion.cache import OnDevice
         from layerdiffusion.progress import Reporter
 
         torch.set_num_threads(1)  # the pool of OpenMP's threads does not survive a fork

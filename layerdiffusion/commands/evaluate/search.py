@@ -26,7 +26,7 @@ from layerdiffusion.evaluation.claims import BACKGROUND, PRESERVED, SATISFIED, B
 from layerdiffusion.evaluation.datasets.toybench import tuning_edits
 from layerdiffusion.evaluation.records import Records
 from layerdiffusion.evaluation.variants import Variant
-from layerdiffusion.files import write_files
+from layerdiffusion.files import saving, write_files
 from layerdiffusion.scoring import PLACE_PSNR, scaled
 
 # By method, the values tried. The first are the authors' own (ours: the paper's), and they win a tie.
@@ -69,10 +69,8 @@ def run(args: argparse.Namespace) -> int:
         "grids": {name: GRIDS[name] for name in best},
         "flags": flags,
     }
-    try:
+    with saving("The search", args.out):
         write_files({args.out / "search.json": (json.dumps(answer, indent=1) + "\n").encode()})
-    except OSError as error:
-        raise EditError(f"The search can't be saved to {args.out} ({error.strerror or error}).") from error
     if args.json:
         print(json.dumps(answer))
     else:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from layerdiffusion.edit import Edit
 from layerdiffusion.errors import EditError
 from layerdiffusion.evaluation.datasets.toybench import BenchEdit
-from layerdiffusion.files import write_files
+from layerdiffusion.files import saving, write_files
 from layerdiffusion.images.io import open_image, png_bytes
 from layerdiffusion.images.masks import open_mask
 
@@ -94,10 +94,8 @@ def _mask(
     if not (on or box):
         on = [[image.width / 2, image.height / 2]]
     mask = segmenter().mask([*on, *off], [1] * len(on) + [0] * len(off), box, image=image)
-    try:
+    with saving("The masks", masks):
         write_files({path: png_bytes(mask)})
-    except OSError as error:
-        raise EditError(f"The masks can't be saved to {masks} ({error.strerror or error}); free some space.") from error
     return mask
 
 

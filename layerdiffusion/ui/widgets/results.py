@@ -133,7 +133,7 @@ def contents_hint(contents: list[str]) -> str:
     )
     layers = (
         " The layers, and each result's subject cut out, come as transparent PNGs, and together as layers.psd "
-        "(Photoshop) and layers.ora (Krita, GIMP)."
+        "(Photoshop, Krita, GIMP)."
         if LAYERS in contents
         else ""
     )

@@ -1,13 +1,16 @@
-"""Torch's threads: as many as there are cores to use, and none that spins while it waits for the others.
+"""What a process sets up before it does anything: torch's threads, and a console that takes every character.
 
-The OpenMP library reads its environment once, when torch is imported: `share_cores` has to come before that, so this
-module imports nothing heavy. What the user has set in the environment wins.
+There are as many threads as cores to use, and none spins while it waits for the others. The OpenMP library reads its
+environment once, when torch is imported: `share_cores` has to come before that, so this module imports nothing heavy.
+What the user has set in the environment wins.
 """
 
 from __future__ import annotations
 
+import io
 import math
 import os
+import sys
 from collections.abc import Iterable, Mapping, MutableMapping
 from pathlib import Path
 
@@ -15,6 +18,15 @@ COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_THREAD_LIMIT")
 WAITS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 SMALL = 100_000_000  # parameters of a network whose operations are over before sleeping threads have woken
 _chosen: dict[str, str] = {}  # what `share_cores` has set, which is not the user's
+
+
+def replace_what_cannot_be_shown() -> None:
+    """From now on a character outside stdout's encoding is printed as "?", where Python would raise an error.
+
+    stderr escapes such characters by itself.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="replace")
 
 
 def share_cores(environment: MutableMapping[str, str] = os.environ) -> None:

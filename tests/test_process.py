@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from layerdiffusion import threads
+from layerdiffusion import process
 from layerdiffusion.models.load import load_models
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,28 +55,28 @@ def four_cpus(monkeypatch):
     ],
 )
 def test_the_quota_is_the_least_of_the_groups_around_the_process(tmp_path, files, quota):
-    assert threads.cpu_quota(machine(tmp_path, files)) == quota
+    assert process.cpu_quota(machine(tmp_path, files)) == quota
 
 
 @pytest.mark.parametrize(("limit", "cores"), [("max", 4), ("350000", 3), ("100000", 1), ("20000", 1)])
 def test_a_quota_is_rounded_down_to_whole_cores_but_leaves_one(tmp_path, limit, cores):
     files = {"proc/self/cgroup": "0::/", "sys/fs/cgroup/cpu.max": f"{limit} 100000"}
-    assert threads.available_cores(machine(tmp_path, files)) == cores
+    assert process.available_cores(machine(tmp_path, files)) == cores
 
 
 def test_cores_outside_the_affinity_are_not_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {1, 3})
-    assert threads.available_cores(machine(tmp_path, {})) == 2
+    assert process.available_cores(machine(tmp_path, {})) == 2
 
 
 def test_two_threads_of_one_core_count_once(tmp_path):
-    assert threads.available_cores(machine(tmp_path, {}, ("0-1", "0-1", "2-3", "2-3"))) == 2
+    assert process.available_cores(machine(tmp_path, {}, ("0-1", "0-1", "2-3", "2-3"))) == 2
 
 
 def test_a_system_without_affinity_counts_its_cpus(tmp_path, monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: 6)
-    assert threads.available_cores(tmp_path) == 6
+    assert process.available_cores(tmp_path) == 6
 
 
 @pytest.mark.parametrize(
@@ -90,15 +90,15 @@ def test_a_system_without_affinity_counts_its_cpus(tmp_path, monkeypatch):
     ],
 )
 def test_what_the_user_has_set_wins(own, set_):
-    assert threads.thread_variables(2, own) == set_
+    assert process.thread_variables(2, own) == set_
 
 
 def test_what_this_module_has_set_is_not_taken_for_the_users(monkeypatch):
-    monkeypatch.setattr(threads, "_chosen", {})
+    monkeypatch.setattr(process, "_chosen", {})
     environment = {"PATH": "/bin"}
-    threads.share_cores(environment)
+    process.share_cores(environment)
     assert environment.keys() == {"PATH", *OURS}
-    assert threads.thread_variables(1, environment) == {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    assert process.thread_variables(1, environment) == {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
 
 def test_the_tests_themselves_run_on_one_thread_each():
@@ -129,17 +129,17 @@ def test_the_variables_are_set_before_torch_is_imported(start, tmp_path):
 
 
 def test_a_small_network_gets_half_of_our_threads_and_all_of_the_users_own(monkeypatch):
-    monkeypatch.setattr(threads, "_chosen", {"OMP_NUM_THREADS": "4", "OMP_WAIT_POLICY": "PASSIVE"})
-    assert threads.threads_for(29_000_000) == 2 and threads.threads_for(860_000_000) is None
-    monkeypatch.setattr(threads, "_chosen", {"OMP_NUM_THREADS": "1"})
-    assert threads.threads_for(29_000_000) == 1
-    monkeypatch.setattr(threads, "_chosen", {})
-    assert threads.threads_for(29_000_000) is None
+    monkeypatch.setattr(process, "_chosen", {"OMP_NUM_THREADS": "4", "OMP_WAIT_POLICY": "PASSIVE"})
+    assert process.threads_for(29_000_000) == 2 and process.threads_for(860_000_000) is None
+    monkeypatch.setattr(process, "_chosen", {"OMP_NUM_THREADS": "1"})
+    assert process.threads_for(29_000_000) == 1
+    monkeypatch.setattr(process, "_chosen", {})
+    assert process.threads_for(29_000_000) is None
 
 
 def test_loading_a_small_model_sets_them(tiny_folder, monkeypatch):
     chosen = []
-    monkeypatch.setattr(threads, "_chosen", {"OMP_NUM_THREADS": "6"})
+    monkeypatch.setattr(process, "_chosen", {"OMP_NUM_THREADS": "6"})
     monkeypatch.setattr(torch, "set_num_threads", chosen.append)
     load_models(tiny_folder, "cpu")
     assert chosen == [3]
