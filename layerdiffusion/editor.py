@@ -16,7 +16,7 @@ from PIL import Image
 from layerdiffusion.baselines import OWN, BaselineOptions, check_options, edit_of, options_for
 from layerdiffusion.cache import LRU, Run, Stage, StageCache, digest
 from layerdiffusion.edit import Edit
-from layerdiffusion.engine import FittedEmbeddings, TunedWeights, Turns
+from layerdiffusion.engine import FittedEmbeddings, Task, TunedWeights, Turns
 from layerdiffusion.errors import EditError
 from layerdiffusion.images.layers import Layers, cut_note, lay_out, seen
 from layerdiffusion.images.masks import Mask, cut_out
@@ -32,7 +32,6 @@ from layerdiffusion.recipe import Recipe
 from layerdiffusion.result import Result
 from layerdiffusion.settings import SAMPLING, Settings
 from layerdiffusion.subject import OF_A_SUBJECT, Subject, trained_subject
-from layerdiffusion.task import Task
 
 BACKGROUND = "background"
 FOUND = 2**26  # bytes of the masks of results' subjects that are cached

@@ -1,4 +1,6 @@
-"""How the stages use a device: precisions, gradient checkpointing, what is given up for memory, and turns.
+"""What a method makes an edit of, and how its stages use a device.
+
+Precisions, gradient checkpointing, what is given up for memory, and turns.
 
 Here alone a network becomes the method's f(x_t, t, e). The functions take the loaded `Models`, and change none of them.
 """
@@ -8,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -16,20 +18,47 @@ from PIL import Image
 from torch import Tensor
 
 from layerdiffusion.cache import digest
+from layerdiffusion.edit import Edit
+from layerdiffusion.images.layers import Layers, object_fit
 from layerdiffusion.models.denoiser import Denoiser, enable_checkpointing
 from layerdiffusion.models.family import Condition
 from layerdiffusion.models.oom import free_memory, is_out_of_memory
 from layerdiffusion.models.tuning import TunedNetwork, Weights, in_precision, with_weights
 from layerdiffusion.progress import Cancelled, OnStep, Reporter
+from layerdiffusion.settings import Settings
 
 if TYPE_CHECKING:
     from layerdiffusion.models.models import Models
+    from layerdiffusion.subject import Subject
 
 CHECKPOINTED = "Stage 2 ran out of memory and ran again with gradient checkpointing: slower, the same pictures."
 AS_LORA = "Stage 2 ran out of memory and ran again as LoRA: a small addition was trained in place of the whole model."
 
 Train = Callable[[TunedNetwork], Weights]
 LatentsOf = Callable[[Tensor, OnStep], Tensor]  # (noise of one batch, on_step) → its clean latents
+
+
+@dataclass(frozen=True)
+class Task:
+    """One edit made ready for a method."""
+
+    models: Models
+    edit: Edit
+    layers: Layers  # of `size`
+    settings: Settings  # every field set
+    options: object = None  # a baseline's own, every field set
+    subject: Subject | None = None  # a kept one, in place of training
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(W, H) of every picture that the stages see and make."""
+        return self.layers.composite.size
+
+    def picture(self, source: str) -> Image.Image:
+        """What a baseline edits: "photo", as it was given, cropped to the edit's window, or "composite"."""
+        if source == "composite":
+            return self.layers.composite
+        return object_fit(self.edit, self.size).image(self.edit.object_image)
 
 
 class FittedEmbeddings(NamedTuple):

@@ -10,7 +10,7 @@ from PIL import Image
 
 from layerdiffusion.edit import Edit
 from layerdiffusion.images.layers import Layers
-from layerdiffusion.images.masks import grow
+from layerdiffusion.images.masks import bounding_box, grow
 
 if TYPE_CHECKING:
     from layerdiffusion.models.models import Models
@@ -161,9 +161,3 @@ def cut_out(image: Image.Image, mask: np.ndarray) -> Image.Image:
     square = Image.new("RGB", (side, side), (128, 128, 128))
     square.paste(image, (-x, -y))
     return square
-
-
-def bounding_box(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of what is True, the last two past the end."""
-    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1

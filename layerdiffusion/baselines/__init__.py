@@ -21,8 +21,8 @@ from layerdiffusion.settings import Limit, Settings, check_choice, check_number
 
 if TYPE_CHECKING:
     from layerdiffusion.cache import Run, Stage
+    from layerdiffusion.engine import Task
     from layerdiffusion.models.models import Models
-    from layerdiffusion.task import Task
 
 OWN = "layerdiffusion"
 

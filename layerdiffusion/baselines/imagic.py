@@ -17,7 +17,7 @@ from torch import Tensor
 from layerdiffusion import engine
 from layerdiffusion.baselines import BaselineOptions, option
 from layerdiffusion.cache import Run, Stage, Work, stage
-from layerdiffusion.engine import FittedEmbeddings, TunedWeights, finite, training_generator
+from layerdiffusion.engine import FittedEmbeddings, Task, TunedWeights, finite, training_generator
 from layerdiffusion.method.embeddings import optimize_embeddings
 from layerdiffusion.method.finetune import composite_layers, finetune
 from layerdiffusion.method.sampling import sample
@@ -25,7 +25,6 @@ from layerdiffusion.models.family import Condition
 from layerdiffusion.models.tuning import TunedNetwork, Weights
 from layerdiffusion.progress import OnStep, Reporter
 from layerdiffusion.settings import EMBEDDINGS, FINETUNE, SAMPLING, Limit, Settings, setting_table
-from layerdiffusion.task import Task
 
 if TYPE_CHECKING:
     from layerdiffusion.models.models import Models

@@ -15,11 +15,11 @@ from torch import Tensor
 from layerdiffusion import engine
 from layerdiffusion.baselines import BaselineOptions
 from layerdiffusion.cache import Run, Stage, Work, stage
+from layerdiffusion.engine import Task
 from layerdiffusion.method.sampling import sample
 from layerdiffusion.models.klein import Klein, KleinCondition
 from layerdiffusion.progress import OnStep, Reporter
 from layerdiffusion.settings import SAMPLING
-from layerdiffusion.task import Task
 
 if TYPE_CHECKING:
     from layerdiffusion.models.models import Models

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from layerdiffusion import engine
 from layerdiffusion.baselines import SHARE, BaselineOptions, option
 from layerdiffusion.cache import Run, Stage, Work, stage
-from layerdiffusion.engine import finite
+from layerdiffusion.engine import Task, finite
 from layerdiffusion.method.sampling import ddim_scheduler, denoise, guided_noise_pred
 from layerdiffusion.method.types import NoiseScheduler
 from layerdiffusion.models.denoiser import Denoiser
@@ -36,7 +36,6 @@ from layerdiffusion.models.family import Condition
 from layerdiffusion.models.tuning import with_weights
 from layerdiffusion.progress import OnStep, Reporter, Step
 from layerdiffusion.settings import SAMPLING, Limit
-from layerdiffusion.task import Task
 
 if TYPE_CHECKING:
     from layerdiffusion.models.models import Models

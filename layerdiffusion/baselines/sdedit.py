@@ -11,10 +11,10 @@ from torch import Tensor
 from layerdiffusion import engine
 from layerdiffusion.baselines import SHARE, BaselineOptions, option
 from layerdiffusion.cache import Run, Stage, Work, stage
+from layerdiffusion.engine import Task
 from layerdiffusion.method.sampling import sample, taken_steps
 from layerdiffusion.progress import OnStep, Reporter
 from layerdiffusion.settings import SAMPLING
-from layerdiffusion.task import Task
 
 if TYPE_CHECKING:
     from layerdiffusion.models.models import Models

@@ -20,8 +20,7 @@ from layerdiffusion.commands.terminal import (
 )
 from layerdiffusion.edit import BACKGROUNDS, PLACEMENT, Edit, Placement, check_prompts
 from layerdiffusion.errors import EditError, MaskError
-from layerdiffusion.images.geometry import points_in_opened
-from layerdiffusion.images.io import open_image
+from layerdiffusion.images.io import open_image, points_in_opened
 from layerdiffusion.images.masks import read_mask
 from layerdiffusion.recipe import Recipe, load_recipe
 from layerdiffusion.settings import PRESET_FLAGS, Settings, setting_table

@@ -5,14 +5,12 @@ Pixel coordinates are (x, y); pixel centres are at whole numbers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from PIL import Image
 
-from layerdiffusion.images.io import REDUCED_FROM
 from layerdiffusion.images.masks import resize_mask
 
 DISPLAY_SIDE = 1536  # of a longer side: as the page works on pictures, and as saved results carry them
@@ -92,21 +90,6 @@ def fit_window(
             start = (first + last - side) // 2 if last - first > side else min(max(start, last - side), first)
         starts.append(min(max(start, 0), length - side))
     return Fit(starts[0], starts[1], measures[0], measures[1], size)
-
-
-def points_in_opened(points: Iterable[Sequence[float]], image: Image.Image) -> list[tuple[float, ...]]:
-    """Points (x, y), or boxes (x0, y0, x1, y1), of a file's upright picture in the pixels of the opened `image`.
-
-    The same ones unless `open_image` reduced it. What is no number stays as it is.
-    """
-    before = image.info.get(REDUCED_FROM, image.size)
-
-    def scaled(value: float, axis: int) -> float:
-        if before == image.size or not isinstance(value, int | float):
-            return value
-        return value * image.size[axis] / before[axis]
-
-    return [tuple(scaled(value, index % 2) for index, value in enumerate(point)) for point in points]
 
 
 def reduce(

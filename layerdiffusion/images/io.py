@@ -1,7 +1,7 @@
 """Pictures: decoded and checked, turned upright, converted to 8-bit sRGB; and PNG bytes.
 
 Pictures are RGB `PIL.Image`. Memory is bounded: a picture of more than `WORKING_PIXELS` is reduced by a whole factor
-as it is opened, a JPEG while it is decoded.
+as it is opened, a JPEG while it is decoded. More than 8 bits a sample are scaled by `to_eight_bits`.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ import functools
 import io
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pillow_heif
 from PIL import Image, ImageCms, JpegImagePlugin, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from layerdiffusion.errors import ImageError, printable
-from layerdiffusion.images import depth
 
 ImageSource = Image.Image | np.ndarray | bytes | str | os.PathLike
 
@@ -34,6 +34,10 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "HEIF")  
 FIRST_PICTURE = ("MPO", "HEIF")  # what a phone stores beside its first picture are depth maps, brackets and previews
 REDUCED_FROM = "reduced_from"  # in an opened picture's `info`: the size (W, H) before it was reduced
 
+DEPTHS = (8, 10, 12, 14, 16)
+OPEN_ENDED = 16.0  # floats up to here are light relative to 1, above it counts of a sensor
+DEEP_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")  # Pillow's own of more than 8 bits, one channel each
+BAND = 256  # rows scaled at once: bounds the memory of 64-bit intermediates
 
 _COPIED_INFO = ("icc_profile", "transparency")
 _ORIENTATION_TAG = 0x0112
@@ -56,7 +60,7 @@ def open_image(source: ImageSource, name: str = "the picture") -> Image.Image:
     file's content decides its format, whatever its name says. Pictures have up to `MAX_PIXELS`, JPEGs
     `MAX_JPEG_PIXELS`; one of more than `WORKING_PIXELS` is reduced by the least whole factor that fits (a JPEG's is a
     power of two) and its `info` says from what size under `REDUCED_FROM`. More than 8 bits a sample are scaled as
-    `layerdiffusion.images.depth` says.
+    `to_eight_bits` says.
 
     Raises `ImageError`, which calls the picture `name`, for files that are missing, damaged, animated or no pictures,
     and for sizes outside the limits.
@@ -122,6 +126,21 @@ def png_bytes(picture: Image.Image | np.ndarray, text: PngInfo | None = None) ->
     return buffer.getvalue()
 
 
+def points_in_opened(points: Iterable[Sequence[float]], image: Image.Image) -> list[tuple[float, ...]]:
+    """Points (x, y), or boxes (x0, y0, x1, y1), of a file's upright picture in the pixels of the opened `image`.
+
+    The same ones unless `open_image` reduced it. What is no number stays as it is.
+    """
+    before = image.info.get(REDUCED_FROM, image.size)
+
+    def scaled(value: float, axis: int) -> float:
+        if before == image.size or not isinstance(value, int | float):
+            return value
+        return value * image.size[axis] / before[axis]
+
+    return [tuple(scaled(value, index % 2) for index, value in enumerate(point)) for point in points]
+
+
 @contextlib.contextmanager
 def _one_sentence(name: str) -> Iterator[None]:
     """Whatever a decoder raises becomes an `ImageError`."""
@@ -154,8 +173,8 @@ def _load(source: Image.Image | np.ndarray | bytes, name: str) -> tuple[Image.Im
     _check_picture(image, name)
     stored = image.size
     drafted = bool(data) and image.format in ("JPEG", "MPO") and _draft(image)
-    if data and depth.hides_depth(image):
-        samples = depth.read_deep(data)
+    if data and _hides_depth(image):
+        samples = _read_deep(data)
         if samples is None:
             raise ImageError(f"{name} is damaged or cut short and can't be read; save or download it again.")
         if image.format == "TIFF" and image.mode == "RGB":
@@ -163,7 +182,7 @@ def _load(source: Image.Image | np.ndarray | bytes, name: str) -> tuple[Image.Im
         return _profiled(samples, image, name), image.size, 1 if image.format == "TIFF" else _orientation(image)
     image.load()
     orientation = _orientation(image)
-    if image.mode in depth.MODES:
+    if image.mode in DEEP_MODES:
         image = _profiled(np.asarray(image), image, name)
     return image, stored if drafted else image.size, orientation
 
@@ -183,9 +202,65 @@ def _formats() -> list[str]:
     return [name for name in FORMATS if name in Image.OPEN]
 
 
+def _hides_depth(image: Image.Image) -> bool:
+    """Whether Pillow would cut this file's 16-bit colours to 8: it has no deeper mode of several channels."""
+    return image.mode in ("RGB", "RGBA", "LA") and any(";16" in str(tile.args) for tile in getattr(image, "tile", ()))
+
+
+def _read_deep(data: bytes) -> np.ndarray | None:
+    """The samples of a PNG or TIFF file, (H, W) or (H, W, 3 or 4) in RGB order, in their own dtype; None if unreadable.
+
+    A TIFF comes upright, a PNG as it is stored.
+    """
+    samples = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if samples is None or samples.ndim == 2:
+        return samples
+    order = cv2.COLOR_BGRA2RGBA if samples.shape[2] == 4 else cv2.COLOR_BGR2RGB
+    return cv2.cvtColor(samples, order)
+
+
+def to_eight_bits(samples: np.ndarray) -> np.ndarray:
+    """Samples (H, W) or (H, W, C) as uint8; an alpha channel (C = 4) is scaled by its own range.
+
+    The scaling is linear, the same for all colours, and follows from the picture's own values: 0 is black, and white is
+
+    - of integers, 2^b − 1 for the least b of 8, 10, 12, 14 and 16 that holds every value, so that a camera's 12-bit
+      values in a 16-bit file open as bright as they were taken;
+    - of floats, 1 if no value is larger, else the largest value if that is at most 16 (open-ended light), else as of
+      integers. Negative floats are black. No gamma is applied.
+
+    Raises `ValueError` for negative integers, values of more than 16 bits, and floats that are no numbers.
+    """
+    if samples.ndim == 3 and samples.shape[2] == 4:
+        return np.dstack([to_eight_bits(samples[..., :3]), to_eight_bits(samples[..., 3])])
+    white = _white(samples)
+    scaled = np.empty(samples.shape, np.uint8)
+    for start in range(0, len(samples), BAND):
+        band = samples[start : start + BAND]
+        if np.issubdtype(samples.dtype, np.floating):
+            scaled[start : start + BAND] = np.rint(band.clip(0, white) * (255 / white))
+        else:
+            scaled[start : start + BAND] = band.astype(np.int64) * 255 // int(white)
+    return scaled
+
+
+def _white(samples: np.ndarray) -> float:
+    low, high = float(samples.min()), float(samples.max())
+    if not np.isfinite([low, high]).all():
+        raise ValueError("some of its values are no finite numbers")
+    if np.issubdtype(samples.dtype, np.floating):
+        if high <= OPEN_ENDED:
+            return max(high, 1.0)
+        low = max(low, 0.0)
+    whites = [2**bits - 1 for bits in DEPTHS if high <= 2**bits - 1]
+    if low < 0 or not whites:
+        raise ValueError("its values lie outside 16 bits")
+    return float(whites[0])
+
+
 def _eight_bits(samples: np.ndarray, name: str) -> np.ndarray:
     try:
-        return depth.to_eight_bits(samples)
+        return to_eight_bits(samples)
     except ValueError as error:
         raise ImageError(f"{name} can't be shown: {error}; save it as an ordinary PNG or JPEG.") from error
 

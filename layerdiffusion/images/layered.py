@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from layerdiffusion.images.masks import Mask
+from layerdiffusion.images.masks import Mask, bounding_box
 
 LEAVE_OPEN, CLOSE = 1, 3  # section dividers of PSD: a group's own record, and the one at its bottom
 
@@ -26,7 +26,7 @@ class NamedLayer(NamedTuple):
     @property
     def box(self) -> tuple[int, int, int, int]:
         """Left, top, right, bottom of what is seen; a single pixel where nothing is."""
-        return Image.fromarray(self.mask).getbbox() or (0, 0, 1, 1)
+        return bounding_box(self.mask) if self.mask.any() else (0, 0, 1, 1)
 
 
 class LayerGroup(NamedTuple):

@@ -11,10 +11,9 @@ import numpy as np
 from PIL import Image
 
 from layerdiffusion.edit import Edit, Placement
-from layerdiffusion.errors import PlacementError
+from layerdiffusion.errors import MaskError, PlacementError
 from layerdiffusion.images.geometry import Fit, fit_window
-from layerdiffusion.images.inpainting import inpaint
-from layerdiffusion.images.masks import OpenedMask, lay_over
+from layerdiffusion.images.masks import OpenedMask, bounding_box, grow, lay_over
 
 GHOST = 0.1  # of a soft mask: what has more than this of a subject in it goes with it when that is inpainted
 
@@ -182,8 +181,8 @@ def place(image: Image.Image, mask: np.ndarray, placement: Placement) -> tuple[I
 def placement_matrix(mask: np.ndarray, placement: Placement) -> np.ndarray:
     """The 3 × 3 matrix that takes a pixel (x, y, 1) of the picture to where the placement puts it."""
     height, width = mask.shape
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    centre_x, centre_y = (columns[0] + columns[-1]) / 2, (rows[0] + rows[-1]) / 2
+    left, top, right, bottom = bounding_box(mask)
+    centre_x, centre_y = (left + right - 1) / 2, (top + bottom - 1) / 2
     angle = math.radians(placement.rotation)
     cos, sin = placement.scale * math.cos(angle), placement.scale * math.sin(angle)
     mirror = -1 if placement.flip else 1
@@ -192,3 +191,70 @@ def placement_matrix(mask: np.ndarray, placement: Placement) -> np.ndarray:
     there = np.array([[1, 0, -centre_x], [0, 1, -centre_y], [0, 0, 1]])
     back = np.array([[1, 0, centre_x + placement.dx * width], [0, 1, centre_y + placement.dy * height], [0, 0, 1]])
     return back @ turn @ there
+
+
+def inpaint(image: Image.Image, mask: np.ndarray, halo: int | None = None) -> Image.Image:
+    """The picture with what is True in `mask` filled from its surroundings.
+
+    What lies beside the hole at the same height is copied in where it continues the hole's rim: inpainting alone
+    smears the rim inwards and leaves a ghost in the subject's outline. OpenCV's inpainting (Telea) does the rest. The
+    mask is first grown by `halo` pixels (None: a hundredth of the shorter side), because a subject's soft rim lies
+    just outside its mask and would be spread over the hole.
+    """
+    if not mask.any():
+        return image
+    halo = max(1, round(min(image.size) / 100)) if halo is None else halo
+    hole = grow(mask, halo)
+    if hole.all():
+        hole = mask
+    if hole.all():
+        raise MaskError("The mask covers the whole picture, so there is nothing left to fill it from; mark less.")
+    filled = np.asarray(image).copy()
+    known = ~hole
+    rest = hole.copy()
+    for offset in _sideways_offsets(filled, hole):
+        patch = rest & _sideways(known, offset)
+        filled[patch] = _sideways(np.asarray(image), offset)[patch]
+        rest &= ~patch
+    return Image.fromarray(cv2.inpaint(filled, rest.astype(np.uint8), 3, cv2.INPAINT_TELEA))
+
+
+def _sideways_offsets(pixels: np.ndarray, hole: np.ndarray, most: int = 4) -> list[int]:
+    """How far to the right to shift the picture so that it fills the hole: the best offset first, then what fills up.
+
+    An offset is good if the shifted picture agrees with the hole's rim and covers much of the hole; none is used whose
+    rim is off by more than 16 of 255 levels. The search is done on a picture of at most 128 pixels a side.
+    """
+    ratio = max(1.0, max(hole.shape) / 128)
+    size = round(hole.shape[1] / ratio), round(hole.shape[0] / ratio)
+    small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA).astype(np.float32)
+    rest = cv2.resize(hole.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0
+    whole, known = rest.sum(), ~rest
+    rim = grow(rest, max(2, round(max(size) / 20))) & known
+    found = []
+    for offset in range(1 - size[0], size[0]):
+        covered = _sideways(known, offset)
+        seen = rim & covered
+        if (rest & covered).sum() >= 0.05 * whole and seen.sum() >= 0.25 * rim.sum():
+            found.append((np.abs(small - _sideways(small, offset))[seen].mean(), offset, covered))
+    offsets: list[int] = []
+    while rest.any() and len(offsets) < most:
+        usable = [
+            (cost, offset, covered, (rest & covered).sum() / whole) for cost, offset, covered in found if cost <= 16
+        ]
+        usable = [choice for choice in usable if choice[3] >= 0.03]
+        if not usable:
+            break
+        # The 4 keeps a perfect but tiny match from winning over a good one that fills the hole.
+        _, offset, covered, _ = min(usable, key=lambda choice: (choice[0] + 4) / choice[3] ** 0.7)
+        offsets.append(round(offset * ratio))
+        rest &= ~covered
+    return offsets
+
+
+def _sideways(array: np.ndarray, offset: int) -> np.ndarray:
+    """The array (H, W, …) shifted to the right by `offset` columns; zeros or False move in."""
+    shifted = np.zeros_like(array)
+    width = array.shape[1]
+    shifted[:, max(offset, 0) : width + min(offset, 0)] = array[:, max(-offset, 0) : width - max(offset, 0)]
+    return shifted

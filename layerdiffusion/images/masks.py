@@ -203,6 +203,11 @@ def keep_largest(mask: np.ndarray) -> np.ndarray:
     return pieces == 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
 
 
+def bounding_box(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of what is True, the last two past the end; all 0 where nothing is."""
+    return Image.fromarray(mask).getbbox() or (0, 0, 0, 0)
+
+
 def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """The mask at `size` (W, H): True where at least half of a pixel's area was; enlarged, the nearest pixel's."""
     if mask.shape == size[::-1]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from layerdiffusion import engine
 from layerdiffusion.cache import Run, Stage, Work, stage
-from layerdiffusion.engine import FittedEmbeddings, TunedWeights, finite, training_generator
+from layerdiffusion.engine import FittedEmbeddings, Task, TunedWeights, finite, training_generator
 from layerdiffusion.images.masks import LatentMask, Mask, mask_to_latents, too_small
 from layerdiffusion.method.embeddings import edit_embedding, optimize_embeddings
 from layerdiffusion.method.finetune import composite_layers, finetune, separate_layers
@@ -23,7 +23,6 @@ from layerdiffusion.method.sampling import sample
 from layerdiffusion.models.tuning import TunedNetwork, Weights
 from layerdiffusion.progress import OnStep, Reporter
 from layerdiffusion.settings import EMBEDDINGS, FINETUNE, SAMPLING
-from layerdiffusion.task import Task
 
 if TYPE_CHECKING:
     from layerdiffusion.models.models import Models

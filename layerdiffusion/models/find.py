@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from layerdiffusion.errors import SegmentError
-from layerdiffusion.images.masks import keep_largest
+from layerdiffusion.images.masks import bounding_box, keep_largest
 from layerdiffusion.models.detectors import Detector, Instance, with_article
 from layerdiffusion.models.segmenter import Proposal, Segmenter
 
@@ -99,9 +99,9 @@ def _scored(models: Models, segmenter: Segmenter, image: Image.Image, words: str
 
 def _refined(segmenter: Segmenter, image: Image.Image, proposal: Proposal, score: float) -> Found:
     """What SAM answers to the proposal's click and box together."""
-    rows, columns = np.flatnonzero(proposal.mask.any(1)), np.flatnonzero(proposal.mask.any(0))
+    left, top, right, bottom = bounding_box(proposal.mask)
     across, down = (length / own for length, own in zip(image.size, proposal.mask.shape[::-1], strict=True))
-    box = columns[0] * across, rows[0] * down, (columns[-1] + 1) * across, (rows[-1] + 1) * down
+    box = left * across, top * down, right * across, bottom * down
     best = max(segmenter.candidates([proposal.point], box=box, image=image), key=lambda candidate: candidate.iou)
     return Found(best.mask, best.iou, score, (proposal.point,), box)
 
@@ -168,9 +168,9 @@ def similarity(models: Models, image: Image.Image, masks: Sequence[np.ndarray], 
 
 def cut_out(pixels: np.ndarray, mask: np.ndarray, margin: float, colour: np.ndarray) -> Image.Image:
     """What the mask marks in the middle of a square of one colour, `margin` times its longer side."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    scale = VIEW / (margin * max(rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1))
-    middle = (columns[0] + columns[-1]) / 2, (rows[0] + rows[-1]) / 2
+    left, top, right, bottom = bounding_box(mask)
+    scale = VIEW / (margin * max(bottom - top, right - left))
+    middle = (left + right - 1) / 2, (top + bottom - 1) / 2
     matrix = np.array([[scale, 0, VIEW / 2 - scale * middle[0]], [0, scale, VIEW / 2 - scale * middle[1]]])
     sheet = np.where(mask[..., None], pixels, colour).astype(np.uint8)
     edge = tuple(float(value) for value in colour)

@@ -13,8 +13,7 @@ import numpy as np
 
 from layerdiffusion.edit import Edit, Placement, check_window
 from layerdiffusion.errors import EditError, PromptError, SegmentError, SettingsError
-from layerdiffusion.images.geometry import points_in_opened
-from layerdiffusion.images.io import open_image, png_bytes
+from layerdiffusion.images.io import open_image, png_bytes, points_in_opened
 from layerdiffusion.images.masks import OpenedMask, read_mask
 from layerdiffusion.prompts import split_prompt as parts_of
 from layerdiffusion.settings import Settings, shortened

@@ -7,7 +7,7 @@ from pictures import noise, smooth
 from PIL import Image
 
 from layerdiffusion.errors import MaskError
-from layerdiffusion.images.inpainting import inpaint
+from layerdiffusion.images.layers import inpaint
 from layerdiffusion.images.masks import grow
 
 

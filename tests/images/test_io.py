@@ -13,8 +13,7 @@ from pictures import encoded, noise, png_chunk, refusal, smooth
 from PIL import Image, ImageCms, ImageOps
 
 from layerdiffusion.errors import ImageError
-from layerdiffusion.images.geometry import points_in_opened
-from layerdiffusion.images.io import MAX_BYTES, MIN_SIDE, REDUCED_FROM, open_image
+from layerdiffusion.images.io import MAX_BYTES, MIN_SIDE, REDUCED_FROM, open_image, points_in_opened
 from layerdiffusion.images.masks import open_mask
 
 
