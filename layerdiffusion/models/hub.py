@@ -1,10 +1,11 @@
-"""Files from the hub, downloaded into its cache; or one sentence that says why they can't be had."""
+"""What models are called, and their files from the hub: in its cache, or one sentence on why they can't be had."""
 
 from __future__ import annotations
 
 import errno
 import io
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,18 @@ CONFIG_FILES = ("model_index.json", "settings.json", "scheduler/*.json", "tokeni
 WEIGHTS = ("model", "diffusion_pytorch_model")  # transformers' name of a weight file, and diffusers'
 PICKLED = ["pytorch_model.bin", "diffusion_pytorch_model.bin"]  # the same of older files
 OnBytes = Callable[[int, int], None]  # (bytes that have come, bytes that will)
+PLUS = " + "  # between a model's name and the LoRA files on top of it
+# A file, or LORA_FILE:SCALE, up to the next one.
+LORA_FILE = re.compile(r"(.+?\.safetensors(?::[^:]*?)?)(?: \+ |$)", re.IGNORECASE)
+
+
+def split_name(name: str) -> tuple[str, list[str]]:
+    """A model's name as `load_models` takes it: the model's own, and its LoRA files as LORA_FILE or LORA_FILE:SCALE."""
+    pieces = name.split(PLUS)
+    lengths = range(len(pieces), 0, -1)  # of folders and files whose own names have a plus, the longest that is there
+    length = next((n for n in lengths if Path(PLUS.join(pieces[:n])).exists()), 1)
+    rest = PLUS.join(pieces[length:])
+    return PLUS.join(pieces[:length]), LORA_FILE.findall(rest) or pieces[length:]
 
 
 def weight_files(parts: Iterable[str], variant: str = "") -> tuple[str, ...]:

@@ -20,11 +20,11 @@ from layerdiffusion.errors import ModelError
 from layerdiffusion.models import hub
 from layerdiffusion.models._torchvision import ensure_torchvision
 from layerdiffusion.models.family import Family, Network, StableDiffusionXL
+from layerdiffusion.models.hub import PLUS, split_name
 from layerdiffusion.models.klein import Klein
 from layerdiffusion.models.lora import add_loras
 from layerdiffusion.models.memory import fitting_settings
 from layerdiffusion.models.models import Models
-from layerdiffusion.models.names import PLUS, split_name
 from layerdiffusion.models.parts import (
     Parts,
     open_file,

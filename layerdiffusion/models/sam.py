@@ -1,5 +1,4 @@
-"""Meta's Segment Anything at any size: build it from a config, save it as safetensors, open any checkpoint of
-it.
+"""Meta's Segment Anything at any size: build it from a config, save it as safetensors, open any checkpoint of it.
 
 A folder holds `config.json` (the fields of `SamConfig`) and `model.safetensors` (Meta's key names).
 Checkpoints that come without a config, `sam_vit_*.pth`, are recognised by the shapes of their weights.
@@ -268,54 +267,43 @@ def _config_from(data: Any) -> SamConfig:
     return SamConfig(**values)
 
 
-_FROM_TRANSFORMERS = [
-    (r"^vision_encoder\.neck\.conv1", "image_encoder.neck.0"),
-    (r"^vision_encoder\.neck\.layer_norm1", "image_encoder.neck.1"),
-    (r"^vision_encoder\.neck\.conv2", "image_encoder.neck.2"),
-    (r"^vision_encoder\.neck\.layer_norm2", "image_encoder.neck.3"),
-    (r"^vision_encoder\.patch_embed\.projection", "image_encoder.patch_embed.proj"),
-    (r"^vision_encoder\.layers\.(\d+)\.layer_norm", r"image_encoder.blocks.\1.norm"),
-    (r"^vision_encoder\.layers", "image_encoder.blocks"),
-    (r"^vision_encoder", "image_encoder"),
-    (r"^prompt_encoder\.mask_embed\.conv1", "prompt_encoder.mask_downscaling.0"),
-    (r"^prompt_encoder\.mask_embed\.layer_norm1", "prompt_encoder.mask_downscaling.1"),
-    (r"^prompt_encoder\.mask_embed\.conv2", "prompt_encoder.mask_downscaling.3"),
-    (r"^prompt_encoder\.mask_embed\.layer_norm2", "prompt_encoder.mask_downscaling.4"),
-    (r"^prompt_encoder\.mask_embed\.conv3", "prompt_encoder.mask_downscaling.6"),
-    (r"^prompt_encoder\.point_embed\.", "prompt_encoder.point_embeddings."),
-    (r"^mask_decoder\.transformer\.layers\.(\d+)\.layer_norm", r"mask_decoder.transformer.layers.\1.norm"),
-    (r"^mask_decoder\.transformer\.layer_norm_final_attn", "mask_decoder.transformer.norm_final_attn"),
-    (r"^mask_decoder\.upscale_conv1", "mask_decoder.output_upscaling.0"),
-    (r"^mask_decoder\.upscale_layer_norm", "mask_decoder.output_upscaling.1"),
-    (r"^mask_decoder\.upscale_conv2", "mask_decoder.output_upscaling.3"),
+# Parts of transformers' names and what Meta calls them, replaced in this order.
+_RENAMED = [
+    ("vision_encoder.layers.", "image_encoder.blocks."),
+    ("vision_encoder.", "image_encoder."),
+    ("patch_embed.projection", "patch_embed.proj"),
+    (".neck.conv1", ".neck.0"),
+    (".neck.layer_norm1", ".neck.1"),
+    (".neck.conv2", ".neck.2"),
+    (".neck.layer_norm2", ".neck.3"),
+    (".mask_embed.conv1", ".mask_downscaling.0"),
+    (".mask_embed.layer_norm1", ".mask_downscaling.1"),
+    (".mask_embed.conv2", ".mask_downscaling.3"),
+    (".mask_embed.layer_norm2", ".mask_downscaling.4"),
+    (".mask_embed.conv3", ".mask_downscaling.6"),
+    (".point_embed.", ".point_embeddings."),
+    (".upscale_conv1", ".output_upscaling.0"),
+    (".upscale_layer_norm", ".output_upscaling.1"),
+    (".upscale_conv2", ".output_upscaling.3"),
+    (".layer_norm", ".norm"),
 ]
-_MLP = re.compile(r"^(mask_decoder\.(?:output_hypernetworks_mlps\.\d+|iou_prediction_head))\.(.+)\.(weight|bias)$")
+_HEADS = r"mask_decoder\.(?:output_hypernetworks_mlps\.\d+|iou_prediction_head)"
+_MLP = re.compile(rf"({_HEADS})\.(proj_in|proj_out|layers\.\d+)\.")
 
 
 def _from_transformers(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """transformers' `SamModel` weights under Meta's names."""
     renamed = {}
-    # One tensor that both encoders share; older files hold it under either of its names, or both.
-    shared = ("shared_image_embedding.positional_embedding", "prompt_encoder.shared_embedding.positional_embedding")
-    positions = next((weights[name] for name in shared if name in weights), None)
-    if positions is not None:
-        renamed["prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"] = positions
-    depths: dict[str, int] = {}  # transformers counts the inner layers of an MLP alone
-    for name in weights:
-        if (match := _MLP.match(name)) and match[2].startswith("layers."):
-            depths[match[1]] = max(depths.get(match[1], 0), int(match[2].removeprefix("layers.")) + 1)
     for name, tensor in weights.items():
-        if "positional_embedding" in name:
+        if "positional_embedding" in name:  # one tensor, which older files hold under two names
+            renamed["prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"] = tensor
             continue
-        if match := _MLP.match(name):
-            inner = depths.get(match[1], 0)
-            layer = {"proj_in": 0, "proj_out": inner + 1}.get(match[2])
-            layer = int(match[2].removeprefix("layers.")) + 1 if layer is None else layer
-            renamed[f"{match[1]}.layers.{layer}.{match[3]}"] = tensor
-            continue
-        for pattern, replacement in _FROM_TRANSFORMERS:
-            new, found = re.subn(pattern, replacement, name)
-            if found:
-                break
-        renamed[new if found else name] = tensor
+        for theirs, metas in _RENAMED:
+            name = name.replace(theirs, metas)
+        if match := _MLP.match(name):  # of which transformers counts the inner layers alone
+            inner = sum(other.startswith(f"{match[1]}.layers.") and other.endswith(".weight") for other in weights)
+            ends = {"proj_in": 0, "proj_out": inner + 1}
+            layer = ends[match[2]] if match[2] in ends else int(match[2].removeprefix("layers.")) + 1
+            name = f"{match[1]}.layers.{layer}.{name[match.end() :]}"
+        renamed[name] = tensor
     return renamed

@@ -53,7 +53,7 @@ class Segmenter:
         self._resident = resident
         if not resident:
             sam.image_encoder.to("cpu")
-        self._predictor = SamPredictor(sam)
+        self._sam = sam
         self._embeddings: OrderedDict[str, Embedded] = OrderedDict()
         self._cache_size = cache_size
         self._set: Embedded | None = None
@@ -61,7 +61,7 @@ class Segmenter:
 
     @property
     def device(self) -> torch.device:
-        return self._predictor.device
+        return self._sam.device
 
     def knows(self, image: Image.Image | np.ndarray) -> bool:
         """Whether a click on `image` needs no more than the quick decoder."""
@@ -105,17 +105,9 @@ class Segmenter:
         embedded = self._set if image is None else self.prepare([image])[0]
         if embedded is None:
             raise SegmentError("No picture is set to click on; choose one first (set_image).")
-        features, original_size, input_size = embedded
-        with self._lock:
-            coordinates, signs, corners = _checked_prompt(points, labels, box, original_size)
-            predictor = self._predictor
-            predictor.features, predictor.original_size, predictor.input_size = (
-                features.to(predictor.device),
-                original_size,
-                input_size,
-            )
-            predictor.is_image_set = True
-            masks, ious, _ = predictor.predict(coordinates, signs, corners, multimask_output=True)
+        predictor = self._predictor(embedded)
+        prompt = _checked_prompt(points, labels, box, predictor.original_size)
+        masks, ious, _ = predictor.predict(*prompt, multimask_output=True)
         return [Candidate(mask, float(iou)) for mask, iou in zip(masks, ious, strict=True)]
 
     def proposals(self, image: Image.Image | np.ndarray, per_side: int = 16, batch: int = 64) -> list[Proposal]:
@@ -123,10 +115,7 @@ class Segmenter:
 
         As `SamAutomaticMaskGenerator` asks for them (Kirillov et al. 2023, §5), in batches.
         """
-        predictor = SamPredictor(self._predictor.model)  # its own, so that nobody's clicks wait
-        features, predictor.original_size, predictor.input_size = self.prepare([image])[0]
-        predictor.features = features.to(predictor.device)
-        predictor.is_image_set = True
+        predictor = self._predictor(self.prepare([image])[0])
         height, width = size = predictor.original_size
         steps = (np.arange(per_side) + 0.5) / per_side
         points = np.stack(np.meshgrid(steps * width, steps * height), -1).reshape(-1, 2).astype(int)
@@ -143,6 +132,13 @@ class Segmenter:
                     if mask.any():
                         found.append(Proposal((int(x), int(y)), pick, mask, iou))
         return found
+
+    def _predictor(self, embedded: Embedded) -> SamPredictor:
+        """Meta's predictor with a picture set: one for each call, so that nobody's clicks wait for another's."""
+        predictor = SamPredictor(self._sam)
+        features, predictor.original_size, predictor.input_size = embedded
+        predictor.features, predictor.is_image_set = features.to(self.device), True
+        return predictor
 
     def prepare(self, images: Iterable[Image.Image | np.ndarray]) -> list[Embedded]:
         """The embeddings of pictures, RGB or uint8 (H, W, 3); those not cached are made together, and cached."""
@@ -164,8 +160,7 @@ class Segmenter:
 
     def encode(self, pixels: np.ndarray) -> Embedded:
         """The embedding of a picture, uint8 (H, W, 3), in main memory; made anew, here, and not cached."""
-        predictor = SamPredictor(self._predictor.model)
-        encoder = predictor.model.image_encoder
+        predictor, encoder = SamPredictor(self._sam), self._sam.image_encoder
         try:
             encoder.to(self.device)
             predictor.set_image(pixels)

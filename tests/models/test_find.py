@@ -132,7 +132,7 @@ def test_proposals_are_what_metas_predictor_answers_to_each_click(segmenter, siz
     assert {proposal.point for proposal in proposals} <= {
         (int(x), int(y)) for x in size[0] * np.array([1, 3, 5]) / 6 for y in size[1] * np.array([1, 3, 5]) / 6
     }
-    predictor = SamPredictor(segmenter._predictor.model)
+    predictor = SamPredictor(segmenter._sam)
     predictor.set_image(image)
     for proposal in proposals[::4]:
         masks, ious, _ = predictor.predict(np.array([proposal.point], float), np.array([1]))

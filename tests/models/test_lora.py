@@ -12,8 +12,8 @@ from refusals import sentence
 from safetensors.torch import load_file, save_file
 
 from layerdiffusion.errors import ModelError
+from layerdiffusion.models.hub import split_name
 from layerdiffusion.models.load import load_models
-from layerdiffusion.models.names import split_name
 from layerdiffusion.models.tuning import with_weights
 
 TARGETS = ["to_q", "to_v", "proj_in"]
