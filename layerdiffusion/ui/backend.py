@@ -97,7 +97,7 @@ class Backend:
 
         # Tuned networks are too large to be sent.
         models.model_defaults = replace(models.model_defaults, tune="lora")
-        models.defaults, models.quick = replace(models.defaults, tune="lora"), None
+        models.defaults, models.quick = replace(models.defaults, tune="lora"), models.family.quick
         models.helpers_device = torch.device("cpu")
         if editor.sam is None and not (models.folder / "sam").is_dir():
             editor.sam = "vit_b"  # a few seconds a picture on a CPU, where ViT-H takes a minute
