@@ -19,8 +19,7 @@ from layerdiffusion.prompts import split_prompt as parts_of
 from layerdiffusion.settings import Settings, shortened
 from layerdiffusion.ui.backend import Backend
 from layerdiffusion.ui.bundle import save_pictures
-from layerdiffusion.ui.errors import friendly
-from layerdiffusion.ui.handlers.events import BESIDE, IN_TURN
+from layerdiffusion.ui.events import BESIDE, IN_TURN, friendly
 from layerdiffusion.ui.marks import MAX_POINTS
 
 TEXT, SEED, SWITCH = ({"anyOf": [{"type": kind}, {"type": "null"}]} for kind in ("string", "integer", "boolean"))

@@ -14,7 +14,7 @@ from tab import Tab
 
 from layerdiffusion.progress import Reporter
 from layerdiffusion.ui import examples
-from layerdiffusion.ui.make_examples import make, wishes
+from layerdiffusion.ui.examples import make, wishes
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 REQUIRED = os.environ.get("LAYERDIFFUSION_REQUIRE_BROWSER") == "1" or os.environ.get("CI") == "true"

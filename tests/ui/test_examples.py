@@ -13,7 +13,7 @@ from layerdiffusion.errors import EditError
 from layerdiffusion.models.load import load_models
 from layerdiffusion.recipe import load_recipe
 from layerdiffusion.ui import examples
-from layerdiffusion.ui.make_examples import make, wishes
+from layerdiffusion.ui.examples import make, wishes
 from layerdiffusion.ui.widgets.showcase import examples_strip, slides
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from layerdiffusion.errors import EditError
 from layerdiffusion.progress import Cancelled, Progress
-from layerdiffusion.ui.jobs import begin, followed, idle, job, limit_waiting, refused, stop
+from layerdiffusion.ui.handlers.jobs import begin, followed, idle, job, limit_waiting, refused, stop
 from layerdiffusion.ui.session import Session
 from layerdiffusion.ui.widgets.progress import ProgressView
 

@@ -9,7 +9,7 @@ from layerdiffusion.models.hub import LAPTOP
 from layerdiffusion.models.load import LAPTOP_SIDE
 from layerdiffusion.progress import Cancelled
 from layerdiffusion.ui.backend import Backend
-from layerdiffusion.ui.handlers.laptop import switcher
+from layerdiffusion.ui.handlers.jobs import switcher
 from layerdiffusion.ui.launch import build_page
 from layerdiffusion.ui.options import PageOptions, parse_options
 from layerdiffusion.ui.session import Session

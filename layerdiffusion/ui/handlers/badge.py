@@ -8,8 +8,7 @@ from layerdiffusion.baselines import suited
 from layerdiffusion.models.hub import PLUS, split_name
 from layerdiffusion.settings import Settings
 from layerdiffusion.ui.backend import Backend
-from layerdiffusion.ui.errors import friendly
-from layerdiffusion.ui.handlers.events import QUIET
+from layerdiffusion.ui.events import QUIET, friendly
 from layerdiffusion.ui.page import Page
 from layerdiffusion.ui.session import Session
 from layerdiffusion.ui.widgets.dials import dial_values

@@ -12,8 +12,7 @@ from layerdiffusion.errors import EditError, MaskError
 from layerdiffusion.images.io import open_image
 from layerdiffusion.miniature.world import HELD_OUT_SEEDS, draw
 from layerdiffusion.ui.backend import Backend
-from layerdiffusion.ui.errors import friendly, warn
-from layerdiffusion.ui.handlers.events import BESIDE, QUIET, event_data
+from layerdiffusion.ui.events import BESIDE, QUIET, event_data, friendly, warn
 from layerdiffusion.ui.handlers.inspection import own_pictures, request_inspection
 from layerdiffusion.ui.marks import MarkedPicture
 from layerdiffusion.ui.page import Page

@@ -5,8 +5,7 @@ from typing import Any
 import gradio as gr
 
 from layerdiffusion.ui.backend import Backend
-from layerdiffusion.ui.errors import friendly
-from layerdiffusion.ui.handlers.events import QUIET, SCORING
+from layerdiffusion.ui.events import QUIET, SCORING, friendly
 from layerdiffusion.ui.marks import next_version
 from layerdiffusion.ui.page import Page
 from layerdiffusion.ui.session import Session

@@ -17,16 +17,14 @@ from layerdiffusion.scoring import Score, score_of
 from layerdiffusion.settings import PAPER, Settings
 from layerdiffusion.ui.backend import Backend
 from layerdiffusion.ui.bundle import Opened, open_bundle, open_folder
-from layerdiffusion.ui.errors import friendly
+from layerdiffusion.ui.events import QUIET, event_data, friendly
 from layerdiffusion.ui.examples import Example, example_named, examples
-from layerdiffusion.ui.handlers.backgrounds import gallery_of
 from layerdiffusion.ui.handlers.boards import board_of
-from layerdiffusion.ui.handlers.events import QUIET, event_data
 from layerdiffusion.ui.handlers.inspection import own_pictures, request_inspection
+from layerdiffusion.ui.handlers.jobs import gallery_of
 from layerdiffusion.ui.handlers.plan import notes_html
-from layerdiffusion.ui.history import SavedEdit, recall, remember
 from layerdiffusion.ui.page import Page
-from layerdiffusion.ui.session import Session
+from layerdiffusion.ui.session import SavedEdit, Session, recall, remember
 from layerdiffusion.ui.widgets.dials import dial_values
 from layerdiffusion.ui.widgets.results import forget, show, take, take_baseline, unmeasured
 

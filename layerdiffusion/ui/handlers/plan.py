@@ -1,4 +1,4 @@
-"""What follows every change: both layers together, the photo's own scene, and the line on what Run would do."""
+"""What follows every change: the split of the words, both layers together, the photo's scene, and what Run would do."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ import gradio as gr
 from layerdiffusion.edit import Edit, Placement
 from layerdiffusion.errors import EditError, PlacementError
 from layerdiffusion.images.layers import Layers, background_fit, lay_out, object_fit
-from layerdiffusion.prompts import subject_noun
+from layerdiffusion.prompts import split_prompt, subject_noun
 from layerdiffusion.ui.backend import Backend
-from layerdiffusion.ui.errors import friendly, warn
-from layerdiffusion.ui.handlers.events import QUIET
+from layerdiffusion.ui.events import QUIET, friendly, warn
 from layerdiffusion.ui.marks import next_version
 from layerdiffusion.ui.page import Page
 from layerdiffusion.ui.session import Session
@@ -25,6 +24,7 @@ from layerdiffusion.ui.widgets.drawing import duration, escape, picture_url
 
 if TYPE_CHECKING:
     from layerdiffusion.models.memory import Need
+
 
 UNMARKED = "Mark the subject on the photo: both layers appear here."
 NOT_GENERATED = "Generate backgrounds, and both layers appear here; or Run generates its own."
@@ -168,3 +168,28 @@ def notes_html(notes: list[str]) -> str:
 
 def next_html(sentence: str) -> str:
     return f'<p class="ld-plan"><b>Next:</b> {escape(sentence)}</p>'
+
+
+def connect_words(page: Page, backend: Backend, refresh: dict[str, Any]) -> None:
+    """Wire the words and the dials."""
+    words, dials = page.words, page.dials
+    # `change` and not `input`, which Gradio leaves out when text is pasted or dictated.
+    words.prompt.change(
+        friendly(split),
+        [page.state, words.prompt],
+        [words.object_prompt, words.background_prompt],
+        trigger_mode="always_last",
+        queue=False,
+        **QUIET,
+    ).then(**refresh)
+    parts = [words.object_prompt.change, words.background_prompt.change]
+    gr.on(parts, trigger_mode="always_last", **refresh)
+    gr.on([dial.change for dial in dials.components], trigger_mode="always_last", **refresh)
+
+
+def split(session: Session, prompt: str) -> tuple[Any, Any]:
+    """The two parts of a prompt that was typed; one that was opened with a saved edit keeps the parts it had."""
+    if prompt == session.prompt:
+        return gr.skip(), gr.skip()
+    session.prompt = prompt
+    return split_prompt(prompt)

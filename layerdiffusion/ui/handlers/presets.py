@@ -8,8 +8,7 @@ import gradio as gr
 from layerdiffusion.errors import SettingsError
 from layerdiffusion.settings import Settings, setting_table
 from layerdiffusion.ui.backend import Backend
-from layerdiffusion.ui.errors import friendly
-from layerdiffusion.ui.handlers.events import QUIET
+from layerdiffusion.ui.events import QUIET, friendly
 from layerdiffusion.ui.page import Page
 from layerdiffusion.ui.widgets.dials import dial_values, settings_of
 

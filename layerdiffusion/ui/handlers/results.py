@@ -10,12 +10,10 @@ from layerdiffusion.edit import Placement
 from layerdiffusion.errors import EditError
 from layerdiffusion.ui.backend import Backend
 from layerdiffusion.ui.bundle import save_subject, save_zip
-from layerdiffusion.ui.errors import friendly
+from layerdiffusion.ui.events import QUIET, friendly
 from layerdiffusion.ui.handlers.boards import board_of
-from layerdiffusion.ui.handlers.events import QUIET
-from layerdiffusion.ui.history import current
 from layerdiffusion.ui.page import Page
-from layerdiffusion.ui.session import Session
+from layerdiffusion.ui.session import Session, current
 from layerdiffusion.ui.widgets.results import (
     DETAIL,
     LAYERS,

@@ -5,7 +5,7 @@ from typing import Any
 
 import gradio as gr
 
-from layerdiffusion.ui.widgets.static import static_text
+from layerdiffusion.ui.widgets.drawing import static_text
 
 SCRIPTS = ("board.js", "board_place.js", "board_input.js")
 NO_DEFAULTS: dict[str, Any] = {"css_template": "", "apply_default_css": False, "elem_classes": ["ld-board"]}

@@ -1,9 +1,11 @@
-"""Pictures, masks and curves as the browser takes them (data URLs, SVG, escaped HTML), headings and galleries."""
+"""Pieces of HTML, pictures as data URLs, and the page's scripts and styles."""
 
 import base64
 import html
 import io
 from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -103,3 +105,12 @@ def loss_curve(losses: Sequence[float], steps: int, width: int = 320, height: in
         f'<svg viewBox="0 0 {width} {height}" class="ld-curve" role="img" '
         f'aria-label="Loss, now {smooth[-1]:.3f}"><polyline points="{line}"/></svg>'
     )
+
+
+FOLDER = Path(__file__).parents[1] / "static"
+
+
+@cache
+def static_text(*names: str) -> str:
+    """The files' text, one after the other."""
+    return "".join((FOLDER / name).read_text(encoding="utf-8") for name in names)

@@ -13,8 +13,7 @@ from layerdiffusion.baselines import BASELINES, PAPERS
 from layerdiffusion.images.layers import object_fit
 from layerdiffusion.scoring import Score
 from layerdiffusion.ui.bundle import save_compared, save_pictures
-from layerdiffusion.ui.history import current, drop
-from layerdiffusion.ui.session import Session
+from layerdiffusion.ui.session import Session, current, drop
 from layerdiffusion.ui.widgets.drawing import duration, escape, heading, heat_map, picture_gallery
 from layerdiffusion.ui.widgets.progress import JobControls
 from layerdiffusion.ui.widgets.showcase import edits_strip

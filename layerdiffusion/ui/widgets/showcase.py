@@ -6,8 +6,7 @@ from typing import Any
 import gradio as gr
 
 from layerdiffusion.ui.examples import Example, examples
-from layerdiffusion.ui.widgets.drawing import escape, picture_url, thumbnail_url
-from layerdiffusion.ui.widgets.static import static_text
+from layerdiffusion.ui.widgets.drawing import escape, picture_url, static_text, thumbnail_url
 
 OPEN = """
 element.addEventListener("click", (event) => {

@@ -16,11 +16,9 @@ from layerdiffusion.editor import Editor
 from layerdiffusion.errors import EditError
 from layerdiffusion.settings import MAX_SEEDS, Settings
 from layerdiffusion.ui.bundle import open_bundle
-from layerdiffusion.ui.handlers.backgrounds import gallery_of, pick, picked_html
-from layerdiffusion.ui.handlers.compare import missing
+from layerdiffusion.ui.handlers.jobs import further, gallery_of, missing, pick, picked_html
+from layerdiffusion.ui.handlers.plan import split
 from layerdiffusion.ui.handlers.results import keeper, packed
-from layerdiffusion.ui.handlers.run import further
-from layerdiffusion.ui.handlers.words import split
 from layerdiffusion.ui.session import Session
 from layerdiffusion.ui.widgets.results import RECIPE, show, take
 

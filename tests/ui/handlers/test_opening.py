@@ -14,9 +14,8 @@ from layerdiffusion.editor import Editor
 from layerdiffusion.settings import PAPER
 from layerdiffusion.ui import examples
 from layerdiffusion.ui.handlers.opening import emptier, first, opener
-from layerdiffusion.ui.history import MOST, current, remember
 from layerdiffusion.ui.options import PageOptions
-from layerdiffusion.ui.session import Session
+from layerdiffusion.ui.session import MOST, Session, current, remember
 from layerdiffusion.ui.widgets.dials import dial_names
 from layerdiffusion.ui.widgets.results import take
 
