@@ -18,7 +18,7 @@ from serving import photo, served
 
 from layerdiffusion.ui.launch import launch_arguments
 from layerdiffusion.ui.options import PageOptions, parse_options
-from layerdiffusion.ui.widgets.cards import header
+from layerdiffusion.ui.page import header
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "layerdiffusion/ui/README.md").read_text(encoding="utf-8")

@@ -14,11 +14,10 @@ from layerdiffusion.prompts import split_prompt, subject_noun
 from layerdiffusion.ui.backend import Backend
 from layerdiffusion.ui.events import QUIET, friendly, warn
 from layerdiffusion.ui.marks import next_version
-from layerdiffusion.ui.page import Page
+from layerdiffusion.ui.page import EMPTY_SCENE, Page
 from layerdiffusion.ui.session import Session
 from layerdiffusion.ui.spaces import quota_sentence
 from layerdiffusion.ui.widgets.board import board_update
-from layerdiffusion.ui.widgets.cards import EMPTY_SCENE
 from layerdiffusion.ui.widgets.dials import settings_of, shape_of
 from layerdiffusion.ui.widgets.drawing import duration, escape, picture_url
 
