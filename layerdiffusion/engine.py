@@ -23,7 +23,7 @@ from layerdiffusion.images.layers import Layers, object_fit
 from layerdiffusion.models.denoiser import Denoiser, enable_checkpointing
 from layerdiffusion.models.family import Condition
 from layerdiffusion.models.oom import free_memory, is_out_of_memory
-from layerdiffusion.models.tuning import TunedNetwork, Weights, in_precision, with_weights
+from layerdiffusion.models.tuning import TunedNetwork, Weights, in_precision, with_adapters, with_weights
 from layerdiffusion.progress import Cancelled, OnStep, Reporter
 from layerdiffusion.settings import Settings
 
@@ -139,7 +139,11 @@ def frozen_denoiser(models: Models, draws: int = 1) -> Denoiser:
 
 def sampling_denoiser(models: Models, weights: Weights) -> Denoiser:
     """The network for sampling, with the tuned `weights` of stage 2 in it."""
-    unet = with_weights(models.unet, weights) if weights else models.unet
+    unet = models.unet
+    if weights and models.family.tunes_all:
+        unet = with_weights(unet, weights)
+    elif weights:
+        unet = with_adapters(unet, weights, models.family.lora_targets)
     return Denoiser(unet, models.profile.precision, models.profile.compile)
 
 

@@ -116,3 +116,22 @@ def test_memory_saving_gives_the_same_pictures(tiny_klein_folder, edit, editor):
     saving = Editor(load_models(tiny_klein_folder, "cpu", "float32", low_memory=True))
     assert saving.models.profile.checkpointing
     assert np.abs(pixels(saving.run(edit, FEW)) - pixels(editor.run(edit, FEW))).max() <= 1
+
+
+def test_adapters_beside_the_weights_share_the_networks_memory_and_say_what_merged_ones_do(editor, edit):
+    from layerdiffusion.engine import sampling_denoiser
+    from layerdiffusion.models.tuning import with_weights
+
+    models = editor.models
+    weights = editor.subject(edit, replace(FEW, finetune_lr=4e-4)).weights
+    beside, merged = sampling_denoiser(models, weights).unet, with_weights(models.unet, weights)
+    own = {parameter.data_ptr() for parameter in models.unet.parameters()}
+    assert {p.data_ptr() for name, p in beside.named_parameters() if ".lora_" not in name} == own
+    assert not any(parameter.requires_grad for parameter in beside.parameters()) and not beside.training
+    condition, latents = models.embed(["a dog"]), torch.randn(1, 16, 4, 4)
+    with torch.no_grad():
+        ours, theirs, untuned = (
+            condition.ask(network, latents, torch.tensor(300)) for network in (beside, merged, models.unet)
+        )
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+    assert (ours - untuned).abs().max() > 1e-3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -33,7 +34,14 @@ CLIP_SAFETENSORS = "refs/pr/15"  # the revision of HUB_CLIP that has them, where
 NETWORKS = ("unet", "vae", "text_encoder")
 XL_NETWORKS = (*NETWORKS, "text_encoder_2")
 CONFIG_FILES = ("model_index.json", "settings.json", "scheduler/*.json", "tokenizer/*", "tokenizer_2/*") + tuple(
-    f"{part}/config.json" for part in XL_NETWORKS
+    f"{part}/config.json" for part in (*XL_NETWORKS, "transformer")
+)
+KLEIN = "Flux2KleinPipeline"  # in `model_index.json`
+# Of klein's parts, whose weights may be in several files with an index.
+KLEIN_FILES = tuple(
+    f"{part}/{name}"
+    for part in ("transformer", "vae", "text_encoder")
+    for name in ("*.safetensors", "*.safetensors.index.json")
 )
 WEIGHTS = ("model", "diffusion_pytorch_model")  # transformers' name of a weight file, and diffusers'
 PICKLED = ["pytorch_model.bin", "diffusion_pytorch_model.bin"]  # the same of older files
@@ -66,6 +74,8 @@ def download_model(repository: str, on_bytes: OnBytes | None = None) -> Path:
     `ModelError`.
     """
     folder = download(repository, CONFIG_FILES, on_bytes=on_bytes)
+    if _is_klein(folder):
+        return download(repository, (*CONFIG_FILES, *KLEIN_FILES), on_bytes=on_bytes)
     is_xl = (folder / "text_encoder_2").is_dir()
     kinds = [[f"{stem}{variant}.safetensors" for stem in WEIGHTS] for variant in ("", ".fp16")]
     if is_xl or repository in LAPTOP:
@@ -82,6 +92,15 @@ def download_model(repository: str, on_bytes: OnBytes | None = None) -> Path:
             files = (f"{part}/{name}" for part in lacking for name in kind)
             folder = download(repository, (*CONFIG_FILES, *files), on_bytes=on_bytes)
     return folder
+
+
+def _is_klein(folder: Path) -> bool:
+    """Whether it is a klein to be used; the distilled one's weights are not fetched, only to be refused."""
+    try:
+        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+        return index["_class_name"] == KLEIN and not index.get("is_distilled")
+    except (OSError, ValueError, LookupError, TypeError):
+        return False  # what it is instead is said where it is opened
 
 
 def download_clip() -> tuple[Path, bool]:

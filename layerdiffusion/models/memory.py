@@ -9,6 +9,7 @@ import torch
 
 from layerdiffusion.errors import EditError, SettingsError
 from layerdiffusion.models.family import StableDiffusionXL
+from layerdiffusion.models.klein import Klein
 from layerdiffusion.models.models import Models
 from layerdiffusion.models.profile import GIB, Profile
 from layerdiffusion.settings import Settings, preset
@@ -27,6 +28,11 @@ FITTED, TRAINED, CHECKPOINTED, ADAPTED, FORWARD, WIDENED, DECODED = 0.72, 0.9, 0
 # recomputed and not; and its autoencoder's, which is float32.
 XL_FITTED, XL_TRAINED, XL_DECODED = {True: 0.63, False: 2.5}, {True: 0.55, False: 1.4}, 1.22
 
+# The same of klein's for 1024 tokens of a picture and its words: a draw of stage 1 and one of LoRA in stage 2, with
+# activations recomputed, and a row of stage 3; the adapters with their optimizer; what the text encoder takes beside
+# its weights; and its autoencoder's for 1024 × 1024 pixels.
+KLEIN_FITTED, KLEIN_TRAINED, KLEIN_FORWARD = 0.8, 0.5, 0.17
+KLEIN_ADAPTERS, KLEIN_READING, KLEIN_DECODED = 0.3, 0.95, 3.3
 
 # Full tuning: a weight in float32, its gradient, Adam's two averages and the frozen one in half precision; beside them
 # activations, autoencoder and CUDA itself. Predicted, not measured: for SDXL 50 GB.
@@ -145,6 +151,8 @@ def _first_fitting(models: Models, ways: list[Settings]) -> Settings:
 
 def _working(models: Models, settings: Settings, profile: Profile) -> float:
     """The most that any of the stages takes beside the networks."""
+    if isinstance(models.family, Klein):
+        return _working_on_klein(models, models.family, settings)
     parameters = sum(parameter.numel() for parameter in models.unet.parameters())
     _, height, width = models.latent_shape
     scale = GIB * height * width / 64**2 * models.unet.config.block_out_channels[0] / 320
@@ -167,3 +175,18 @@ def _working(models: Models, settings: Settings, profile: Profile) -> float:
     sampling = tuned + max(2 * batch * FORWARD * scale, decoded * scale)
     fitting = copied + settings.draws * fitted * scale if settings.embedding_steps else 0.0
     return max(fitting, tuning if settings.finetune_steps else 0.0, sampling)
+
+
+def _working_on_klein(models: Models, family: Klein, settings: Settings) -> float:
+    _, height, width = models.latent_shape
+    tokens = (height * width + family.tokens) / 1024
+    pictures = 2 if settings.layers == "separate" else 1
+    fitting = settings.draws * KLEIN_FITTED * tokens if settings.embedding_steps else 0.0
+    tuning = KLEIN_ADAPTERS + pictures * settings.draws * KLEIN_TRAINED * tokens if settings.finetune_steps else 0.0
+    rows = 2 * min(len(settings.seeds), models.profile.batch)
+    sampling = KLEIN_ADAPTERS + rows * KLEIN_FORWARD * tokens
+    reading = 0.0
+    if family.encoder_device is None:
+        reading = sum(weight.nbytes for weight in family.text_encoder.parameters()) / GIB + KLEIN_READING
+    decoding = KLEIN_DECODED * models.size**2 / 1024**2
+    return GIB * max(fitting, tuning, sampling, reading, decoding)

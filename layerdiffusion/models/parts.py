@@ -23,7 +23,6 @@ from layerdiffusion.settings import MOST_ELONGATED
 # Held by whoever builds a network: diffusers and transformers patch `torch.nn` meanwhile, for the whole process, and of
 # two at once the second puts back the first one's patch for good.
 BUILDING = threading.RLock()
-KLEIN = "Flux2KleinPipeline"  # in `model_index.json`
 
 
 class Parts(NamedTuple):
@@ -53,7 +52,7 @@ def open_folder(folder: Path, pickled: bool = False) -> Parts:
     }
     index = _index(folder)
     refused.check_index(folder, index)
-    if index.get("_class_name") == KLEIN:
+    if index.get("_class_name") == hub.KLEIN:
         return _open_klein(folder)
     unet = _config(folder, "unet")
     refused.check_configs(folder, unet, _config(folder, "scheduler", "scheduler_config.json"))

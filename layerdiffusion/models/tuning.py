@@ -84,6 +84,20 @@ def with_weights(unet: nn.Module, weights: Weights) -> nn.Module:
     return tuned.requires_grad_(False).eval()
 
 
+def with_adapters(unet: nn.Module, weights: Weights, targets: LoraTargets) -> nn.Module:
+    """As `with_weights`, but with adapters beside their layers, in the network's own type.
+
+    All of the network's own memory is shared, where merged layers would be a second copy, and what training moved is
+    not rounded to bfloat16's few digits of the weights it would be added to.
+    """
+    tuned = _copy(unet, lambda parameter: parameter)
+    _add_adapters(tuned, targets)
+    for name, parameter in tuned.named_parameters():
+        if name in weights:
+            parameter.data = weights[name].to(parameter.device, parameter.dtype)
+    return tuned.requires_grad_(False).eval()
+
+
 def in_precision(unet: nn.Module, precision: torch.dtype) -> nn.Module:
     """A network with the same weights, rounded to `precision`; those that have it already are shared."""
     return _copy(unet, lambda tensor: tensor.to(precision))

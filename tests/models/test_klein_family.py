@@ -231,3 +231,22 @@ def test_its_folder_is_a_pipelines(tiny_klein_folder):
     index = json.loads((tiny_klein_folder / "model_index.json").read_text())
     assert index["_class_name"] == "Flux2KleinPipeline" and index["is_distilled"] is False
     assert {"transformer", "vae", "text_encoder", "tokenizer", "scheduler"} <= set(index)
+
+
+def test_from_the_hub_come_its_parts_alone_and_of_the_distilled_one_no_weights(hub, tmp_path):
+    folder = save_tiny_klein(tmp_path / "klein")
+    encoder = Flux2KleinPipeline.from_pretrained(folder).text_encoder
+    shutil.rmtree(folder / "text_encoder")
+    encoder.save_pretrained(folder / "text_encoder", max_shard_size="8KB")  # in several files, as it is published
+    (folder / "flux-2-klein-base-4b.safetensors").write_bytes(b"the network again, in one file")
+    (folder / "transformer" / "pytorch_model.bin").write_bytes(b"")
+    cache = hub(folder)
+    assert len(list((folder / "text_encoder").glob("*.safetensors"))) > 2
+    models = load_models("someone/klein-base", "cpu", "float32")
+    assert models.latent_shape == (16, 4, 4) and models.embed(["a dog"]).prompt_embeds.shape == (1, 512, 24)
+    assert not list(cache.glob("*.safetensors")) and not list(cache.rglob("*.bin"))
+    hub.fetched.clear()
+    change_json(folder / "model_index.json", is_distilled=True)
+    with pytest.raises(ModelError, match="distilled to four steps"):
+        load_models("someone/klein", "cpu")
+    assert hub.fetched and not any(name.endswith(".safetensors") for name in hub.fetched)
