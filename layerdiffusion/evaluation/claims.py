@@ -7,10 +7,44 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from layerdiffusion.baselines import LABELS
 from layerdiffusion.evaluation.datasets.toybench import KINDS
-from layerdiffusion.evaluation.statistics import Interval, bootstrap
 from layerdiffusion.evaluation.variants import METHOD_VARIANTS, TABLE_1
+
+LEVEL, RESAMPLES = 0.95, 10_000
+
+Values = Sequence[float | None]  # of one edit, one a picture; None and NaN are left out
+
+
+class Interval(NamedTuple):
+    """A mean and the ends of its interval; NaN where there is nothing to take the mean of."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def bootstrap(values_by_edit: Sequence[Values]) -> Interval:
+    """The mean over edits of each edit's mean, and its 95 % percentile bootstrap interval over edits.
+
+    The edits are drawn again, not the pictures: seeds of one edit succeed and fail together, and an interval over
+    pictures would be too narrow. An edit without any value is left out. The same values give the same interval.
+    """
+    from scipy import stats
+
+    known = ([float(v) for v in values if v is not None and not np.isnan(v)] for values in values_by_edit)
+    means = np.array([np.mean(values) for values in known if values])
+    if len(means) < 2:
+        only = float(means[0]) if len(means) else float("nan")
+        return Interval(only, only, only)
+    low, high = stats.bootstrap(
+        (means,), np.mean, n_resamples=RESAMPLES, confidence_level=LEVEL, method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval  # fmt: skip
+    return Interval(float(means.mean()), float(low), float(high))
+
 
 HOLDS, FAILS, UNDECIDED, UNMEASURED = "holds", "does not hold", "undecided", "not measured"
 OURS, BASELINES = "ours", ("sdedit", "imagic", "pnp")

@@ -15,9 +15,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from layerdiffusion.errors import EditError
-from layerdiffusion.evaluation.claims import label
+from layerdiffusion.evaluation.claims import Interval, bootstrap, label
 from layerdiffusion.evaluation.records import Records
-from layerdiffusion.evaluation.statistics import Interval, bootstrap
 from layerdiffusion.evaluation.variants import METHOD_VARIANTS
 
 RATINGS = "study.sqlite"

@@ -18,8 +18,7 @@ from layerdiffusion.baselines import options_for
 from layerdiffusion.edit import Edit
 from layerdiffusion.editor import Editor
 from layerdiffusion.evaluation.datasets.toybench import BenchEdit
-from layerdiffusion.evaluation.metrics import Measures
-from layerdiffusion.evaluation.perceptual import Dino, Lpips
+from layerdiffusion.evaluation.metrics import Dino, Lpips, Measures
 from layerdiffusion.evaluation.variants import Variant
 from layerdiffusion.images.io import png_bytes
 from layerdiffusion.images.layers import Layers, object_fit

@@ -17,10 +17,10 @@ from layerdiffusion.evaluation.claims import (
     BenchResults,
     Claim,
     Comparison,
+    Interval,
     label,
 )
 from layerdiffusion.evaluation.records import Records
-from layerdiffusion.evaluation.statistics import Interval
 
 
 def bench(values, measure=SATISFIED.name):

@@ -7,8 +7,7 @@ from PIL import Image
 from tiny import noise_picture
 
 from layerdiffusion.errors import ModelError
-from layerdiffusion.evaluation.metrics import Measures
-from layerdiffusion.evaluation.perceptual import Dino, Lpips
+from layerdiffusion.evaluation.metrics import Dino, Lpips, Measures
 from layerdiffusion.evaluation.worker import Extra, Worker
 from layerdiffusion.models._torchvision import ensure_torchvision
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from layerdiffusion.evaluation.statistics import bootstrap
+from layerdiffusion.evaluation.claims import bootstrap
 
 
 def test_the_bootstraps_interval_is_that_of_the_mean_over_edits():
