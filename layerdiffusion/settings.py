@@ -75,20 +75,9 @@ class Setting:
         return self.check(parts if self.name == "seeds" else parts[0])
 
 
-def setting(
-    default: T,
-    *,
-    label: str,
-    help: str,
-    limit: Limit | None = None,
-    choices: Mapping[str, str] | None = None,
-    check_text: Callable[[object], str] | None = None,
-    advanced: bool = False,
-    slider_high: float | None = None,
-) -> T:
-    """A field of `Settings` that is None until it is set, with its `Setting`."""
-    entry = Setting(default, label, help, limit, choices, check_text, advanced, slider_high)
-    return cast(T, field(default=None, metadata={"setting": entry}))
+def setting(default: T, **entry: object) -> T:
+    """A field of `Settings` that is None until it is set, with its `Setting`, whose other fields are `entry`."""
+    return cast(T, field(default=None, metadata={"setting": Setting(default, **entry)}))  # type: ignore[arg-type]
 
 
 def _shape(value: object) -> str:

@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +32,7 @@ from layerdiffusion.engine import Task, finite
 from layerdiffusion.method.sampling import ddim_scheduler, denoise, guided_noise_pred
 from layerdiffusion.method.types import NoiseScheduler
 from layerdiffusion.models.denoiser import Denoiser
-from layerdiffusion.models.family import Condition
+from layerdiffusion.models.family import Condition, Network
 from layerdiffusion.models.tuning import with_weights
 from layerdiffusion.progress import OnStep, Reporter, Step
 from layerdiffusion.settings import SAMPLING, Limit
@@ -167,13 +167,12 @@ class Sites(NamedTuple):
     attention: tuple[str, ...]
 
 
-def sites_of(unet: nn.Module) -> Sites:
+def sites_of(unet: Network) -> Sites:
     """By depth, on any `UNet2DConditionModel`; on SD v1.4 the authors' own, from 16 × 16 cells on.
 
     SDXL's deepest block has 32 × 32 already, a quarter of its latents' side as SD v1.4's second one has.
     """
-    network = cast(UNet, unet)
-    blocks, side = network.up_blocks, network.config.sample_size
+    blocks, side = unet.up_blocks, unet.config.sample_size
     deepest = (side if isinstance(side, int) else min(side)) // 2 ** (len(blocks) - 1)
     first = 0 if deepest >= 16 else min(1, len(blocks) - 1)
     layer = min(1, len(blocks[first].resnets) - 1)
@@ -191,41 +190,8 @@ class Injection:
     attention: bool = False
 
 
-class Attention(Protocol):
-    """diffusers' attention module."""
-
-    heads: int
-    scale: float
-    to_q: Callable[[Tensor], Tensor]
-    to_k: Callable[[Tensor], Tensor]
-    to_v: Callable[[Tensor], Tensor]
-    to_out: Sequence[Callable[[Tensor], Tensor]]
-
-
 # (the module, its hidden states (B, tokens, width), and what goes with them) → its output
 AttentionProcessor = Callable[..., Tensor]  # type: ignore[explicit-any]
-
-
-class UpBlock(Protocol):
-    """A block of a UNet's decoder."""
-
-    resnets: Sequence[nn.Module]
-
-
-class UNetConfig(Protocol):
-    """What is read from a UNet's config."""
-
-    sample_size: int | Sequence[int]
-
-
-class UNet(Protocol):
-    """diffusers' `UNet2DConditionModel`."""
-
-    config: UNetConfig
-    up_blocks: Sequence[UpBlock]
-    attn_processors: dict[str, AttentionProcessor]
-
-    def set_attn_processor(self, processor: dict[str, AttentionProcessor]) -> None: ...
 
 
 class SourceAttention:
@@ -234,7 +200,7 @@ class SourceAttention:
     def __init__(self, original: AttentionProcessor, injection: Injection) -> None:
         self.original, self.injection = original, injection
 
-    def __call__(self, attn: Attention, hidden_states: Tensor, *args: object, **kwargs: object) -> Tensor:
+    def __call__(self, attn: Network, hidden_states: Tensor, *args: object, **kwargs: object) -> Tensor:
         if not self.injection.attention:
             return self.original(attn, hidden_states, *args, **kwargs)
         source = hidden_states[:1]
@@ -250,24 +216,24 @@ class SourceAttention:
 
 
 @contextlib.contextmanager
-def injection_into(unet: nn.Module) -> Iterator[Injection]:
+def injection_into(unet: Network) -> Iterator[Injection]:
     """Make the network listen to the `Injection` it yields; at the end everything in it is as it was."""
-    injection, sites, network = Injection(), sites_of(unet), cast(UNet, unet)
+    injection, sites = Injection(), sites_of(unet)
 
     def source_features(module: nn.Module, args: object, output: Tensor) -> Tensor:
         return output[:1].expand_as(output) if injection.features else output
 
-    originals = network.attn_processors
+    originals = unet.attn_processors
     injected = {
         f"{name}.processor": SourceAttention(originals[f"{name}.processor"], injection) for name in sites.attention
     }
     hook = unet.get_submodule(sites.features).register_forward_hook(source_features)
     try:
-        network.set_attn_processor(originals | injected)  # which takes a dictionary apart
+        unet.set_attn_processor(originals | injected)  # which takes a dictionary apart
         yield injection
     finally:
         hook.remove()
-        network.set_attn_processor(originals)
+        unet.set_attn_processor(originals)
 
 
 @torch.no_grad()
@@ -300,27 +266,15 @@ def plug_and_play(
         def predict_noise(index: int, latents: Tensor, timestep: Tensor) -> Tensor:
             injection.features = index < int(steps * feature_share)
             injection.attention = index < int(steps * attention_share)
-            if not (injection.features or injection.attention):
-                return guided_noise_pred(denoiser, latents, timestep, embedding, negative, guidance_scale)
-            batch, words = _guided_batch(latents, embedding, negative, guidance_scale)
-            batch, words = torch.cat([source[index : index + 1], batch]), source_embedding.join(words)
-            noise_pred = denoiser(batch, timestep, words)[1:]
-            if guidance_scale == 1:
-                return noise_pred
-            without, with_condition = noise_pred.chunk(2)
-            return without + guidance_scale * (with_condition - without)
+
+            def beside_source(latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
+                batch = torch.cat([source[index : index + 1], latents])
+                return denoiser(batch, timestep, source_embedding.join(condition))[1:]
+
+            ask = beside_source if injection.features or injection.attention else denoiser
+            return guided_noise_pred(ask, latents, timestep, embedding, negative, guidance_scale)
 
         return denoise(ddim, start.float(), ddim.timesteps, predict_noise, on_step)
-
-
-def _guided_batch(
-    latents: Tensor, embedding: Condition, negative: Condition, guidance_scale: float
-) -> tuple[Tensor, Condition]:
-    """What classifier-free guidance asks the network: the latents without and with their condition."""
-    count = len(latents)
-    if guidance_scale == 1:
-        return latents, embedding.expand(count)
-    return torch.cat([latents] * 2), negative.expand(count).join(embedding.expand(count))
 
 
 @stage(lambda steps, inversion_steps, timesteps, **_: Work(len(inversion_timesteps(timesteps, inversion_steps)), 1))

@@ -37,7 +37,7 @@ def taken_steps(steps: int, strength: float) -> int:
 
 
 def guided_noise_pred(
-    denoiser: Denoiser,
+    denoiser: Callable[[Tensor, Tensor, Condition], Tensor],
     latents: Tensor,
     timestep: Tensor,
     embedding: Condition,
