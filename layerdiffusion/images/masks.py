@@ -203,6 +203,11 @@ def keep_largest(mask: np.ndarray) -> np.ndarray:
     return pieces == 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
 
 
+def iou(mask: np.ndarray, other: np.ndarray) -> float:
+    """Intersection over union, 0 to 1; of two empty masks 0."""
+    return float((mask & other).sum() / max(1, (mask | other).sum()))
+
+
 def bounding_box(mask: np.ndarray) -> tuple[int, int, int, int]:
     """Left, top, right and bottom of what is True, the last two past the end; all 0 where nothing is."""
     return Image.fromarray(mask).getbbox() or (0, 0, 0, 0)

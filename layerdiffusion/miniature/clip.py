@@ -68,11 +68,7 @@ def build() -> tuple[CLIPModel, CLIPProcessor]:
     )
 
     tokenizer = words.build()
-    special = dict(
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    special = words.special_tokens(tokenizer)
     config = CLIPConfig(
         text_config=CLIPTextConfig(vocab_size=len(tokenizer), **TEXT, **special).to_dict(),
         vision_config=CLIPVisionConfig(**VISION).to_dict(),

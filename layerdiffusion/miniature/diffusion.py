@@ -64,11 +64,7 @@ def build(vae: AutoencoderTiny) -> StableDiffusionPipeline:
     from transformers import CLIPTextConfig, CLIPTextModel
 
     tokenizer = words.build()
-    special = dict(
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    special = words.special_tokens(tokenizer)
     text_encoder = CLIPTextModel(
         CLIPTextConfig(vocab_size=len(tokenizer), max_position_embeddings=words.MAX_LENGTH, **TEXT, **special)
     )

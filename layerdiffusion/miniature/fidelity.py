@@ -11,12 +11,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from layerdiffusion.miniature.data import Scenes, to_tensor
 from layerdiffusion.miniature.judge import Block, worn
-from layerdiffusion.miniature.training import Plan, Rates, fit
+from layerdiffusion.miniature.training import Plan, Rates, fit, load_half, save_half
 from layerdiffusion.miniature.world import ANIMALS, FACINGS, MARKINGS, PAINTS, PLACES, POSES, POSITIONS, SIZES
 
 LABELS = {
@@ -75,15 +74,12 @@ def train(scenes: Scenes, plan: Plan, rates: Rates | None = None) -> Features:
 
 def save(network: Features, folder: Path) -> Path:
     """Write `model.safetensors` (float16) to `folder`, and return it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    state = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in network.state_dict().items()}
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    save_half(network, folder)
     return folder
 
 
 def load(folder: Path) -> Features:
     """The network in `folder`, float32, in eval mode."""
     network = Features()
-    state = load_file(folder / "model.safetensors")
-    network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
-    return network.eval().requires_grad_(False)
+    load_half(network, folder)
+    return network

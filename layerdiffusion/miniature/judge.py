@@ -19,12 +19,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from layerdiffusion.miniature.autoencoder import encode
 from layerdiffusion.miniature.data import Scenes, to_tensor
-from layerdiffusion.miniature.training import Plan, Rates, autocast, fit
+from layerdiffusion.miniature.training import Plan, Rates, autocast, fit, load_half, save_half
 from layerdiffusion.miniature.world import ANIMALS, PAINTS, PLACES, POSES, SHAPES, SIDE, SIZES
 
 if TYPE_CHECKING:
@@ -141,11 +140,7 @@ class Judge:
 def save_judge(judge: Judge, folder: str | Path) -> Path:
     """Write `config.json` and `model.safetensors` (float16) to `folder`, and return it."""
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = {
-        k: (v.half() if v.is_floating_point() else v).cpu().contiguous() for k, v in judge.network.state_dict().items()
-    }
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    save_half(judge.network, folder)
     network = judge.network
     config = {"side": network.side, "widths": network.widths, "labels": network.labels}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -157,10 +152,8 @@ def load_judge(folder: str | Path, device: str | torch.device = "cpu") -> Judge:
     folder = Path(folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     network = Network(config["labels"], config["widths"], config["side"])
-    network.load_state_dict(
-        {k: v.float() if v.is_floating_point() else v for k, v in load_file(folder / "model.safetensors").items()}
-    )
-    return Judge(network.requires_grad_(False).to(device))
+    load_half(network, folder)
+    return Judge(network.to(device))
 
 
 def accuracy(judge: Judge, scenes: Scenes) -> dict[str, float]:

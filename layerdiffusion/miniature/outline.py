@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from layerdiffusion.images.masks import bounding_box, iou
+
 WHOLE = 0.85  # least IoU of a subject's outline with the silhouette of its animal in its pose
 SCALES = (0.90, 0.95, 1.0, 1.05, 1.10)  # times the scale at which the areas agree
 LONGEST = 128  # pixels; a longer mask is compared at this size
@@ -18,7 +20,8 @@ def best_overlap(mask: np.ndarray, outline: np.ndarray) -> float:
     """The IoU of `mask` with `outline`, bool (h, w), at the place, scale and mirror image where it is greatest."""
     if not (mask.any() and outline.any()):
         return 0.0
-    mask = _cropped(mask)
+    left, top, right, bottom = bounding_box(mask)
+    mask = mask[top:bottom, left:right]
     if max(mask.shape) > LONGEST:
         mask = _resized(mask, LONGEST / max(mask.shape))
     at_par = float(mask.sum() / outline.sum()) ** 0.5
@@ -37,11 +40,6 @@ def best_overlap(mask: np.ndarray, outline: np.ndarray) -> float:
     shared = torch.fft.irfft2(spectra[0] * spectra[1:].conj(), s=size).flatten(1).amax(1).round()
     areas = layers.sum((1, 2))
     return float((shared / (areas[0] + areas[1:] - shared)).max())
-
-
-def _cropped(mask: np.ndarray) -> np.ndarray:
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
 def _resized(mask: np.ndarray, scale: float) -> np.ndarray:
@@ -83,6 +81,6 @@ def distinct(masks: Sequence[np.ndarray]) -> list[np.ndarray]:
     """The masks without those that nearly equal an earlier one."""
     found: list[np.ndarray] = []
     for mask in masks:
-        if all((mask & other).sum() < 0.98 * (mask | other).sum() for other in found):
+        if all(iou(mask, other) < 0.98 for other in found):
             found.append(mask)
     return found

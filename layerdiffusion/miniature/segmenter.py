@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from layerdiffusion.images.masks import iou
 from layerdiffusion.miniature.data import Scenes, to_tensor
 from layerdiffusion.miniature.judge import worn
 from layerdiffusion.miniature.training import OUTER, Plan, Rates, fit
@@ -257,9 +258,6 @@ def figures(sam: Sam, single: Scenes, double: Scenes, seed: int = 0) -> dict[str
 
     def click(mask: np.ndarray) -> list[float]:
         return point_in(mask, rng).tolist()
-
-    def iou(mask: np.ndarray, wanted: np.ndarray) -> float:
-        return float((mask & wanted).sum() / max(1, (mask | wanted).sum()))
 
     for image, masks in zip(single.images, single.masks, strict=True):
         segmenter.set_image(image)

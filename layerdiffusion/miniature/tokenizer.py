@@ -14,29 +14,9 @@ MAX_LENGTH = 32
 MERGES = 700
 # Words a user may well type that no caption has; learnt as whole words so that a sentence of them is not cut.
 MORE_WORDS = (
-    "the",
-    "a",
-    "an",
-    "is",
-    "that",
-    "with",
-    "and",
-    "of",
-    "to",
-    "at",
-    "in",
-    "on",
-    "by",
-    "it",
-    "its",
-    "toy",
-    "photo",
-    "picture",
-    "very",
-    "bright",
-    "dark",
-    "light",
-)
+    "the", "a", "an", "is", "that", "with", "and", "of", "to", "at", "in", "on", "by", "it", "its",
+    "toy", "photo", "picture", "very", "bright", "dark", "light",
+)  # fmt: skip
 
 
 def captions(count: int, seed: int = 0) -> list[str]:
@@ -86,6 +66,11 @@ def build():
     for special in ("<|startoftext|>", "<|endoftext|>"):
         vocabulary[special] = len(vocabulary)
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=MAX_LENGTH)
+
+
+def special_tokens(tokenizer) -> dict[str, int]:
+    """The tokenizer's special tokens, as the config of a text encoder names them."""
+    return {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
 
 
 def encode(tokenizer, texts: list[str]):

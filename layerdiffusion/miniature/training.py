@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm import tqdm
 
@@ -205,6 +206,21 @@ class _Run:
         torch.save(state, self.checkpoint.with_suffix(".part"))
         os.replace(self.checkpoint.with_suffix(".part"), self.checkpoint)
         self.curve_file.write_text(json.dumps(self.curve))
+
+
+def save_half(network: nn.Module, folder: Path) -> None:
+    """Write the network's `model.safetensors`, float16, to `folder`, which is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = network.state_dict().items()
+    weights = {k: (v.half() if v.is_floating_point() else v).cpu().contiguous() for k, v in state}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def load_half(network: nn.Module, folder: Path) -> None:
+    """Give the network the weights that `save_half` wrote, in float32; it is frozen, in eval mode."""
+    state = load_file(folder / "model.safetensors").items()
+    network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state})
+    network.eval().requires_grad_(False)
 
 
 def fit(part: str, modules: nn.ModuleDict, loss_of: StepLoss, plan: Plan, rates: Rates) -> nn.ModuleDict:

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from layerdiffusion.errors import SegmentError
-from layerdiffusion.images.masks import bounding_box, keep_largest
+from layerdiffusion.images.masks import bounding_box, iou, keep_largest
 from layerdiffusion.models.detectors import Detector, Instance, with_article
 from layerdiffusion.models.segmenter import Proposal, Segmenter
 
@@ -82,7 +82,7 @@ def _ranked(models: Models, segmenter: Segmenter, image: Image.Image, words: str
         if len(found) == COUNT:
             break
         one = _refined(segmenter, image, proposals[index], float(scores[index]))
-        if all(_iou(one.mask, other.mask) < SAME for other in found):
+        if all(iou(one.mask, other.mask) < SAME for other in found):
             found.append(one)
     return found
 
@@ -130,7 +130,7 @@ def find_again(
     if not proposals:
         return near
     there = np.asarray(Image.fromarray(near).resize(proposals[0].mask.shape[::-1], Image.Resampling.NEAREST))
-    scores = scores + [EXPECTED * _iou(proposal.mask, there) for proposal in proposals]
+    scores = scores + [EXPECTED * iou(proposal.mask, there) for proposal in proposals]
     return _refined(segmenter, image, proposals[int(np.argmax(scores))], 0.0).mask
 
 
@@ -146,7 +146,7 @@ def distinct(proposals: Sequence[Proposal]) -> list[Proposal]:
     sure = [proposal for proposal in sized if proposal.iou >= CONFIDENT]
     found: list[Proposal] = []
     for proposal in sure if len(sure) >= COUNT else sized:
-        if len(found) < MOST and all(_iou(proposal.mask, other.mask) < SAME for other in found):
+        if len(found) < MOST and all(iou(proposal.mask, other.mask) < SAME for other in found):
             found.append(proposal)
     return found
 
@@ -175,10 +175,6 @@ def cut_out(pixels: np.ndarray, mask: np.ndarray, margin: float, colour: np.ndar
     sheet = np.where(mask[..., None], pixels, colour).astype(np.uint8)
     edge = tuple(float(value) for value in colour)
     return Image.fromarray(cv2.warpAffine(sheet, matrix, (VIEW, VIEW), flags=cv2.INTER_LINEAR, borderValue=edge))
-
-
-def _iou(mask: np.ndarray, other: np.ndarray) -> float:
-    return float((mask & other).sum() / max(1, (mask | other).sum()))
 
 
 def _outlined(segmenter: Segmenter, image: Image.Image, instance: Instance) -> Found:
