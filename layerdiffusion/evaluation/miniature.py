@@ -24,7 +24,6 @@ from layerdiffusion.miniature.judge import accuracy, load_judge
 from layerdiffusion.miniature.measures import ATTRIBUTES, Figure, ShapeMeasure
 from layerdiffusion.miniature.sheets import label_grid
 from layerdiffusion.miniature.world import ANIMALS, HELD_OUT_SEEDS, Scene, draw
-from layerdiffusion.models._torchvision import ensure_torchvision
 from layerdiffusion.models.find import find
 from layerdiffusion.models.load import MINIATURE, load_models
 from layerdiffusion.models.sam import load_sam
@@ -107,7 +106,6 @@ class Evaluation:
         return scenes(self.count(full), seed, processes=1, **{"unseen": None, **options})
 
     def autoencoded(self, images: np.ndarray) -> np.ndarray:
-        ensure_torchvision()
         from diffusers import AutoencoderTiny
 
         vae = AutoencoderTiny.from_pretrained(self.folder / "vae", torch_dtype=torch.float32).eval()

@@ -16,7 +16,6 @@ from torch import nn
 
 from layerdiffusion.miniature.data import Scenes, to_tensor
 from layerdiffusion.miniature.training import Plan, Rates, autocast, fit
-from layerdiffusion.models._torchvision import ensure_torchvision
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderTiny
@@ -36,7 +35,6 @@ RATES = Rates(lr=2e-3, weight_decay=0.0, cooldown=0.3, muon=True)
 
 def build() -> AutoencoderTiny:
     """A fresh autoencoder whose residual branches start at zero."""
-    ensure_torchvision()
     from diffusers import AutoencoderTiny
 
     vae = AutoencoderTiny(**CONFIG)

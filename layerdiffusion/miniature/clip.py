@@ -24,7 +24,6 @@ from layerdiffusion.miniature.data import Scenes, to_tensor
 from layerdiffusion.miniature.judge import ATTRIBUTES, Judge, targets, worn
 from layerdiffusion.miniature.training import OUTER, Plan, Rates, fit
 from layerdiffusion.miniature.world import SIDE
-from layerdiffusion.models._torchvision import ensure_torchvision
 
 if TYPE_CHECKING:
     from transformers import CLIPModel, CLIPProcessor
@@ -57,7 +56,6 @@ TEACHING = 0.5  # weight of what is learnt from the judge
 
 def build() -> tuple[CLIPModel, CLIPProcessor]:
     """An untrained model and its processor, which has the diffusion model's tokenizer."""
-    ensure_torchvision()
     from transformers import (
         CLIPConfig,
         CLIPImageProcessor,
@@ -221,7 +219,6 @@ def train(
 
 def load(folder: Path) -> tuple[CLIPModel, CLIPProcessor]:
     """The trained model in `folder`, float32, and its processor, to train on."""
-    ensure_torchvision()
     from transformers import CLIPModel, CLIPProcessor
 
     clip = CLIPModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")

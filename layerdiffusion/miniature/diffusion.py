@@ -16,7 +16,6 @@ from layerdiffusion.miniature.autoencoder import encode
 from layerdiffusion.miniature.captions import training_caption
 from layerdiffusion.miniature.training import Plan, Rates, fit
 from layerdiffusion.miniature.world import Scene, draw, held_out
-from layerdiffusion.models._torchvision import ensure_torchvision
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderTiny, StableDiffusionPipeline
@@ -58,7 +57,6 @@ SCHEDULE = dict(  # Stable Diffusion's, but for the prediction
 
 def build(vae: AutoencoderTiny) -> StableDiffusionPipeline:
     """An untrained pipeline around `vae`: its latent channels decide the UNet's."""
-    ensure_torchvision()
     from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from diffusers.models.attention_processor import AttnProcessor
     from transformers import CLIPTextConfig, CLIPTextModel
@@ -86,7 +84,6 @@ def build(vae: AutoencoderTiny) -> StableDiffusionPipeline:
 
 def load(folder: Path) -> StableDiffusionPipeline:
     """The trained pipeline in `folder` in float32, to train on: where the checkpoint is gone, weights are not."""
-    ensure_torchvision()
     from diffusers import StableDiffusionPipeline
     from diffusers.models.attention_processor import AttnProcessor
 

@@ -25,7 +25,6 @@ from layerdiffusion.miniature.fidelity import Features
 from layerdiffusion.miniature.judge import Judge, load_judge
 from layerdiffusion.miniature.outline import WHOLE, best_overlap, by_colour, distinct, innermost
 from layerdiffusion.miniature.world import PLACES, SIDE, draw_attributes, held_out, silhouette
-from layerdiffusion.models._torchvision import ensure_torchvision
 from layerdiffusion.models.profile import device_profile
 from layerdiffusion.models.sam import load_sam
 from layerdiffusion.models.segmenter import Segmenter
@@ -176,7 +175,6 @@ def autoencoded(vae: AutoencoderTiny, images: np.ndarray) -> np.ndarray:
 
 def load_pipeline(folder: Path) -> StableDiffusionPipeline:
     """The text-to-image model in `folder`, float32, on the device there is, without a progress bar."""
-    ensure_torchvision()
     from diffusers import StableDiffusionPipeline
 
     pipeline = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32).to(device_profile().device)
@@ -240,7 +238,6 @@ def load_checkpoint(folder: Path, checkpoint: Path) -> tuple[StableDiffusionPipe
     if (folder / "model_index.json").exists():
         pipeline = diffusion.load(folder)
     else:
-        ensure_torchvision()
         from diffusers import AutoencoderTiny
 
         pipeline = diffusion.build(AutoencoderTiny.from_pretrained(folder / "vae", torch_dtype=torch.float32))

@@ -6,9 +6,9 @@ from collections import Counter
 
 import numpy as np
 
+import layerdiffusion.models  # noqa: F401 - before transformers
 from layerdiffusion.miniature.captions import training_caption
 from layerdiffusion.miniature.world import PLACES, draw_attributes
-from layerdiffusion.models._torchvision import ensure_torchvision
 
 MAX_LENGTH = 32
 MERGES = 700
@@ -53,7 +53,6 @@ def _merge(split: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
 
 def build():
     """The tokenizer, a `transformers.CLIPTokenizer` with CLIP's special tokens and `MAX_LENGTH` tokens a text."""
-    ensure_torchvision()
     from tokenizers.pre_tokenizers import ByteLevel
     from transformers import CLIPTokenizer
 

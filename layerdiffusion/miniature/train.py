@@ -18,7 +18,6 @@ from pathlib import Path
 from layerdiffusion.errors import ModelError
 from layerdiffusion.miniature.parts import PARTS
 from layerdiffusion.miniature.sheets import contact_sheet
-from layerdiffusion.models._torchvision import ensure_torchvision
 
 FINISHED = "miniature"
 CURVE_POINTS = 80
@@ -140,7 +139,6 @@ def train_part(
 
 def _vae(finished: Path, missing_ok: bool = False):
     """The trained autoencoder in float32, or None where that will do."""
-    ensure_torchvision()
     from diffusers import AutoencoderTiny
 
     if not (finished / "vae" / "config.json").exists():

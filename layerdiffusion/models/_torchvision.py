@@ -20,7 +20,7 @@ _library: Any = None  # the definitions live as long as this object
 
 
 def ensure_torchvision() -> None:
-    """Make `import torchvision` safe; call before the first import of anything that imports it.
+    """Make `import torchvision` safe; called before the first import of anything that imports it.
 
     Does nothing where torchvision is missing, already imported, or where its compiled operators load. An operator
     must not be defined twice, which ends the process: what is registered already is left alone.

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from layerdiffusion.errors import ModelError
 from layerdiffusion.models import hub
-from layerdiffusion.models._torchvision import ensure_torchvision
 from layerdiffusion.models.family import Family, Network, StableDiffusionXL
 from layerdiffusion.models.hub import PLUS, split_name
 from layerdiffusion.models.klein import Klein
@@ -68,7 +67,6 @@ def load_models(
     `device_profile`; `size` is the pictures' side in pixels, the model's native one by default, and `LAPTOP_SIDE` for
     `hub.LAPTOP` on a CPU. Weights come from safetensors alone, but for `hub.LAPTOP`. Raises `ModelError`.
     """
-    ensure_torchvision()  # before the first import of diffusers or transformers
     profile = device_profile(device, dtype, low_memory, compile)
     base, files = split_name(str(name))
     files += loras

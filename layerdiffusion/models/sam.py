@@ -16,22 +16,18 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
-
-from layerdiffusion.errors import ModelError
-from layerdiffusion.models._torchvision import ensure_torchvision
-from layerdiffusion.models.hub import download
-from layerdiffusion.models.parts import BUILDING
-
-ensure_torchvision()
-
-from segment_anything.modeling import (  # noqa: E402
+from segment_anything.modeling import (
     ImageEncoderViT,
     MaskDecoder,
     PromptEncoder,
     Sam,
     TwoWayTransformer,
 )
+from torch import nn
+
+from layerdiffusion.errors import ModelError
+from layerdiffusion.models.hub import download
+from layerdiffusion.models.parts import BUILDING
 
 __all__ = ["HUB_NAMES", "MINIATURE", "Sam", "SamConfig", "build_sam", "load_sam", "save_sam"]
 

@@ -12,13 +12,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from PIL import Image
+from segment_anything import SamPredictor
 
 from layerdiffusion.errors import SegmentError
 from layerdiffusion.models.oom import is_out_of_memory
-from layerdiffusion.models.sam import Sam  # importing it guards torchvision
+from layerdiffusion.models.sam import Sam
 from layerdiffusion.settings import shortened
-
-from segment_anything import SamPredictor  # isort: skip
 
 
 class Candidate(NamedTuple):

@@ -1,5 +1,6 @@
 """Any checkpoint of Segment Anything opens, nothing is unpickled, and torchvision is safe to import."""
 
+import inspect
 import json
 import subprocess
 import sys
@@ -236,9 +237,9 @@ def test_operators_are_defined_only_where_those_of_torchvision_do_not_load(tmp_p
         (package / "__init__.py").touch()
         (package / f"{name}{suffix}").write_bytes(library if loads else b"built for another")
     code = (
-        "import os, sys, torch\n"
-        "from layerdiffusion.models._torchvision import ensure_torchvision\n"
-        "for folder in sys.argv[1:]:\n"
+        "import os, runpy, sys, torch\n"
+        "ensure_torchvision = runpy.run_path(sys.argv[1])['ensure_torchvision']\n"  # not its package, which calls it
+        "for folder in sys.argv[2:]:\n"
         "    if os.fork():\n"
         "        os.wait()\n"
         "        continue\n"
@@ -248,7 +249,8 @@ def test_operators_are_defined_only_where_those_of_torchvision_do_not_load(tmp_p
         "    os._exit(0)"
     )
     folders = [tmp_path / f"{name}-{loads}" for name, loads in cases]
-    done = subprocess.run([sys.executable, "-c", code, *folders], capture_output=True, text=True, timeout=300)
+    guard = inspect.getfile(ensure_torchvision)
+    done = subprocess.run([sys.executable, "-c", code, guard, *folders], capture_output=True, text=True, timeout=300)
     assert done.stdout.split() == [str(not loads) for _, loads in cases for _ in range(2)], done.stderr
 
 
