@@ -181,8 +181,7 @@ class _Segmenters:
         return self._segmenter().mask(points, labels, box, image=image)
 
     def find(self, image: Image.Image, words: str) -> np.ndarray:
-        from layerdiffusion.models.detectors import load_detector
-        from layerdiffusion.models.find import find
+        from layerdiffusion.models.find import find, load_detector
 
         detector = None if self._detector is None else load_detector(self._detector, self._models.device)
         return find(self._models, image, words, segmenter=self._segmenter(), detector=detector)[0].mask

@@ -246,8 +246,7 @@ class Backend:
 
     def find(self, image: np.ndarray, words: str) -> list[Any]:
         """The subjects of `image` that the words may mean, the likeliest first; on a CPU beside a running edit."""
-        from layerdiffusion.models.detectors import load_detector
-        from layerdiffusion.models.find import find
+        from layerdiffusion.models.find import find, load_detector
 
         segmenter, models = self.segmenter(), self.editor.models
         if self._detector is None and self.options.detector is not None:

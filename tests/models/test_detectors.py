@@ -12,8 +12,7 @@ from sams import picture, random_sam
 from tiny import tiny_tokenizer
 
 from layerdiffusion.errors import ModelError
-from layerdiffusion.models.detectors import GroundingDino, Owl, Sam3, load_detector, with_article, without_article
-from layerdiffusion.models.find import find
+from layerdiffusion.models.find import GroundingDino, Owl, Sam3, find, load_detector, with_article, without_article
 from layerdiffusion.models.segmenter import Segmenter
 
 IMAGE = Image.fromarray(picture())
