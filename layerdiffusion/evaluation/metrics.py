@@ -17,7 +17,6 @@ from layerdiffusion.edit import Edit
 from layerdiffusion.errors import ModelError
 from layerdiffusion.evaluation.datasets.toybench import BenchEdit
 from layerdiffusion.images.layers import Layers, lay_out
-from layerdiffusion.models._torchvision import ensure_torchvision
 from layerdiffusion.models.parts import BUILDING, reason
 from layerdiffusion.scoring import background_psnr, clip_cosines, cut_out, find_subjects, off_subjects
 
@@ -38,7 +37,6 @@ class Dino:
     """
 
     def __init__(self, source: str | Path, device: str | torch.device = "cpu") -> None:
-        ensure_torchvision()
         from transformers import AutoImageProcessor, AutoModel
 
         self.name, self.device = Path(source).name, torch.device(device)
@@ -65,7 +63,6 @@ class Lpips:
     """
 
     def __init__(self, net: str = "alex", device: str | torch.device = "cpu") -> None:
-        ensure_torchvision()
         try:
             from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity as Metric
 
