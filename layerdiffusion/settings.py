@@ -64,16 +64,6 @@ class Setting:
         assert self.limit is not None
         return check_number(self.name, value, self.limit)
 
-    def parse(self, text: str) -> object:
-        """The value written as `text`, as a command line has it; raises a `SettingsError`."""
-        if self.limit is None:
-            return self.check(text)
-        try:
-            parts = [int(part) if self.limit and self.limit.whole else float(part) for part in text.split(",")]
-        except ValueError as error:
-            raise SettingsError(f"{self.name} can't be {text!r}: it takes a number.") from error
-        return self.check(parts if self.name == "seeds" else parts[0])
-
 
 def setting(default: T, **entry: object) -> T:
     """A field of `Settings` that is None until it is set, with its `Setting`, whose other fields are `entry`."""

@@ -372,7 +372,7 @@ def test_a_recipe_from_before_pictures_had_a_shape_stays_square(version):
 
 @pytest.mark.parametrize("shape", ["photo", "square", "4:3", "1:2", "2:1", "1000:501"])
 def test_a_shape_is_a_word_or_a_ratio(shape):
-    assert Settings(shape=shape).shape == shape == setting_table()["shape"].parse(f" {shape}".replace(":", " : ")[1:])
+    assert Settings(shape=shape).shape == shape == setting_table()["shape"].check(shape.replace(":", " : "))
 
 
 @pytest.mark.parametrize(

@@ -190,11 +190,6 @@ def grow(mask: np.ndarray, pixels: int) -> np.ndarray:
     return cv2.erode(mask.astype(np.uint8), disc, borderType=cv2.BORDER_CONSTANT, borderValue=1).astype(bool)
 
 
-def shrink(mask: np.ndarray, pixels: int) -> np.ndarray:
-    """The mask narrowed by a disc of that radius; where the picture cuts it off, it stays cut off there."""
-    return grow(mask, -pixels)
-
-
 def keep_largest(mask: np.ndarray) -> np.ndarray:
     """The mask's largest connected piece alone; corners connect."""
     count, pieces, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)

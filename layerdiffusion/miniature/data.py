@@ -78,6 +78,12 @@ def to_tensor(images: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
+def to_pictures(pixels: torch.Tensor) -> np.ndarray:
+    """What `to_tensor` was given, rounded: float (N, 3, H, W), cut to −1 … 1, as uint8 (N, H, W, 3) on the CPU."""
+    levels = (pixels.float().clamp(-1, 1) + 1) * 127.5
+    return levels.round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
 def psnr(image: torch.Tensor, other: torch.Tensor, mask: torch.Tensor | None = None) -> float:
     """Peak signal-to-noise ratio in dB of pictures in −1 … 1, (N, 3, H, W), the mean over pictures of each one's.
 

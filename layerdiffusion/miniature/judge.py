@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from layerdiffusion.miniature.autoencoder import encode
-from layerdiffusion.miniature.data import Scenes, to_tensor
+from layerdiffusion.miniature.data import Scenes, to_pictures, to_tensor
 from layerdiffusion.miniature.training import Plan, Rates, autocast, fit, load_half, save_half
 from layerdiffusion.miniature.world import ANIMALS, PAINTS, PLACES, POSES, SHAPES, SIDE, SIZES
 
@@ -221,8 +221,7 @@ def decoded(vae: AutoencoderTiny, images: np.ndarray, seed: int = 0, batch: int 
         latents = latents + strength * torch.randn(latents.shape, generator=generator)
         with autocast(vae.device):
             pixels = vae.decode(latents.to(vae.device) / vae.config.scaling_factor).sample
-        pixels = (pixels.float().clamp(-1, 1) + 1) * 127.5
-        parts.append(pixels.round().byte().permute(0, 2, 3, 1).cpu().numpy())
+        parts.append(to_pictures(pixels))
     return np.concatenate(parts)
 
 

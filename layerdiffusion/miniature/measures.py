@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from layerdiffusion.miniature import diffusion
 from layerdiffusion.miniature.captions import join, phrase
-from layerdiffusion.miniature.data import to_tensor
+from layerdiffusion.miniature.data import to_pictures, to_tensor
 from layerdiffusion.miniature.fidelity import Features
 from layerdiffusion.miniature.judge import Judge, load_judge
 from layerdiffusion.miniature.outline import WHOLE, best_overlap, by_colour, distinct, innermost
@@ -169,8 +169,8 @@ def features(network: Features, images: np.ndarray) -> Tensor:
 @torch.no_grad()
 def autoencoded(vae: AutoencoderTiny, images: np.ndarray) -> np.ndarray:
     """The pictures, uint8 (N, H, W, 3), as the autoencoder gives them back."""
-    decoded = [vae.decode(vae.encode(part).latents).sample.clamp(-1, 1) for part in to_tensor(images).split(20)]
-    return ((torch.cat(decoded) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    parts = to_tensor(images).split(20)
+    return np.concatenate([to_pictures(vae.decode(vae.encode(part).latents).sample) for part in parts])
 
 
 def load_pipeline(folder: Path) -> StableDiffusionPipeline:

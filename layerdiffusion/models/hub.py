@@ -7,7 +7,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +58,6 @@ def split_name(name: str) -> tuple[str, list[str]]:
     length = next((n for n in lengths if Path(PLUS.join(pieces[:n])).exists()), 1)
     rest = PLUS.join(pieces[length:])
     return PLUS.join(pieces[:length]), LORA_FILE.findall(rest) or pieces[length:]
-
-
-def weight_files(parts: Iterable[str], variant: str = "") -> tuple[str, ...]:
-    """The names of the parts' safetensors; `variant` is the middle of their names, as ".fp16"."""
-    return tuple(f"{part}/{stem}{variant}.safetensors" for part in parts for stem in WEIGHTS)
 
 
 def download_model(repository: str, on_bytes: OnBytes | None = None) -> Path:

@@ -72,7 +72,8 @@ def test_what_is_preloaded_is_what_the_page_downloads(front_matter):
     files = dict(line.split(" ")[:2] for line in preloaded)
     assert files.keys() == {hub.HUB_DEFAULT, HUB_NAMES["vit_b"]} <= set(front_matter["models"])
     assert {line.split(" ")[0]: line.split(" ")[2] for line in preloaded}.items() <= hub.REVISIONS.items()
-    patterns = (*hub.CONFIG_FILES, *hub.weight_files(hub.NETWORKS))
+    weights = (f"{part}/{stem}.safetensors" for part in hub.NETWORKS for stem in hub.WEIGHTS)
+    patterns = (*hub.CONFIG_FILES, *weights)
     listed = files[hub.HUB_DEFAULT].split(",")
     assert [name for name in listed if not any(fnmatch(name, pattern) for pattern in patterns)] == []
     assert {f"{part}/config.json" for part in hub.NETWORKS} < set(listed)
