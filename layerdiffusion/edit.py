@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, cast
 
@@ -97,51 +96,49 @@ class Edit:
     notes: tuple[str, ...] = field(default=(), init=False)
 
     def __post_init__(self) -> None:
-        def put(name: str, value: Any) -> None:
-            object.__setattr__(self, name, value)
-
-        put("background_seed", check_number("background_seed", self.background_seed, SEED))
+        self._put(background_seed=check_number("background_seed", self.background_seed, SEED))
         if not isinstance(self.placement, Placement):
             raise SettingsError(f"placement is {shortened(self.placement)}: it must be a Placement.")
         for name in ("object_window", "background_window"):
-            put(name, check_window(name, getattr(self, name)))
-        for name, value in check_prompts(self.prompt, self.object_prompt, self.background_prompt).items():
-            put(name, value)
+            self._put(**{name: check_window(name, getattr(self, name))})
+        self._put(**check_prompts(self.prompt, self.object_prompt, self.background_prompt))
 
         if self.object_image is None:
             raise EditError("There is no photo: object_image is missing; choose a picture first.")
-        put("object_image", open_image(self.object_image, name="object_image"))
+        self._put(object_image=open_image(self.object_image, name="object_image"))
         if self.object_mask is None:
             raise MaskError("No subject is marked: object_mask is missing; click on the subject first.")
-        self._read_mask(put, "object")
+        self._read_mask("object")
         if not self.object_mask.any():
             raise MaskError("object_mask is empty: no pixel is marked as the subject; click on the subject first.")
         if self.object_mask.all():
             raise MaskError("object_mask covers the whole picture, which leaves no background; mark the subject alone.")
-        self._check_background(put)
-
-    def _check_background(self, put: Callable[[str, object], None]) -> None:
         mode = self.background or ("keep" if self.background_image is None else "reference")
-        put("background", check_choice("background", mode, BACKGROUNDS))
-        if mode != "reference":
-            for name in ("background_alpha", "background_window"):
-                put(name, None)
-            if self.background_image is not None or self.background_mask is not None:
-                raise EditError(
-                    f'background is "{mode}" but a background picture or mask is given: '
-                    'leave it out, or set background to "reference".'
-                )
-            if mode == "generate" and not self.background_prompt:
-                raise PromptError(
-                    "background_prompt is empty, so there is nothing to generate a background from; describe the place."
-                )
-            return
+        self._put(background=check_choice("background", mode, BACKGROUNDS))
+        if mode == "reference":
+            self._check_reference()
+        else:
+            self._check_no_reference()
+
+    def _check_no_reference(self) -> None:
+        self._put(background_alpha=None, background_window=None)
+        if self.background_image is not None or self.background_mask is not None:
+            raise EditError(
+                f'background is "{self.background}" but a background picture or mask is given: '
+                'leave it out, or set background to "reference".'
+            )
+        if self.background == "generate" and not self.background_prompt:
+            raise PromptError(
+                "background_prompt is empty, so there is nothing to generate a background from; describe the place."
+            )
+
+    def _check_reference(self) -> None:
         if self.background_image is None:
             raise EditError('background is "reference" but background_image is missing; choose a reference picture.')
-        put("background_image", open_image(self.background_image, name="background_image"))
+        self._put(background_image=open_image(self.background_image, name="background_image"))
         if self.background_mask is None:
             return
-        self._read_mask(put, "background")
+        self._read_mask("background")
         if not self.background_mask.any():
             raise MaskError(
                 "background_mask is empty: no pixel is marked as the reference's own subject; mark it, or leave the "
@@ -153,15 +150,19 @@ class Edit:
                 "mark only the reference's own subject."
             )
 
-    def _read_mask(self, put: Callable[[str, object], None], whose: str) -> None:
+    def _read_mask(self, whose: str) -> None:
         source, image = getattr(self, f"{whose}_mask"), getattr(self, f"{whose}_image")
         opened = source if isinstance(source, OpenedMask) else read_mask(source, image.size, f"{whose}_mask")
         alpha = getattr(self, f"{whose}_alpha") if opened.alpha is None else opened.alpha
         # Of a mask that was replaced by another since, the soft edge means nothing.
         fits = isinstance(alpha, np.ndarray) and np.array_equal(alpha >= 128, opened.mask)
-        put(f"{whose}_mask", opened.mask)
-        put(f"{whose}_alpha", alpha if fits else None)
-        put("notes", (*self.notes, *opened.notes))
+        self._put(**{f"{whose}_mask": opened.mask, f"{whose}_alpha": alpha if fits else None})
+        self._put(notes=(*self.notes, *opened.notes))
+
+    def _put(self, **values: object) -> None:
+        """Set fields while the edit is being made."""
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
 
     def swapped(self) -> Edit:
         """The mirror case: the reference gives the subject and the photo the background."""
@@ -207,11 +208,8 @@ def check_prompts(
     prompt: str | None, object_prompt: str | None = None, background_prompt: str | None = None
 ) -> dict[str, str]:
     """The three prompts of an edit, missing parts split off the whole; raises `PromptError`."""
-    whole, subject, place = (
-        _prompt("prompt", prompt),
-        _prompt("object_prompt", object_prompt),
-        _prompt("background_prompt", background_prompt),
-    )
+    whole = _prompt("prompt", prompt)
+    subject, place = _prompt("object_prompt", object_prompt), _prompt("background_prompt", background_prompt)
     if whole is None:
         whole = " ".join(part for part in (subject, place) if part)
     if not whole:
@@ -248,8 +246,7 @@ def _prompt(name: str, text: Any) -> str | None:
     text = " ".join(text.replace("\0", " ").split())
     if len(text) > MAX_PROMPT_CHARACTERS:
         raise PromptError(
-            f"{name} has {len(text.split())} words and {len(text)} characters, more than the "
-            f"{MAX_PROMPT_CHARACTERS} "
+            f"{name} has {len(text.split())} words and {len(text)} characters, more than the {MAX_PROMPT_CHARACTERS} "
             "characters allowed, of which the model reads only the first few dozen words; shorten it."
         )
     return text
