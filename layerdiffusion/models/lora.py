@@ -42,6 +42,8 @@ def add_loras(parts: Parts, files: Sequence[str]) -> None:
             )
             if any(name.startswith(OF_A_PIPELINE) for name in names):
                 pipeline.load_lora_weights(str(path))
+                if family.network == "transformer":  # whose files may hold as one what is split between its layers
+                    names = list(pipeline.lora_state_dict(str(path)))
             else:
                 _load_into_network(parts.unet, path, header)
             added = [name for network in networks for name, _ in network.named_parameters() if ".lora_" in name]

@@ -12,6 +12,7 @@ import torch
 from diffusers import Flux2KleinPipeline
 from PIL import Image
 from refusals import change_json, sentence
+from safetensors.torch import save_file
 from tiny import noise_picture
 from tiny_klein import save_tiny_klein
 
@@ -21,6 +22,8 @@ from layerdiffusion.images.masks import mask_to_latents
 from layerdiffusion.method.sampling import sample
 from layerdiffusion.models.klein import packed, positions, unpacked
 from layerdiffusion.models.load import load_models
+from layerdiffusion.models.memory import check_need, fitting_preset
+from layerdiffusion.settings import PRESETS
 
 PROMPTS = ["a dog jumps", "", "a red cat on ice"]
 
@@ -250,3 +253,54 @@ def test_from_the_hub_come_its_parts_alone_and_of_the_distilled_one_no_weights(h
     with pytest.raises(ModelError, match="distilled to four steps"):
         load_models("someone/klein", "cpu")
     assert hub.fetched and not any(name.endswith(".safetensors") for name in hub.fetched)
+
+
+def test_a_lora_in_black_forest_labs_own_names_is_split_between_the_layers(
+    tiny_klein_folder, tiny_klein_models, tmp_path
+):
+    """Other programs write q, k and v as one; the scale is a file's own over its rank, times what is asked for."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"double_blocks.0.img_attn.qkv": (96, 32), "single_blocks.1.linear1": (3 * 32 + 2 * 64, 32)}
+    lora = {
+        f"diffusion_model.{name}.lora_{side}.weight": torch.randn(shape, generator=generator)
+        for name, (out, into) in shapes.items()
+        for side, shape in (("A", (2, into)), ("B", (out, 2)))
+    }
+    save_file(lora, tmp_path / "style.safetensors")
+    models = load_models(tiny_klein_folder, "cpu", "float32", loras=[f"{tmp_path / 'style.safetensors'}:0.5"])
+    moved = {
+        name: (weight - tiny_klein_models.unet.get_parameter(name))
+        for name, weight in models.unet.named_parameters()
+        if not torch.equal(weight, tiny_klein_models.unet.get_parameter(name))
+    }
+    product = {
+        name: 0.5 * lora[f"diffusion_model.{name}.lora_B.weight"] @ lora[f"diffusion_model.{name}.lora_A.weight"]
+        for name in shapes
+    }
+    attention = "transformer_blocks.0.attn"
+    assert set(moved) == {
+        *(f"{attention}.to_{part}.weight" for part in "qkv"),
+        "single_transformer_blocks.1.attn.to_qkv_mlp_proj.weight",
+    }
+    together = torch.cat([moved[f"{attention}.to_{part}.weight"] for part in "qkv"])
+    torch.testing.assert_close(together, product["double_blocks.0.img_attn.qkv"], atol=1e-5, rtol=1e-4)
+    one = moved["single_transformer_blocks.1.attn.to_qkv_mlp_proj.weight"]
+    torch.testing.assert_close(one, product["single_blocks.1.linear1"], atol=1e-5, rtol=1e-4)
+
+
+def test_a_lora_of_another_model_is_refused(tiny_klein_folder, tmp_path):
+    stem = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k.lora_{}.weight"
+    save_file({stem.format("A"): torch.zeros(2, 8), stem.format("B"): torch.zeros(8, 2)}, tmp_path / "sd.safetensors")
+    with pytest.raises(ModelError, match="doesn't fit this FLUX.2 klein base model") as error:
+        load_models(tiny_klein_folder, "cpu", loras=[str(tmp_path / "sd.safetensors")])
+    sentence(error)
+
+
+def test_its_presets_run_on_it(tiny_klein_models):
+    for name in PRESETS:
+        settings = fitting_preset(tiny_klein_models, name)
+        assert (settings.tune, settings.solver, settings.guidance_scale) == ("lora", "ddim", 4.0)
+        check_need(tiny_klein_models, settings)
+    quick, usual = (fitting_preset(tiny_klein_models, name) for name in ("quick", "paper"))
+    for steps in ("embedding_steps", "finetune_steps", "sampling_steps"):
+        assert 0 < getattr(quick, steps) < getattr(usual, steps)
