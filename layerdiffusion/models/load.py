@@ -58,7 +58,7 @@ def load_models(
     compile: bool = False,
     loras: Sequence[str] = (),
 ) -> Models:
-    """Load a Stable Diffusion 1.x or SDXL.
+    """Load a Stable Diffusion 1.x, SDXL or FLUX.2 klein base.
 
     `name` is "miniature" (the embedded one), "laptop" (the first of `hub.LAPTOP`), a diffusers folder, a single
     .safetensors checkpoint, a hub id, or "auto": with a CUDA device `hub.HUB_DEFAULT`, otherwise, or when the hub can't

@@ -19,7 +19,7 @@ FEW_STEP_SCHEDULERS = ("LCMScheduler", "TCDScheduler")
 # By a part of the names of a single file's weights.
 WEIGHT_NAMES = {
     "joint_blocks.": "it is Stable Diffusion 3, a transformer that is trained by flow matching",
-    "double_blocks.": "it is Flux, a transformer that is trained by flow matching",
+    "double_blocks.": "it is a Flux in one file, of which FLUX.2 klein base opens from its diffusers folder alone",
     "cond_stage_model.model.": "it is Stable Diffusion 2.x, which opens from its diffusers folder alone",
     "lora_": "it is a LoRA, which goes on top of a model: give it as --lora",
     "control_model.": "it is a ControlNet, which goes beside a model",
@@ -34,7 +34,7 @@ REFINER = "it is SDXL's refiner, which only finishes the pictures of SDXL"
 
 def refuse(source: Path | str, why: str) -> NoReturn:
     """Raise the `ModelError` that says why the model can't be used."""
-    raise ModelError(f"{source} is not a Stable Diffusion 1.x or SDXL model: {why}; choose one that is.")
+    raise ModelError(f"{source} is not a Stable Diffusion 1.x, SDXL or FLUX.2 klein base model: {why}; choose one.")
 
 
 def refuse_distilled_klein(source: Path | str) -> NoReturn:

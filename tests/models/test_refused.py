@@ -56,7 +56,7 @@ def test_a_folder_of_another_kind_is_named(tiny_xl_folder, tmp_path, change):
     change(folder)
     with pytest.raises(ModelError, match=FOLDERS[change]) as error:
         load_models(folder, "cpu")
-    assert "not a Stable Diffusion 1.x or SDXL model" in sentence(error)
+    assert "not a Stable Diffusion 1.x, SDXL or FLUX.2 klein base model" in sentence(error)
 
 
 @pytest.mark.parametrize("name", ["stabilityai/sdxl-turbo", "someone/dreamLightningXL_lcm", "models/real-Lightning"])
