@@ -82,7 +82,7 @@ def save_zip(
     if detail:
         whole, pictures = whole.detailed(), {}
     with (
-        saving("The zip", path),
+        saving("The zip", path, "free some space"),
         tempfile.TemporaryDirectory() as folder,
         zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
     ):

@@ -13,7 +13,7 @@ from layerdiffusion.commands.bars import progress_bar
 from layerdiffusion.commands.terminal import Seeds, assignments, with_changes, writable
 from layerdiffusion.errors import EditError
 from layerdiffusion.evaluation.datasets.toybench import POSE_SEED, POSE_TUNING_SEED, pose_edits
-from layerdiffusion.files import write_files
+from layerdiffusion.files import saving, write_files
 from layerdiffusion.images.io import png_bytes
 from layerdiffusion.result import captioned
 from layerdiffusion.settings import PRESET_FLAGS, Settings
@@ -66,7 +66,8 @@ def run(args: argparse.Namespace) -> int:
         ]
         rows.append([*zip(names, given, strict=True), *shown])
     if args.pictures:
-        write_files({args.pictures: png_bytes(captioned(rows))})
+        with saving("The sheet", args.pictures):
+            write_files({args.pictures: png_bytes(captioned(rows))})
     shares = {name: float(np.mean([one[name] for one in found])) for name in SHARE_NAMES}
     print(json.dumps({"shares": shares, "pictures": found}) if args.json else _table(shares, found))
     return 0 if all(shares[name] >= bar for name, bar in LEAST_SHARES.items()) else 1
