@@ -19,10 +19,10 @@ import torch
 from layerdiffusion.errors import ModelError
 from layerdiffusion.miniature import clip, fidelity, measures, segmenter
 from layerdiffusion.miniature.captions import join, phrase
+from layerdiffusion.miniature.card import label_grid
 from layerdiffusion.miniature.data import Scenes, psnr, scenes, to_tensor
 from layerdiffusion.miniature.judge import accuracy, load_judge
 from layerdiffusion.miniature.measures import ATTRIBUTES, Figure, ShapeMeasure
-from layerdiffusion.miniature.sheets import label_grid
 from layerdiffusion.miniature.world import ANIMALS, HELD_OUT_SEEDS, Scene, draw
 from layerdiffusion.models.find import find
 from layerdiffusion.models.load import MINIATURE, load_models

@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from layerdiffusion.errors import ModelError
 from layerdiffusion.miniature.captions import join, phrase
 from layerdiffusion.miniature.measures import curve, generate, guidance_of, load_pipeline, random_attributes, recorded
 from layerdiffusion.miniature.outline import WHOLE
 from layerdiffusion.miniature.parts import PARTS
-from layerdiffusion.miniature.sheets import label_grid
-from layerdiffusion.miniature.world import ANIMALS, HELD_OUT_SEEDS, MARKINGS, PAINTS, PLACES, POSES, SIDE, SIZES
+from layerdiffusion.miniature.world import ANIMALS, HELD_OUT_SEEDS, MARKINGS, PAINTS, PLACES, POSES, SIDE, SIZES, draw
 
 SAMPLES, LOSSES, CARD = "samples.webp", "losses.png", "README.md"
 NOTES = "notes.json"  # what no program can measure: which samples a person finds not whole, and what was tried
@@ -92,3 +91,29 @@ def _parts(folder: Path, facts: dict[str, dict]) -> Iterator[tuple[str, ...]]:
             )
             where = fact["machine"] + (f", {fact['threads']} of them at most" if fact.get("threads") else "")
         yield f"{name} (`{part.folder}/`)", part.what, parameters, size, took, where
+
+
+def contact_sheet(seeds=range(24), columns: int = 6, side: int = 192) -> Image.Image:
+    """Scenes with their captions beneath, `columns` to a row, drawn at `side` pixels."""
+    scenes = [draw(seed, side=side) for seed in seeds]
+    return label_grid([scene.image for scene in scenes], [scene.caption for scene in scenes], columns)
+
+
+def label_grid(images: list[Image.Image], labels: list[str], columns: int = 6) -> Image.Image:
+    """Equal pictures in a grid, each with a line of text beneath, folded to its width."""
+    font = ImageFont.load_default(size=12)
+    width, height = images[0].size
+    rows = -(-len(images) // columns)
+    sheet = Image.new("RGB", (columns * (width + 6), rows * (height + 36)), "white")
+    pen = ImageDraw.Draw(sheet)
+    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+        x, y = (i % columns) * (width + 6), (i // columns) * (height + 36)
+        sheet.paste(image, (x, y))
+        lines, line = [], ""
+        for word in label.split():
+            if line and font.getlength(f"{line} {word}") > width:
+                lines.append(line)
+                line = ""
+            line = f"{line} {word}".strip()
+        pen.multiline_text((x + 2, y + height + 2), "\n".join([*lines, line][:2]), fill="black", font=font, spacing=1)
+    return sheet

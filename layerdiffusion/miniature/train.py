@@ -17,7 +17,6 @@ from pathlib import Path
 
 from layerdiffusion.errors import ModelError
 from layerdiffusion.miniature.parts import PARTS
-from layerdiffusion.miniature.sheets import contact_sheet
 
 FINISHED = "miniature"
 CURVE_POINTS = 80
@@ -57,6 +56,8 @@ def run(args: argparse.Namespace) -> int:
     """Train what was asked for; 0. Raises `ModelError` where a part is missing that another needs."""
     args.out.mkdir(parents=True, exist_ok=True)
     if args.part == "sheet":
+        from layerdiffusion.miniature.card import contact_sheet
+
         contact_sheet().save(args.out / "scenes.png")
         print(f"24 scenes with their captions: {args.out / 'scenes.png'}")
         return 0

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from layerdiffusion.miniature.captions import join, phrase, training_caption
+from layerdiffusion.miniature.card import contact_sheet
 from layerdiffusion.miniature.outline import best_overlap
-from layerdiffusion.miniature.sheets import contact_sheet
 from layerdiffusion.miniature.tokenizer import build
 from layerdiffusion.miniature.world import (
     ANIMALS,

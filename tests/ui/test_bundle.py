@@ -183,9 +183,7 @@ def test_layers_come_as_the_model_saw_them_and_results_cut_out(result, tmp_path)
     assert np.array_equal(np.asarray(found["cutout-seed-1.png"])[subject][:, :3], np.asarray(result.images[1])[subject])
 
 
-def test_a_download_has_its_layers_in_one_psd_and_one_openraster_file_as_large_as_the_pictures(
-    tiny_models, edit, tmp_path
-):
+def test_a_download_has_its_layers_in_one_psd_as_large_as_the_pictures(tiny_models, edit, tmp_path):
     large = replace(edit, background_image=noise_picture(4, 128, 128), background_mask=None)
     result = Editor(tiny_models).run(large, QUICK)
     subject = result.layers.object_mask
