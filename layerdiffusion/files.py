@@ -84,7 +84,7 @@ def save_or_rescue(write: Callable[[Path], Path], what: str, place: Path, prefix
         cause = error.__cause__
         reason = getattr(cause, "strerror", None) or cause or str(error).partition(";")[0]
         raise SavedElsewhere(
-            f"{what} can't be saved to {place} ({reason}), so look in {elsewhere}; "
-            "move all of it before that temporary folder is emptied.",
+            f"{what} can't be saved to {place} ({reason}), so everything is in {elsewhere}; "
+            "move it before that temporary folder is emptied.",
             elsewhere,
         ) from error

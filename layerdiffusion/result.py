@@ -16,7 +16,7 @@ from layerdiffusion.errors import ModelError, SegmentError
 from layerdiffusion.files import save_or_rescue, saving, write_files
 from layerdiffusion.images.detail import bring_detail
 from layerdiffusion.images.io import png_bytes
-from layerdiffusion.images.layered import LayerGroup, NamedLayer, psd_bytes
+from layerdiffusion.images.layered import LayerGroup, NamedLayer, ora_bytes, psd_bytes
 from layerdiffusion.images.layers import Layers, background_window, lay_out, seen
 from layerdiffusion.images.masks import Mask, cut_out, resize_mask
 from layerdiffusion.recipe import carried_recipe, files_to_write, is_result, recipe_files, result_png
@@ -105,12 +105,14 @@ class Result:
 
     def save_layers(self, folder: str | Path, cut_outs: Sequence[Image.Image] = ()) -> Path:
         """Write `layer-….png` of `layer_pictures`, `cutout-seed-….png` of `Editor.cut_out`, and all of them as one
-        `layers.psd`, at the results' size; return the folder."""
+        `layers.psd` and one `layers.ora`, at the results' size; return the folder."""
         folder = Path(folder)
         files = {f"layer-{name}.png": image for name, image in self.layer_pictures().items()}
         files |= {f"cutout-seed-{seed}.png": image for seed, image in zip(self.seeds, cut_outs, strict=False)}
         contents = {name: png_bytes(image) for name, image in files.items()}
-        contents["layers.psd"] = psd_bytes(self._groups(cut_outs), self.images[0])
+        groups = self._groups(cut_outs)
+        contents["layers.psd"] = psd_bytes(groups, self.images[0])
+        contents["layers.ora"] = ora_bytes(groups, self.images[0])
         with saving("The layers", folder):
             write_files({folder / name: content for name, content in contents.items()})
         return folder

@@ -203,7 +203,7 @@ def test_a_subject_that_does_not_fit_is_saved_elsewhere(editor, edit, tmp_path, 
     spare.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(spare))
     full_disk(tmp_path / "full")
-    with pytest.raises(SavedElsewhere, match=r"No space left on device\), so look in") as error:
+    with pytest.raises(SavedElsewhere, match=r"No space left on device\), so everything is in") as error:
         kept.save(tmp_path / "full" / "rex", editor.models)
     assert load_subject(error.value.folder).key == kept.key
     assert contents(tmp_path / "full") == {}
@@ -302,11 +302,11 @@ def test_a_subject_that_cannot_be_kept_costs_neither_the_pictures_nor_the_report
     full_disk(Path("full").resolve())
     status, out, _ = command("--out", "result", "--keep", "full/rex", "--tune", "lora", "--json")
     report = json.loads(out)
-    assert status == 2 and "so look in" in report["error"]
+    assert status == 2 and "so everything is in" in report["error"]
     assert all(Path(name).is_file() for name in report["images"])
     assert load_subject(report["subject"]).recipe.edit.prompt == "a dog jumps on ice"
     status, out, err = command("--out", "result", "--keep", "full/rex", "--tune", "lora")
-    assert status == 2 and "result/seed-0.png" in out and "so look in" in err
+    assert status == 2 and "result/seed-0.png" in out and "so everything is in" in err
 
 
 def test_a_subject_is_not_kept_over_itself(command):

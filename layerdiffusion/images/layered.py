@@ -1,18 +1,24 @@
-"""Pictures in layers as Photoshop, Krita and GIMP open them: PSD.
+"""Pictures in layers as artists' programs open them: Photoshop's PSD, and OpenRaster (Krita, GIMP).
 
-Source: Adobe's Photoshop File Formats Specification, https://www.adobe.com/devnet-apps/photoshop/fileformatashtml.
+Sources: Adobe's Photoshop File Formats Specification, https://www.adobe.com/devnet-apps/photoshop/fileformatashtml,
+and https://www.openraster.org, version 0.0.3.
 """
 
 from __future__ import annotations
 
+import io
 import struct
+import zipfile
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
+from xml.etree import ElementTree
 
 from PIL import Image
 
-from layerdiffusion.images.masks import Mask, bounding_box
+from layerdiffusion.images.io import png_bytes
+from layerdiffusion.images.masks import Mask, bounding_box, cut_out
 
+THUMBNAIL = 256  # OpenRaster's longest side of one
 LEAVE_OPEN, CLOSE = 1, 3  # section dividers of PSD: a group's own record, and the one at its bottom
 
 
@@ -37,11 +43,31 @@ class LayerGroup(NamedTuple):
     visible: bool = True
 
 
-def psd_bytes(groups: Sequence[LayerGroup], merged: Image.Image) -> bytes:
-    """The groups, the lowest first, as a file; `merged`, RGB, is what is seen of them and gives the canvas its size.
+def ora_bytes(groups: Sequence[LayerGroup], merged: Image.Image) -> bytes:
+    """The groups, the lowest first, as a file; `merged`, RGB, is what is seen of them and gives the canvas its size."""
+    root = ElementTree.Element("image", version="0.0.3", w=str(merged.width), h=str(merged.height))
+    stack = ElementTree.SubElement(root, "stack")
+    small = merged.copy()
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    pictures = {"mergedimage.png": merged, "Thumbnails/thumbnail.png": small}
+    for number, group in reversed([*enumerate(groups)]):
+        shown = "visible" if group.visible else "hidden"
+        inside = ElementTree.SubElement(stack, "stack", name=group.name, visibility=shown)
+        for layer in reversed(group.layers):
+            source, (left, top, *_) = f"data/{number}-{layer.name}.png", layer.box
+            ElementTree.SubElement(inside, "layer", name=layer.name, src=source, x=str(left), y=str(top))
+            pictures[source] = cut_out(layer.image, layer.mask).crop(layer.box)
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("mimetype", "image/openraster")  # first and not compressed, so that it can be told by it
+        archive.writestr("stack.xml", ElementTree.tostring(root, encoding="UTF-8", xml_declaration=True))
+        for name, picture in pictures.items():
+            archive.writestr(name, png_bytes(picture))
+    return file.getvalue()
 
-    Each layer's mask is a layer mask, which uncovers what it hides.
-    """
+
+def psd_bytes(groups: Sequence[LayerGroup], merged: Image.Image) -> bytes:
+    """The same as PSD, with each layer's mask as a layer mask, which uncovers what it hides."""
     parts = [part for group in groups for part in _psd_group(group)]
     pixels = b"".join(channels for _, channels in parts)
     layers = struct.pack(">h", len(parts)) + b"".join(record for record, _ in parts) + pixels

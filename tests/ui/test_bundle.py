@@ -183,7 +183,7 @@ def test_layers_come_as_the_model_saw_them_and_results_cut_out(result, tmp_path)
     assert np.array_equal(np.asarray(found["cutout-seed-1.png"])[subject][:, :3], np.asarray(result.images[1])[subject])
 
 
-def test_a_download_has_its_layers_in_one_psd_as_large_as_the_pictures(tiny_models, edit, tmp_path):
+def test_a_download_has_its_layers_in_one_psd_and_one_openraster_file_as_large_as_them(tiny_models, edit, tmp_path):
     large = replace(edit, background_image=noise_picture(4, 128, 128), background_mask=None)
     result = Editor(tiny_models).run(large, QUICK)
     subject = result.layers.object_mask
@@ -192,6 +192,9 @@ def test_a_download_has_its_layers_in_one_psd_as_large_as_the_pictures(tiny_mode
     with zipfile.ZipFile(path) as archive:
         shown = [Image.open(io.BytesIO(archive.read(f"seed-{seed}.png"))) for seed in result.seeds]
         psd = PSDImage.open(io.BytesIO(archive.read("layers.psd")))
+        with zipfile.ZipFile(io.BytesIO(archive.read("layers.ora"))) as layers:
+            background = Image.open(io.BytesIO(layers.read("data/0-background.png"))).convert("RGB")
+    assert np.array_equal(background, result.seen.background_image)
     assert psd.size == shown[0].size == (128, 128)
     assert np.array_equal(psd[0][0].topil().convert("RGB"), result.seen.background_image)
     assert [group.name for group in psd] == ["layers", *(f"seed {seed}" for seed in result.seeds)]

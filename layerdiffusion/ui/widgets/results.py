@@ -132,7 +132,7 @@ def contents_hint(contents: list[str]) -> str:
     )
     layers = (
         " The layers, and each result's subject cut out, come as transparent PNGs, and together as layers.psd "
-        "(Photoshop, Krita, GIMP)."
+        "(Photoshop) and layers.ora (Krita, GIMP)."
         if LAYERS in contents
         else ""
     )
