@@ -11,7 +11,7 @@ from PIL import Image
 from serving import photo, served
 
 from layerdiffusion.__main__ import main
-from layerdiffusion.ui.handlers.badge import badge
+from layerdiffusion.ui.handlers.model import badge
 
 FEW = {"embedding_steps": 2, "finetune_steps": 2, "sampling_steps": 3, "seeds": [0, 1]}
 WORDS = "a dog jumps on ice"

@@ -18,7 +18,7 @@ from tiny import QUICK, WIDTH, XL_WIDTH
 from layerdiffusion.__main__ import main
 from layerdiffusion.editor import Editor
 from layerdiffusion.engine import initial_latents
-from layerdiffusion.ui.handlers.badge import badge
+from layerdiffusion.ui.handlers.model import badge
 
 FEW = {"embedding_steps": 2, "finetune_steps": 2, "sampling_steps": 3, "seeds": [0, 1]}
 WORDS = "a dog jumps on ice"

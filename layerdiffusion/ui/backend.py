@@ -254,10 +254,6 @@ class Backend:
         with contextlib.nullcontext() if segmenter.device.type == "cpu" else self.editor.turn():
             return find(models, image, words, segmenter=segmenter, detector=self._detector)
 
-    def cut_outs(self, result: Any) -> list[Image.Image]:
-        """The subject of each of the result's pictures, cut out."""
-        return self.editor.cut_out(result)
-
     def out_of_distribution(self, image: Image.Image) -> bool:
         """Whether the picture is further from the toybox than any of its scenes; False where that can't be seen."""
         if not self.ready or self._zero_gpu is not None:  # where it would cost a visitor's GPU time

@@ -48,10 +48,9 @@ def warn(error: Exception) -> None:
 
 
 def friendly(function: Callable) -> Callable:
-    """The event handler with every exception turned into one sentence."""
+    """The event handler, a function or a `partial` of one, with every exception turned into one sentence."""
     if inspect.isgeneratorfunction(function):
 
-        @functools.wraps(function)
         def wrapped(*args: Any) -> Any:
             try:
                 yield from function(*args)
@@ -60,11 +59,26 @@ def friendly(function: Callable) -> Callable:
 
     else:
 
-        @functools.wraps(function)
         def wrapped(*args: Any) -> Any:
             try:
                 return function(*args)
             except Exception as error:
                 raise sentence(error) from None
 
+    functools.update_wrapper(wrapped, function)
+    if isinstance(function, functools.partial):  # by its annotations Gradio sees that the event itself is wanted
+        wrapped.__annotations__ = function.func.__annotations__
     return wrapped
+
+
+def listen(
+    event: Callable[..., Any],
+    function: Callable,
+    inputs: Any = None,
+    outputs: Any = None,
+    then: dict[str, Any] | None = None,
+    **options: Any,
+) -> Any:
+    """Wire a component's `event`, as in `button.click`, to the handler; after it, however it ends, to `then`."""
+    heard = event(friendly(function), inputs, outputs, **{**QUIET, **options})
+    return heard.then(**then) if then else heard

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from layerdiffusion.images.io import MAX_BYTES
 from layerdiffusion.ui import api
 from layerdiffusion.ui.backend import Backend
-from layerdiffusion.ui.handlers import badge, boards, inspection, jobs, opening, plan, presets, results
+from layerdiffusion.ui.handlers import boards, dials, jobs, model, opening, plan, results
 from layerdiffusion.ui.options import PageOptions
 from layerdiffusion.ui.page import page_of
 from layerdiffusion.ui.spaces import on_zero_gpu
@@ -94,12 +94,11 @@ def build_page(backend: Backend) -> gr.Blocks:
     with gr.Blocks(title=TITLE, fill_width=True, analytics_enabled=False, delete_cache=clean) as blocks:
         page = page_of(defaults, backend.may_download)
         refresh = plan.refresh_event(page, backend)
-        for connect in (boards.connect, plan.connect_words, jobs.connect, results.connect):
+        for connect in (boards.connect, jobs.connect, results.connect):
             connect(page, backend, refresh)
+        dials.connect(page, backend, refresh, blocks)
         opening.connect(page, backend, refresh, blocks)
-        inspection.connect(page, backend)
-        presets.connect(page, backend, blocks)
-        badge.connect(page, backend, refresh, defaults)
+        model.connect(page, backend, refresh, defaults)
         api.connect(backend)
         gr.HTML(PRIVACY.format(backend.options.keep_minutes), elem_id="privacy")
     return jobs.limit_waiting(blocks.queue(default_concurrency_limit=4), backend.options.max_users)

@@ -9,7 +9,7 @@ from layerdiffusion.models.hub import LAPTOP
 from layerdiffusion.models.load import LAPTOP_SIDE
 from layerdiffusion.progress import Cancelled
 from layerdiffusion.ui.backend import Backend
-from layerdiffusion.ui.handlers.jobs import switcher
+from layerdiffusion.ui.handlers.jobs import switch
 from layerdiffusion.ui.launch import build_page
 from layerdiffusion.ui.options import PageOptions, parse_options
 from layerdiffusion.ui.session import Session
@@ -59,7 +59,7 @@ def test_only_an_owner_who_allows_it_has_the_button_and_never_on_a_space_or_offl
 def test_after_the_switch_every_tab_has_the_model_with_its_settings(backend, hub):
     session = Session()
     session.cancel = threading.Event()
-    lines = [*switcher(backend)(session)]
+    lines = [*switch(backend, session)]
     assert "40" in str(lines[1]) or "Loading the model" in str(lines[1])
     assert all(len(line) == 1 for line in lines[:-1])
     line, badge, notice, *dials = lines[-1]

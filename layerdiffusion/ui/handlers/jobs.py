@@ -16,8 +16,8 @@ from layerdiffusion.baselines import BASELINES
 from layerdiffusion.errors import EditError
 from layerdiffusion.settings import MAX_SEEDS, Settings
 from layerdiffusion.ui.backend import Backend
-from layerdiffusion.ui.events import IN_TURN, QUEUE, QUIET, friendly
-from layerdiffusion.ui.handlers.badge import badge
+from layerdiffusion.ui.events import IN_TURN, QUEUE, listen
+from layerdiffusion.ui.handlers.model import badge
 from layerdiffusion.ui.page import Page
 from layerdiffusion.ui.session import Session, remember
 from layerdiffusion.ui.widgets.dials import dial_values, settings_of
@@ -26,16 +26,37 @@ from layerdiffusion.ui.widgets.progress import STAGE_LABELS, DownloadView, JobCo
 from layerdiffusion.ui.widgets.results import rows, show, take, take_baseline
 
 FULL = '<p class="ld-plan"><b>Not started:</b> many people are waiting already; try again in a minute.</p>'
+KEPT_STAGES = "Finished stages are kept; Run goes on from there."
+KEPT_BACKGROUNDS = "Finished ones are kept; press again to go on from there."
+KEPT_ROWS = "Finished rows are kept; press again to go on from there."
+KEPT_FILES = "Files that have come are kept."
 Run = Callable[[threading.Event], Any]  # a generator, as `Backend.run` is
 Work = Callable[..., Any]  # a generator, as `job` wants it
 
 
 def connect(page: Page, backend: Backend, refresh: dict[str, Any]) -> None:
-    """Wire all of them."""
-    connect_edit(page, backend, refresh)
-    connect_backgrounds(page, backend, refresh)
-    connect_comparison(page, backend, refresh)
-    connect_laptop(page, backend, refresh)
+    """Wire all of them, and the choice of a background."""
+    state, words, card, results = page.state, page.words, page.background, page.results
+    for trigger, more in ((words.job.start, False), (results.more, True)):
+        work = partial(run_edit, backend, more)
+        connect_job(trigger, words.job, work, page.inputs, results.shown, KEPT_STAGES, refresh)
+    inputs = [state, words.background_prompt, *page.dials.components]
+    work = partial(generate, backend)
+    connect_job(card.job.start, card.job, work, inputs, [card.gallery], KEPT_BACKGROUNDS, refresh)
+    methods = results.baselines.methods
+    job = results.baselines.job
+    connect_job(job.start, job, partial(compare, backend), [state, methods], results.rows, KEPT_ROWS, refresh)
+    controls = [words.job, card.job, job]
+    if laptop := page.header.laptop:
+        controls.append(laptop)
+        outputs = [page.header.badge, page.header.notice, *page.dials.components]
+        connect_job(laptop.start, laptop, partial(switch, backend), [state], outputs, KEPT_FILES, refresh)
+    for one in controls:
+        listen(one.cancel.click, stop, state, one.line, queue=False)
+    panels = [*card.panels.values()]
+    listen(card.mode.change, partial(open_panel, [*card.panels]), card.mode, panels, refresh, queue=False)
+    card.swap.input(**refresh)
+    listen(card.gallery.select, pick, state, card.job.line, refresh)
 
 
 def connect_job(
@@ -44,23 +65,22 @@ def connect_job(
     work: Work,
     inputs: list[Any],
     outputs: list[Any],
-    cancelled: Callable[[Session], str],
+    kept: str,
     refresh: dict[str, Any],
 ) -> None:
     """A click on `trigger` runs `work` in its turn, as `job` says; `inputs` begin with the page's state."""
     buttons = controls.components
-    begun = trigger.click(friendly(begin), inputs[0], buttons, queue=False, **QUIET)
-    run = begun.success(
-        friendly(job(work, len(outputs), cancelled)),
+    run = listen(
+        listen(trigger.click, begin, inputs[0], buttons, queue=False).success,
+        partial(job, work, len(outputs), kept),
         inputs,
         [*buttons, *outputs],
         show_progress="minimal",
         show_progress_on=controls.line,
-        api_visibility="private",
         **IN_TURN,
     )
     run.then(**refresh)
-    run.failure(friendly(refused), inputs[0], buttons, queue=False, **QUIET).then(**refresh)
+    listen(run.failure, refused, inputs[0], buttons, refresh, queue=False)
 
 
 def limit_waiting(blocks: gr.Blocks, most: int) -> gr.Blocks:
@@ -82,10 +102,6 @@ def limit_waiting(blocks: gr.Blocks, most: int) -> gr.Blocks:
     return blocks
 
 
-def connect_cancel(controls: JobControls, state: gr.State) -> None:
-    controls.cancel.click(friendly(stop), state, controls.line, queue=False, **QUIET)
-
-
 def begin(session: Session) -> tuple[Any, Any, str]:
     """The job's own button goes, its Cancel comes, and a line says that it waits."""
     if session.running:
@@ -99,10 +115,10 @@ def stop(session: Session) -> str:
     return waiting_html("Cancelling …")
 
 
-def refused(session: Session) -> tuple[Any, Any, Any]:
+def refused(session: Session) -> Any:
     """The job's button again, where the queue was full and the job never began."""
     if not session.running or session.started:
-        return gr.skip(), gr.skip(), gr.skip()
+        return gr.skip()
     session.running = False
     return *idle(), FULL
 
@@ -112,32 +128,28 @@ def idle() -> tuple[Any, Any]:
     return gr.update(visible=True), gr.update(visible=False)
 
 
-def job(work: Work, count: int, cancelled: Callable[[Session], str]) -> Callable[..., Iterator[tuple[Any, ...]]]:
+def job(work: Work, count: int, kept: str, session: Session, *inputs: Any) -> Iterator[tuple[Any, ...]]:
     """The event handler around the generator `work(session, *inputs)`, whose button comes back however it ends.
 
     `work` yields the job's line and a value for each of `count` outputs, or the line alone while those stay as they
-    are. `cancelled(session)` is the line after Cancel.
+    are. `kept` is what is left after Cancel.
     """
+    from layerdiffusion.progress import Cancelled  # torch comes with it
 
-    def run(session: Session, *inputs: Any) -> Iterator[tuple[Any, ...]]:
-        from layerdiffusion.progress import Cancelled  # torch comes with it
-
-        session.started = True
-        stay, unchanged = [gr.skip()] * 2, [gr.skip()] * count
-        try:
-            with closing(work(session, *inputs)) as updates:
-                for line, *outputs in updates:
-                    yield *stay, line, *(outputs or unchanged)
-            yield *idle(), gr.skip(), *unchanged
-        except Cancelled:
-            yield *idle(), cancelled(session), *unchanged
-        except Exception:
-            yield *idle(), "", *unchanged  # an error's own outputs are lost, and the button with them
-            raise
-        finally:
-            session.running = False
-
-    return run
+    session.started = True
+    stay, unchanged = [gr.skip()] * 2, [gr.skip()] * count
+    try:
+        with closing(work(session, *inputs)) as updates:
+            for line, *outputs in updates:
+                yield *stay, line, *(outputs or unchanged)
+        yield *idle(), gr.skip(), *unchanged
+    except Cancelled:
+        yield *idle(), f'<p class="ld-plan"><b>Cancelled.</b> {kept}</p>', *unchanged
+    except Exception:
+        yield *idle(), "", *unchanged  # an error's own outputs are lost, and the button with them
+        raise
+    finally:
+        session.running = False
 
 
 def followed(session: Session, view: ProgressView, run: Run) -> Generator[tuple[str], None, Any]:
@@ -160,38 +172,23 @@ def followed(session: Session, view: ProgressView, run: Run) -> Generator[tuple[
     return result
 
 
-CANCELLED_EDIT = '<p class="ld-plan"><b>Cancelled.</b> Finished stages are kept; Run goes on from there.</p>'
-
-
-def connect_edit(page: Page, backend: Backend, refresh: dict[str, Any]) -> None:
-    """Wire Run, More seeds and Cancel."""
-    controls = page.words.job
-    for trigger, more in ((controls.start, False), (page.results.more, True)):
-        connect_job(
-            trigger, controls, runner(backend, more), page.inputs, page.results.shown, lambda _: CANCELLED_EDIT, refresh
-        )
-    connect_cancel(controls, page.state)
-
-
-def runner(backend: Backend, more: bool) -> Work:
-    def run(session: Session, *values: Any) -> Iterator[tuple[Any, ...]]:
-        words, background, swap, dials = values[:3], values[3], values[4], values[5:]
-        if more and session.results:
-            edit, settings = further(session)
-        else:
-            edit = session.edit(tuple(words), background, swap)
-            settings = settings_of(dials, type(backend.defaults()))
-        if backend.loading:
-            yield (waiting_html("The model is loading; the edit starts as soon as it is there …"),)
-        subject = session.subject_of(edit, settings)
-        view = ProgressView(backend.editor.plan(edit, settings, subject=subject))
-        yield (view.html(),)
-        result = yield from followed(session, view, partial(backend.run, edit, settings, subject=subject))
-        take(session, result, backend.scores_or_none(result), more)
-        remember(session)
-        yield finished_html(result), *show(session)
-
-    return run
+def run_edit(backend: Backend, more: bool, session: Session, *values: Any) -> Iterator[tuple[Any, ...]]:
+    """The edit as the page has it, or `more` seeds of the last."""
+    words, background, swap, dials = values[:3], values[3], values[4], values[5:]
+    if more and session.results:
+        edit, settings = further(session)
+    else:
+        edit = session.edit(tuple(words), background, swap)
+        settings = settings_of(dials, type(backend.defaults()))
+    if backend.loading:
+        yield (waiting_html("The model is loading; the edit starts as soon as it is there …"),)
+    subject = session.subject_of(edit, settings)
+    view = ProgressView(backend.editor.plan(edit, settings, subject=subject))
+    yield (view.html(),)
+    result = yield from followed(session, view, partial(backend.run, edit, settings, subject=subject))
+    take(session, result, backend.scores_or_none(result), more)
+    remember(session)
+    yield finished_html(result), *show(session)
 
 
 def further(session: Session) -> tuple[Any, Any]:
@@ -211,51 +208,27 @@ def finished_html(result: Any) -> str:
 
 
 BACKGROUNDS = 4
-CANCELLED_BACKGROUNDS = (
-    '<p class="ld-plan"><b>Cancelled.</b> Finished ones are kept; press again to go on from there.</p>'
-)
 
 
-def connect_backgrounds(page: Page, backend: Backend, refresh: dict[str, Any]) -> None:
-    """Wire the modes, Generate backgrounds, its Cancel, and the choice of one."""
-    card = page.background
-    card.mode.change(
-        lambda mode: [gr.update(visible=mode == name) for name in card.panels],
-        card.mode,
-        [*card.panels.values()],
-        queue=False,
-        **QUIET,
-    ).then(**refresh)
-    card.swap.input(**refresh)
-    connect_job(
-        card.job.start,
-        card.job,
-        generator(backend),
-        [page.state, page.words.background_prompt, *page.dials.components],
-        [card.gallery],
-        lambda session: CANCELLED_BACKGROUNDS + picked_html(session),
-        refresh,
-    )
-    connect_cancel(card.job, page.state)
-    card.gallery.select(friendly(pick), page.state, card.job.line, **QUIET).then(**refresh)
+def open_panel(modes: list[str], mode: str) -> list[Any]:
+    """The panel of the background's mode, and none of the others."""
+    return [gr.update(visible=mode == name) for name in modes]
 
 
-def generator(backend: Backend) -> Work:
-    def generate(session: Session, prompt: str, *dials: Any) -> Iterator[tuple[Any, ...]]:
-        settings = settings_of(dials, type(backend.defaults()))
-        seeds = tuple(range(BACKGROUNDS))
-        if session.backgrounds and session.backgrounds_prompt == prompt:  # more of the same
-            last = session.backgrounds[-1][0]
-            seeds = tuple(range(last + 1, last + 1 + BACKGROUNDS))
-        yield (waiting_html("Generating backgrounds …"),)
-        view = ProgressView({"background": "run"})
-        photo = (1, 1) if session.photo.image is None else session.photo.image.size
-        images = yield from followed(session, view, partial(backend.generate, prompt, seeds, settings, photo))
-        session.backgrounds, session.backgrounds_prompt = list(zip(seeds, images, strict=True)), prompt
-        session.background_seed = seeds[0]
-        yield picked_html(session), gallery_of(session)
-
-    return generate
+def generate(backend: Backend, session: Session, prompt: str, *dials: Any) -> Iterator[tuple[Any, ...]]:
+    """Backgrounds from the words, or more of them where the words are the same."""
+    settings = settings_of(dials, type(backend.defaults()))
+    seeds = tuple(range(BACKGROUNDS))
+    if session.backgrounds and session.backgrounds_prompt == prompt:  # more of the same
+        last = session.backgrounds[-1][0]
+        seeds = tuple(range(last + 1, last + 1 + BACKGROUNDS))
+    yield (waiting_html("Generating backgrounds …"),)
+    view = ProgressView({"background": "run"})
+    photo = (1, 1) if session.photo.image is None else session.photo.image.size
+    images = yield from followed(session, view, partial(backend.generate, prompt, seeds, settings, photo))
+    session.backgrounds, session.backgrounds_prompt = list(zip(seeds, images, strict=True)), prompt
+    session.background_seed = seeds[0]
+    yield picked_html(session), gallery_of(session)
 
 
 def gallery_of(session: Session) -> dict[str, Any]:
@@ -277,43 +250,21 @@ def pick(session: Session, event: gr.SelectData) -> str:
     return picked_html(session)
 
 
-CANCELLED_COMPARISON = (
-    '<p class="ld-plan"><b>Cancelled.</b> Finished rows are kept; press again to go on from there.</p>'
-)
-
-
-def connect_comparison(page: Page, backend: Backend, refresh: dict[str, Any]) -> None:
-    """Wire Compare and its Cancel."""
-    card = page.results.baselines
-    connect_job(
-        card.job.start,
-        card.job,
-        comparer(backend),
-        [page.state, card.methods],
-        page.results.rows,
-        lambda _: CANCELLED_COMPARISON,
-        refresh,
-    )
-    connect_cancel(card.job, page.state)
-
-
-def comparer(backend: Backend) -> Work:
-    def compare(session: Session, methods: list[str]) -> Iterator[tuple[Any, ...]]:
-        if not session.results:
-            raise EditError("There is nothing to compare with yet; run an edit first.")
-        chosen = [name for name in BASELINES if name in methods]
-        if not chosen:
-            raise EditError("No method is chosen; tick at least one to compare with.")
-        for name, settings in missing(session, chosen):
-            view = ProgressView({}, BASELINES[name])
-            yield (view.html(),)
-            run = partial(backend.run, session.results[0].edit, settings, method=name)
-            result = yield from followed(session, view, run)
-            take_baseline(session, name, result, backend.scores_or_none(result))
-            yield gr.skip(), *rows(session)
-        yield "", *rows(session)
-
-    return compare
+def compare(backend: Backend, session: Session, methods: list[str]) -> Iterator[tuple[Any, ...]]:
+    """A row of pictures by each of the methods, where it lacks some."""
+    if not session.results:
+        raise EditError("There is nothing to compare with yet; run an edit first.")
+    chosen = [name for name in BASELINES if name in methods]
+    if not chosen:
+        raise EditError("No method is chosen; tick at least one to compare with.")
+    for name, settings in missing(session, chosen):
+        view = ProgressView({}, BASELINES[name])
+        yield (view.html(),)
+        run = partial(backend.run, session.results[0].edit, settings, method=name)
+        result = yield from followed(session, view, run)
+        take_baseline(session, name, result, backend.scores_or_none(result))
+        yield gr.skip(), *rows(session)
+    yield "", *rows(session)
 
 
 def missing(session: Session, names: list[str]) -> list[tuple[str, Settings]]:
@@ -326,25 +277,8 @@ def missing(session: Session, names: list[str]) -> list[tuple[str, Settings]]:
     return found
 
 
-CANCELLED_DOWNLOAD = '<p class="ld-plan"><b>Cancelled.</b> Files that have come are kept.</p>'
-
-
-def connect_laptop(page: Page, backend: Backend, refresh: dict[str, Any]) -> None:
-    """Wire the button and its Cancel, if there are any."""
-    controls = page.header.laptop
-    if controls is None:
-        return
-    outputs = [page.header.badge, page.header.notice, *page.dials.components]
-    connect_job(
-        controls.start, controls, switcher(backend), [page.state], outputs, lambda _: CANCELLED_DOWNLOAD, refresh
-    )
-    connect_cancel(controls, page.state)
-
-
-def switcher(backend: Backend) -> Work:
-    def switch(session: Session) -> Iterator[tuple[Any, ...]]:
-        yield (waiting_html("Looking for the model …"),)
-        yield from followed(session, DownloadView(), backend.switch)
-        yield "", badge(backend), "", *dial_values(backend.opening())
-
-    return switch
+def switch(backend: Backend, session: Session) -> Iterator[tuple[Any, ...]]:
+    """The page with the model for photographs, once that is downloaded."""
+    yield (waiting_html("Looking for the model …"),)
+    yield from followed(session, DownloadView(), backend.switch)
+    yield "", badge(backend), "", *dial_values(backend.opening())

@@ -1,7 +1,8 @@
 """What the page shows as it opens, and what is opened on it: an example, a saved edit, an earlier edit of the tab."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,11 +18,11 @@ from layerdiffusion.scoring import Score, score_of
 from layerdiffusion.settings import PAPER, Settings
 from layerdiffusion.ui.backend import Backend
 from layerdiffusion.ui.bundle import Opened, open_bundle, open_folder
-from layerdiffusion.ui.events import QUIET, event_data, friendly
+from layerdiffusion.ui.events import event_data, listen
 from layerdiffusion.ui.examples import Example, example_named, examples
 from layerdiffusion.ui.handlers.boards import board_of
-from layerdiffusion.ui.handlers.inspection import own_pictures, request_inspection
 from layerdiffusion.ui.handlers.jobs import gallery_of
+from layerdiffusion.ui.handlers.model import own_pictures, request_inspection
 from layerdiffusion.ui.handlers.plan import notes_html
 from layerdiffusion.ui.page import Page
 from layerdiffusion.ui.session import SavedEdit, Session, recall, remember
@@ -44,69 +45,57 @@ def connect(page: Page, backend: Backend, refresh: dict[str, Any], blocks: gr.Bl
         *page.results.shown,
         page.words.job.line,
     ]
-    opening = friendly(first(backend, len(everything)))
-    blocks.load(opening, [page.state, page.results.ids], everything, queue=False, **QUIET).then(**refresh)
-    top.new.click(friendly(emptier(backend)), page.state, everything, **QUIET).then(**refresh)
-    top.restore.upload(friendly(restorer(backend)), [page.state, top.restore], everything, **QUIET).then(**refresh)
+    state = page.state
+    listen(blocks.load, partial(first, backend), [state, page.results.ids], everything, refresh, queue=False)
+    listen(top.new.click, partial(start_anew, backend), state, everything, refresh)
+    listen(top.restore.upload, partial(restore, backend), [state, top.restore], everything, refresh)
     for widget in (page.examples, page.slides, page.results.edits):
-        widget.open(friendly(opener(backend)), page.state, everything, **QUIET).then(**refresh)
+        listen(widget.open, partial(open_finished, backend), state, everything, refresh)
 
 
-def first(backend: Backend, count: int) -> Callable[..., Any]:
+def first(backend: Backend, session: Session, ids: Any) -> Any:
     """What a page opens with, before anything is computed: the browser's last edit, or a finished example."""
-
-    def open_first(session: Session, ids: Any) -> tuple[Any, ...]:
-        recall(session, ids)
-        while session.edits:
-            try:
-                values = reopen(session, session.edits[-1], backend)
-                session.dials_due = False
-                return values
-            except EditError:
-                session.edits.pop()
-        if backend.options.no_example or not examples():
-            return (gr.skip(),) * count
-        _put_example(session, examples()[0], backend)
-        result, session.dials_due = session.results[0], not backend.is_miniature
-        # Another model's dials are its own, not the example's.
-        dials = backend.opening() if session.dials_due else result.settings
-        return _values(session, backend, result.edit, dials)
-
-    return open_first
+    recall(session, ids)
+    while session.edits:
+        try:
+            values = reopen(session, session.edits[-1], backend)
+            session.dials_due = False
+            return values
+        except EditError:
+            session.edits.pop()
+    if backend.options.no_example or not examples():
+        return gr.skip()
+    _put_example(session, examples()[0], backend)
+    result, session.dials_due = session.results[0], not backend.is_miniature
+    # Another model's dials are its own, not the example's.
+    dials = backend.opening() if session.dials_due else result.settings
+    return _values(session, backend, result.edit, dials)
 
 
-def emptier(backend: Backend) -> Callable[..., Any]:
-    def start_anew(session: Session) -> tuple[Any, ...]:
-        _check_idle(session)
-        session.empty()
-        forget(session)
-        return _values(session, backend, None, backend.opening())
-
-    return start_anew
+def start_anew(backend: Backend, session: Session) -> tuple[Any, ...]:
+    _check_idle(session)
+    session.empty()
+    forget(session)
+    return _values(session, backend, None, backend.opening())
 
 
-def restorer(backend: Backend) -> Callable[..., Any]:
-    def restore(session: Session, data: bytes | None) -> tuple[Any, ...]:
-        if data is None:
-            raise EditError("No file arrived; choose a saved edit again.")
-        opened = open_bundle(data)
-        settings = _put(session, opened, backend, own=True)
-        if session.results:
-            remember(session, downloaded=True)
-        return _inspected(session, backend, opened, settings)
-
-    return restore
+def restore(backend: Backend, session: Session, data: bytes | None) -> tuple[Any, ...]:
+    if data is None:
+        raise EditError("No file arrived; choose a saved edit again.")
+    opened = open_bundle(data)
+    settings = _put(session, opened, backend, own=True)
+    if session.results:
+        remember(session, downloaded=True)
+    return _inspected(session, backend, opened, settings)
 
 
-def opener(backend: Backend) -> Callable[..., Any]:
-    def open_finished(session: Session, event: gr.EventData) -> tuple[Any, ...]:
-        name = event_data(event).get("name")
-        if saved := next((edit for edit in session.edits if edit.id == name), None):
-            return reopen(session, saved, backend)
-        opened, settings = _put_example(session, example_named(name), backend)
-        return _inspected(session, backend, opened, settings)
-
-    return open_finished
+def open_finished(backend: Backend, session: Session, event: gr.EventData) -> tuple[Any, ...]:
+    """One of the tab's edits, or an example, by its name."""
+    name = event_data(event).get("name")
+    if saved := next((edit for edit in session.edits if edit.id == name), None):
+        return reopen(session, saved, backend)
+    opened, settings = _put_example(session, example_named(name), backend)
+    return _inspected(session, backend, opened, settings)
 
 
 def reopen(session: Session, saved: SavedEdit, backend: Backend) -> tuple[Any, ...]:

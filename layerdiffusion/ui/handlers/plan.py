@@ -1,8 +1,7 @@
-"""What follows every change: the split of the words, both layers together, the photo's scene, and what Run would do."""
-
-from __future__ import annotations
+"""What follows every change: both layers together, the photo's scene, and what Run would do."""
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -10,7 +9,7 @@ import gradio as gr
 from layerdiffusion.edit import Edit, Placement
 from layerdiffusion.errors import EditError, PlacementError
 from layerdiffusion.images.layers import Layers, background_fit, lay_out, object_fit
-from layerdiffusion.prompts import split_prompt, subject_noun
+from layerdiffusion.prompts import subject_noun
 from layerdiffusion.ui.backend import Backend
 from layerdiffusion.ui.events import QUIET, friendly, warn
 from layerdiffusion.ui.marks import next_version
@@ -23,7 +22,6 @@ from layerdiffusion.ui.widgets.drawing import duration, escape, picture_url
 
 if TYPE_CHECKING:
     from layerdiffusion.models.memory import Need
-
 
 UNMARKED = "Mark the subject on the photo: both layers appear here."
 NOT_GENERATED = "Generate backgrounds, and both layers appear here; or Run generates its own."
@@ -39,22 +37,15 @@ STAGES_FOR_PEOPLE = {
 
 def refresh_event(page: Page, backend: Backend) -> dict[str, Any]:
     """What to give to an event, or its `then`, after which the layers and the plan may be others."""
-    return {
-        "fn": friendly(refresher(backend)),
-        "inputs": page.inputs,
-        "outputs": [page.place_board, page.background.scene, page.words.plan],
-        **QUIET,
-    }
+    outputs = [page.place_board, page.background.scene, page.words.plan]
+    return {"fn": friendly(partial(refresh, backend)), "inputs": page.inputs, "outputs": outputs, **QUIET}
 
 
-def refresher(backend: Backend):
-    def refresh(session: Session, *values: Any) -> tuple[Any, Any, str]:
-        words, background, swap, dials = values[:3], values[3], values[4], values[5:]
-        session.nouns = {"reference" if swap and background == "reference" else "photo": subject_noun(words[1])}
-        board, scene = together(session, words, background, swap, dials, backend)
-        return board, scene, plan(session, words, background, swap, dials, backend)
-
-    return refresh
+def refresh(backend: Backend, session: Session, *values: Any) -> tuple[Any, Any, str]:
+    words, background, swap, dials = values[:3], values[3], values[4], values[5:]
+    session.nouns = {"reference" if swap and background == "reference" else "photo": subject_noun(words[1])}
+    board, scene = together(session, words, background, swap, dials, backend)
+    return board, scene, plan(session, words, background, swap, dials, backend)
 
 
 def together(
@@ -140,7 +131,7 @@ def plan(session: Session, words: Any, background: str, swap: bool, dials: Any, 
 
 
 def ready_html(
-    statuses: dict[str, str], seconds: float | None, count: int, cost: str = "", need: Need | None = None
+    statuses: dict[str, str], seconds: float | None, count: int, cost: str = "", need: "Need | None" = None
 ) -> str:
     """What Run would do: how many pictures, in how long and how much memory, which stages it has from before, and what
     of a quota goes.
@@ -167,28 +158,3 @@ def notes_html(notes: list[str]) -> str:
 
 def next_html(sentence: str) -> str:
     return f'<p class="ld-plan"><b>Next:</b> {escape(sentence)}</p>'
-
-
-def connect_words(page: Page, backend: Backend, refresh: dict[str, Any]) -> None:
-    """Wire the words and the dials."""
-    words, dials = page.words, page.dials
-    # `change` and not `input`, which Gradio leaves out when text is pasted or dictated.
-    words.prompt.change(
-        friendly(split),
-        [page.state, words.prompt],
-        [words.object_prompt, words.background_prompt],
-        trigger_mode="always_last",
-        queue=False,
-        **QUIET,
-    ).then(**refresh)
-    parts = [words.object_prompt.change, words.background_prompt.change]
-    gr.on(parts, trigger_mode="always_last", **refresh)
-    gr.on([dial.change for dial in dials.components], trigger_mode="always_last", **refresh)
-
-
-def split(session: Session, prompt: str) -> tuple[Any, Any]:
-    """The two parts of a prompt that was typed; one that was opened with a saved edit keeps the parts it had."""
-    if prompt == session.prompt:
-        return gr.skip(), gr.skip()
-    session.prompt = prompt
-    return split_prompt(prompt)

@@ -1,6 +1,6 @@
 """What can be done with results: order, compare, go on with one, and take them home."""
 
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from layerdiffusion.edit import Placement
 from layerdiffusion.errors import EditError
 from layerdiffusion.ui.backend import Backend
 from layerdiffusion.ui.bundle import save_subject, save_zip
-from layerdiffusion.ui.events import QUIET, friendly
+from layerdiffusion.ui.events import QUIET, listen
 from layerdiffusion.ui.handlers.boards import board_of
 from layerdiffusion.ui.page import Page
 from layerdiffusion.ui.session import Session, current
@@ -34,38 +34,31 @@ SAVED = "() => document.querySelector('#report [data-unsaved]')?.removeAttribute
 
 def connect(page: Page, backend: Backend, refresh: dict[str, Any]) -> None:
     """Wire the gallery and the buttons beneath it."""
-    card = page.results
+    card, state = page.results, page.state
     compared = [card.slider, card.report]
-    card.gallery.select(friendly(chosen(backend)), page.state, compared, **QUIET)
-    card.changes.input(friendly(changes(backend)), [page.state, card.changes], compared, **QUIET)
-    card.best.input(friendly(sort), [page.state, card.best], card.shown, **QUIET)
-    packing = card.zip.click(friendly(packed(backend)), [page.state, card.contents], card.zip_file, **QUIET)
+    listen(card.gallery.select, partial(choose, backend), state, compared)
+    listen(card.changes.input, partial(show_changes, backend), [state, card.changes], compared)
+    listen(card.best.input, sort, [state, card.best], card.shown)
+    packing = listen(card.zip.click, partial(pack, backend), [state, card.contents], card.zip_file)
     packing.success(None, js=FETCH, **QUIET).then(None, js=SAVED, **QUIET)
-    keeping = card.keep.click(friendly(keeper(backend)), page.state, card.zip_file, **QUIET)
-    keeping.success(None, js=FETCH, **QUIET)
-    card.contents.input(friendly(contents_hint), card.contents, card.contents_hint, queue=False, **QUIET)
+    listen(card.keep.click, partial(keep, backend), state, card.zip_file).success(None, js=FETCH, **QUIET)
+    listen(card.contents.input, contents_hint, card.contents, card.contents_hint, queue=False)
     for button, name in ((card.as_photo, "photo"), (card.as_reference, "reference")):
         outputs = [page.boards[name].board, page.background.mode]
-        button.click(friendly(reuse(name)), page.state, outputs, **QUIET).then(**refresh)
+        listen(button.click, partial(reuse, name), state, outputs, refresh)
 
 
-def chosen(backend: Backend) -> Callable[..., tuple[Any, str]]:
-    def choose(session: Session, event: gr.SelectData) -> tuple[Any, str]:
-        places = order(session)
-        if not isinstance(event.index, int) or event.index not in range(len(places)):
-            raise EditError("There is no such picture; choose one of those shown.")
-        session.chosen = places[event.index]
-        return _compared(session, backend)
-
-    return choose
+def choose(backend: Backend, session: Session, event: gr.SelectData) -> tuple[Any, str]:
+    places = order(session)
+    if not isinstance(event.index, int) or event.index not in range(len(places)):
+        raise EditError("There is no such picture; choose one of those shown.")
+    session.chosen = places[event.index]
+    return _compared(session, backend)
 
 
-def changes(backend: Backend) -> Callable[..., tuple[Any, str]]:
-    def show_changes(session: Session, wanted: bool) -> tuple[Any, str]:
-        session.changes = bool(wanted) and bool(session.shown)
-        return _compared(session, backend) if session.shown else (gr.skip(), "")
-
-    return show_changes
+def show_changes(backend: Backend, session: Session, wanted: bool) -> tuple[Any, str]:
+    session.changes = bool(wanted) and bool(session.shown)
+    return _compared(session, backend) if session.shown else (gr.skip(), "")
 
 
 def _compared(session: Session, backend: Backend) -> tuple[Any, str]:
@@ -81,49 +74,43 @@ def sort(session: Session, best_first: bool) -> tuple[Any, ...]:
     return show(session)
 
 
-def packed(backend: Backend) -> Callable[..., str]:
-    def pack(session: Session, contents: list[str]) -> str:
-        if not session.shown:
-            raise EditError("There is nothing to download yet; run an edit first.")
-        path = files_folder(session) / f"layerdiffusion-{session.results[0].edit.fingerprint()[:8]}.zip"
-        pictures: dict[int, Path] = {item.seed: file_of(item) for item in session.shown}
-        baselines = [file_of(item) for row in session.baselines.values() for item in row]
-        cut_outs = (
-            [cut for result in session.results for cut in backend.cut_outs(result)] if LAYERS in contents else None
-        )
-        recipe, detail = RECIPE in contents, DETAIL in contents
-        zipped = save_zip(session.results, pictures, path, baselines, cut_outs, recipe, detail)
-        if saved := current(session):
-            saved.downloaded = True
-        return str(zipped)
-
-    return pack
+def pack(backend: Backend, session: Session, contents: list[str]) -> str:
+    """The zip of all that is shown, with the chosen contents."""
+    if not session.shown:
+        raise EditError("There is nothing to download yet; run an edit first.")
+    path = files_folder(session) / f"layerdiffusion-{session.results[0].edit.fingerprint()[:8]}.zip"
+    pictures: dict[int, Path] = {item.seed: file_of(item) for item in session.shown}
+    baselines = [file_of(item) for row in session.baselines.values() for item in row]
+    cut_outs = None
+    if LAYERS in contents:
+        cut_outs = [cut for result in session.results for cut in backend.editor.cut_out(result)]
+    recipe, detail = RECIPE in contents, DETAIL in contents
+    zipped = save_zip(session.results, pictures, path, baselines, cut_outs, recipe, detail)
+    if saved := current(session):
+        saved.downloaded = True
+    return str(zipped)
 
 
-def keeper(backend: Backend) -> Callable[..., str]:
-    def keep(session: Session) -> str:
-        if not session.shown:
-            raise EditError("There is no trained subject yet; run an edit first.")
-        result, editor = session.results[0], backend.editor
-        subject = session.subject_of(result.edit, result.settings)
-        stages = editor.plan(result.edit, result.settings, subject=subject)
-        if "run" in (stages["embeddings"], stages["finetune"]):
-            raise EditError("The training of this edit is no longer in memory; press Run again, then keep its subject.")
-        path = files_folder(session) / f"subject-{result.edit.fingerprint()[:8]}.zip"
-        return str(save_subject(editor.subject(result.edit, result.settings, subject), editor.models, path))
-
-    return keep
+def keep(backend: Backend, session: Session) -> str:
+    """The zip of the trained subject of the edit that is shown."""
+    if not session.shown:
+        raise EditError("There is no trained subject yet; run an edit first.")
+    result, editor = session.results[0], backend.editor
+    subject = session.subject_of(result.edit, result.settings)
+    stages = editor.plan(result.edit, result.settings, subject=subject)
+    if "run" in (stages["embeddings"], stages["finetune"]):
+        raise EditError("The training of this edit is no longer in memory; press Run again, then keep its subject.")
+    path = files_folder(session) / f"subject-{result.edit.fingerprint()[:8]}.zip"
+    return str(save_subject(editor.subject(result.edit, result.settings, subject), editor.models, path))
 
 
-def reuse(name: str):
-    def use(session: Session) -> tuple[Any, Any]:
-        if not session.shown:
-            raise EditError("There is no result yet; run an edit first.")
-        item = session.shown[session.chosen]
-        getattr(session, name).show(item.image, f"result, seed {item.seed}")
-        if name == "photo":
-            session.placement = Placement()
-        mode = gr.skip() if name == "photo" else gr.update(value="reference")
-        return board_of(session, name, picture=True), mode
-
-    return use
+def reuse(name: str, session: Session) -> tuple[Any, Any]:
+    """The chosen result on the board of that name."""
+    if not session.shown:
+        raise EditError("There is no result yet; run an edit first.")
+    item = session.shown[session.chosen]
+    getattr(session, name).show(item.image, f"result, seed {item.seed}")
+    if name == "photo":
+        session.placement = Placement()
+    mode = gr.skip() if name == "photo" else gr.update(value="reference")
+    return board_of(session, name, picture=True), mode

@@ -16,9 +16,9 @@ from layerdiffusion.editor import Editor
 from layerdiffusion.errors import EditError
 from layerdiffusion.settings import MAX_SEEDS, Settings
 from layerdiffusion.ui.bundle import open_bundle
+from layerdiffusion.ui.handlers.dials import split
 from layerdiffusion.ui.handlers.jobs import further, gallery_of, missing, pick, picked_html
-from layerdiffusion.ui.handlers.plan import split
-from layerdiffusion.ui.handlers.results import keeper, packed
+from layerdiffusion.ui.handlers.results import keep, pack
 from layerdiffusion.ui.session import Session
 from layerdiffusion.ui.widgets.results import RECIPE, show, take
 
@@ -55,7 +55,7 @@ def test_a_comparison_fills_up_the_seeds_that_a_row_lacks():
 def test_words_split_once_they_are_others():
     session = Session()
     assert split(session, "a dog jumping in the forest") == ("a dog jumping", "in the forest")
-    assert split(session, "a dog jumping in the forest") == (gr.skip(), gr.skip())
+    assert split(session, "a dog jumping in the forest") == gr.skip()
 
 
 def test_a_generated_background_is_picked_among_those_shown():
@@ -71,12 +71,12 @@ def test_a_generated_background_is_picked_among_those_shown():
 
 def test_a_fully_tuned_subject_is_handed_over_and_taken_up_again_without_training(tiny_models, edit, tmp_path):
     editor, settings, session = Editor(tiny_models), replace(QUICK, tune="full"), Session()
-    keep = keeper(SimpleNamespace(editor=editor))
+    backend = SimpleNamespace(editor=editor)
     with pytest.raises(EditError, match="run an edit first"):
-        keep(session)
+        keep(backend, session)
     session.results, session.shown = [editor.run(edit, settings)], shown(0, 1)
     session.folder = tempfile.TemporaryDirectory(dir=tmp_path)
-    opened, other = open_bundle(Path(keep(session)).read_bytes()), Session()
+    opened, other = open_bundle(Path(keep(backend, session)).read_bytes()), Session()
     other.photo.show(opened.recipe.edit.object_image)
     other.subject = opened.subject
     subject = other.subject_of(opened.recipe.edit, replace(settings, finetune_steps=0))
@@ -94,8 +94,8 @@ def test_files_are_made_again_where_the_temporary_folder_was_emptied(tiny_models
     show(session)
     assert {path: path.read_bytes() for path in before} == before
     shutil.rmtree(session.folder.name)
-    backend = SimpleNamespace(editor=editor, cut_outs=lambda _: [])
-    assert open_bundle(Path(packed(backend)(session, [RECIPE])).read_bytes()).recipe.edit.prompt == edit.prompt
+    backend = SimpleNamespace(editor=editor)
+    assert open_bundle(Path(pack(backend, session, [RECIPE])).read_bytes()).recipe.edit.prompt == edit.prompt
     shutil.rmtree(session.folder.name)
     take(session, editor.run(edit, replace(QUICK, seeds=(7,))), [None], more=True)
     assert [item.seed for item in session.shown] == [*QUICK.seeds, 7] and session.shown[-1].path.is_file()

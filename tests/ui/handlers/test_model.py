@@ -7,7 +7,7 @@ import pytest
 from serving import photo
 
 from layerdiffusion.scoring import Score, score_of
-from layerdiffusion.ui.handlers.inspection import inspector, notice, own_pictures, request_inspection
+from layerdiffusion.ui.handlers.model import inspect, notice, own_pictures, request_inspection
 from layerdiffusion.ui.session import Session
 
 
@@ -49,10 +49,10 @@ def test_how_well_results_fit_comes_in_its_turn_and_the_best_is_chosen(monkeypat
         asked.append((len(images), edit, layers))
         return found
 
-    monkeypatch.setattr("layerdiffusion.ui.handlers.inspection.show", lambda session: ("shown",))
+    monkeypatch.setattr("layerdiffusion.ui.handlers.model.show", lambda session: ("shown",))
     backend = SimpleNamespace(is_miniature=False, ready=True, scores=scores)
-    assert inspector(backend)(session) == ("", "shown")
+    assert inspect(backend, session) == ("", "shown")
     assert asked == [(3, "the edit", "its layers")] and session.chosen == 1
     assert [one.score for one in (*session.shown, *session.baselines["sdedit"])] == found
-    inspector(backend)(session)
+    inspect(backend, session)
     assert len(asked) == 1, "what is known is not asked for again"

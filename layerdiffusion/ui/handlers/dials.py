@@ -1,4 +1,4 @@
-"""The presets of the dials: the program's, and those that a user names and the browser keeps."""
+"""The words, the dials, and their presets: the program's, and those that a user names and the browser keeps."""
 
 from functools import partial
 from typing import Any
@@ -6,26 +6,42 @@ from typing import Any
 import gradio as gr
 
 from layerdiffusion.errors import SettingsError
+from layerdiffusion.prompts import split_prompt
 from layerdiffusion.settings import Settings, setting_table
 from layerdiffusion.ui.backend import Backend
-from layerdiffusion.ui.events import QUIET, friendly
+from layerdiffusion.ui.events import listen
 from layerdiffusion.ui.page import Page
+from layerdiffusion.ui.session import Session
 from layerdiffusion.ui.widgets.dials import dial_values, settings_of
 
 MOST = 20
 LONGEST = 40  # letters of a name
 
 
-def connect(page: Page, backend: Backend, blocks: gr.Blocks) -> None:
-    """Wire the buttons, and the list of the user's own."""
-    card, dials = page.dials, page.dials.components
-    own = card.own
+def connect(page: Page, backend: Backend, refresh: dict[str, Any], blocks: gr.Blocks) -> None:
+    """Wire the words, the dials, the buttons of presets, and the list of the user's own."""
+    words, card, dials = page.words, page.dials, page.dials.components
+    parts, lazy = [words.object_prompt, words.background_prompt], {"trigger_mode": "always_last"}
+    # `change` and not `input`, which Gradio leaves out when text is pasted or dictated.
+    listen(words.prompt.change, split, [page.state, words.prompt], parts, refresh, queue=False, **lazy)
+    gr.on([part.change for part in parts], **lazy, **refresh)
+    gr.on([dial.change for dial in dials], **lazy, **refresh)
     for name, button in card.presets.items():
-        button.click(friendly(partial(preset_values, name, backend)), None, dials, queue=False, **QUIET)
-    blocks.load(friendly(listed), own.stored, own.names, queue=False, **QUIET)
-    own.names.input(friendly(taken), [own.names, own.stored, *dials], dials, queue=False, **QUIET)
-    own.keep.click(friendly(save), [own.names, own.stored, *dials], [own.names, own.stored], queue=False, **QUIET)
-    own.remove.click(friendly(removed), [own.names, own.stored], [own.names, own.stored], queue=False, **QUIET)
+        listen(button.click, partial(preset_values, name, backend), None, dials, queue=False)
+    own = card.own
+    kept = [own.names, own.stored]
+    listen(blocks.load, listed, own.stored, own.names, queue=False)
+    listen(own.names.input, taken, [*kept, *dials], dials, queue=False)
+    listen(own.keep.click, save, [*kept, *dials], kept, queue=False)
+    listen(own.remove.click, removed, kept, kept, queue=False)
+
+
+def split(session: Session, prompt: str) -> Any:
+    """The two parts of a prompt that was typed; one that was opened with a saved edit keeps the parts it had."""
+    if prompt == session.prompt:
+        return gr.skip()
+    session.prompt = prompt
+    return split_prompt(prompt)
 
 
 def preset_values(name: str, backend: Backend) -> list[Any]:
@@ -42,11 +58,11 @@ def listed(values: Any, chosen: str | None = None) -> dict[str, Any]:
     return gr.update(choices=[*own_presets(values)], value=chosen)
 
 
-def taken(name: Any, values: Any, *dials: Any) -> list[Any]:
+def taken(name: Any, values: Any, *dials: Any) -> Any:
     """The dials as the preset has them, but for the seeds; as they are where there is none of that name yet."""
     preset = own_presets(values).get(name)
     if preset is None:
-        return [gr.skip()] * len(dials)
+        return gr.skip()
     known = {name: value for name, value in preset.items() if name in setting_table() and name != "seeds"}
     return dial_values(Settings.from_dict(known).resolve(settings_of(dials)))
 
