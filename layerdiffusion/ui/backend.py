@@ -20,13 +20,7 @@ from layerdiffusion.settings import PAPER, Settings, model_settings, preset
 from layerdiffusion.ui.examples import ASSETS
 from layerdiffusion.ui.follow import follow
 from layerdiffusion.ui.options import PageOptions
-from layerdiffusion.ui.spaces import (
-    UNIT,
-    ZeroGPU,
-    booked,
-    on_zero_gpu,
-    split,
-)
+from layerdiffusion.ui.spaces import UNIT, ZeroGPU, booked, on_zero_gpu, split
 
 if TYPE_CHECKING:
     from layerdiffusion.editor import Editor
@@ -47,7 +41,7 @@ class Backend:
         self._editor: Editor | None = None
         self._segmenter: Any = None
         self._detector: Any = None
-        self._miniature = options.model == "miniature"  # as far as is known before it is loaded
+        self.is_miniature = options.model == "miniature"  # the embedded one, as far as is known before it is loaded
         self._usual: float | None = None  # the most out of distribution that a scene of the toybox is
         self._error: str | None = None
         self._lock = threading.Lock()
@@ -67,7 +61,7 @@ class Backend:
             from layerdiffusion.models.load import MINIATURE
 
             editor = self._opened(self.options.model)
-            self._miniature = editor.models.folder == MINIATURE
+            self.is_miniature = editor.models.folder == MINIATURE
             self._editor = editor
         except EditError as error:
             self._error = str(error)
@@ -137,7 +131,7 @@ class Backend:
         hub.download_model(hub.LAPTOP[0], on_bytes)
         editor = self._opened(hub.LAPTOP[0])
         self._warm_up(editor)
-        self._miniature, self._editor = False, editor
+        self.is_miniature, self._editor = False, editor
 
     @property
     def ready(self) -> bool:
@@ -163,11 +157,6 @@ class Backend:
     def _models(self) -> "Models":
         assert self._editor is not None
         return self._editor.models
-
-    @property
-    def is_miniature(self) -> bool:
-        """Whether it is the embedded model, as far as is known before it is loaded."""
-        return self._miniature
 
     def window(self, shape: str, photo: tuple[int, int]) -> tuple[int, int]:
         """The size (W, H) of the pictures that are made of a photo of size `photo`."""
@@ -266,15 +255,15 @@ class Backend:
                 self._usual = ood_threshold(models)
             return ood_score(models, image) > self._usual
 
-    def scores(self, images: list[Image.Image], edit: Edit, layers: "Layers") -> list[Score] | None:
-        """How well each picture fits the edit; None where no CLIP can be had."""
+    def scores(self, images: list[Image.Image], edit: Edit, layers: "Layers") -> Sequence[Score | None]:
+        """How well each picture fits the edit, or None where no CLIP can be had."""
         try:
             segmenter = self._quick_segmenter()
             with self.editor.turn():
                 return score_results(self.editor.models, edit, layers, images, segmenter)
         except ModelError as error:
             log.warning("%s", error)
-            return None
+            return [None] * len(images)
 
     def change(self, image: Image.Image, layers: "Layers") -> np.ndarray:
         """Where a result differs from the wanted background, as `background_change` has it."""
@@ -289,8 +278,3 @@ class Backend:
         models = self.editor.models
         device = models.helpers_device or models.device
         return None if device.type == "cpu" or (models.folder / "judge").is_dir() else self.segmenter()
-
-    def scores_or_none(self, result: Any) -> list[Score | None]:
-        """For each of the result's pictures how well it fits, or None where that can't be known."""
-        found: Sequence[Score | None] | None = self.scores(result.images, result.edit, result.layers)
-        return list(found or [None] * len(result.images))

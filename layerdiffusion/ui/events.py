@@ -4,7 +4,8 @@ import functools
 import html
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import gradio as gr
@@ -47,23 +48,27 @@ def warn(error: Exception) -> None:
     gr.Warning(shown.message, title=shown.title)
 
 
+@contextmanager
+def _sentences() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise sentence(error) from None
+
+
 def friendly(function: Callable) -> Callable:
     """The event handler, a function or a `partial` of one, with every exception turned into one sentence."""
     if inspect.isgeneratorfunction(function):
 
         def wrapped(*args: Any) -> Any:
-            try:
+            with _sentences():
                 yield from function(*args)
-            except Exception as error:
-                raise sentence(error) from None
 
     else:
 
         def wrapped(*args: Any) -> Any:
-            try:
+            with _sentences():
                 return function(*args)
-            except Exception as error:
-                raise sentence(error) from None
 
     functools.update_wrapper(wrapped, function)
     if isinstance(function, functools.partial):  # by its annotations Gradio sees that the event itself is wanted

@@ -140,7 +140,7 @@ class MarkedPicture:
         image = self._image()
         if not isinstance(corners, list) or len(corners) != 2:
             raise SegmentError("That was no box on the picture; drag one about the subject.")
-        ends = [(_pixel(x, image.width, 1.0), _pixel(y, image.height, 1.0)) for x, y in map(_pair, corners)]
+        ends = self._path(corners)
         (left, right), (top, bottom) = (
             sorted(min(max(round(end[axis]), 0), length) for end in ends) for axis, length in enumerate(image.size)
         )
@@ -172,7 +172,7 @@ class MarkedPicture:
         image = self._image()
         if not isinstance(points, list) or not 1 <= len(points) <= MAX_STROKE_POINTS:
             raise MaskError(f"A stroke must have 1 to {MAX_STROKE_POINTS} points; paint it in parts.")
-        path = [(_pixel(x, image.width, 1.0), _pixel(y, image.height, 1.0)) for x, y in map(_pair, points)]
+        path = self._path(points)
         radius = min(max(_number(radius), 0.5), max(image.size))
         sheet = np.zeros(image.size[::-1], np.uint8)
         corners = np.rint(np.array(path) - 0.5).astype(np.int32)  # pixel centres are whole numbers to OpenCV
@@ -186,11 +186,16 @@ class MarkedPicture:
         image = self._image()
         if not isinstance(points, list) or not 3 <= len(points) <= MAX_STROKE_POINTS:
             raise MaskError(f"A lasso must have 3 to {MAX_STROKE_POINTS} points; draw it around what you mean.")
-        path = [(_pixel(x, image.width, 1.0), _pixel(y, image.height, 1.0)) for x, y in map(_pair, points)]
+        path = self._path(points)
         sheet = np.zeros(image.size[::-1], np.uint8)
         corners = np.rint((np.array(path) - 0.5) * 256).astype(np.int32)  # as OpenCV takes fractions of pixels
         cv2.fillPoly(sheet, [corners], 1, shift=8)
         self._brush(sheet > 0, erase)
+
+    def _path(self, points: list) -> list[tuple[float, float]]:
+        """The points (x, y) in picture pixels; they may leave the picture by its own length."""
+        width, height = self._image().size
+        return [(_pixel(x, width, 1.0), _pixel(y, height, 1.0)) for x, y in map(_pair, points)]
 
     def _brush(self, where: np.ndarray, erase: Any) -> None:
         brushed = np.zeros(where.shape, np.int8) if self.marks.brushed is None else self.marks.brushed.copy()

@@ -12,8 +12,7 @@ from layerdiffusion.ui.widgets.board import MarkedBoard, marked_board, place_boa
 from layerdiffusion.ui.widgets.dials import DialsCard, dials_card, seed_count
 from layerdiffusion.ui.widgets.drawing import heading, picture_gallery
 from layerdiffusion.ui.widgets.progress import JobControls
-from layerdiffusion.ui.widgets.results import ResultsCard, results_card
-from layerdiffusion.ui.widgets.showcase import slides, strips
+from layerdiffusion.ui.widgets.results import ResultsCard, results_card, slides, strips
 
 TAGLINE = "Change what the subject does, and where it is, in one go."
 EMPTY_SCENE = (

@@ -6,11 +6,12 @@ Nothing is shared between tabs. Edits open again from their files; a page that w
 import json
 import logging
 import secrets
-import tempfile
 import threading
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -20,8 +21,9 @@ from PIL import Image
 from layerdiffusion.edit import Edit, Placement
 from layerdiffusion.errors import EditError, MaskError
 from layerdiffusion.images.layers import Layers
+from layerdiffusion.scoring import Score
 from layerdiffusion.settings import Settings
-from layerdiffusion.ui.bundle import save_edit
+from layerdiffusion.ui.bundle import save_compared, save_edit, save_pictures
 from layerdiffusion.ui.marks import MarkedPicture
 from layerdiffusion.ui.widgets.drawing import cutout_url, picture_url, thumbnail_url
 
@@ -45,7 +47,7 @@ class Session:
         self.chosen = 0  # which of them is compared
         self.best_first = False
         self.changes = False  # it is compared with a heat map of its changes, not with the photo
-        self.folder: tempfile.TemporaryDirectory | None = None  # of their files; goes when the session goes
+        self.folder: TemporaryDirectory | None = None  # of their files; goes when the session goes
         self.edits: list[Any] = []  # the tab's `SavedEdit`s, the last one last
         self.dials_due = True  # they take the model's defaults once it is loaded
         self.cancel = threading.Event()
@@ -189,3 +191,92 @@ def recall(session: Session, ids: Any) -> None:
     """List the edits that a browser has kept the ids of, as far as they are still there."""
     known = [_alive.get(name) for name in ids if isinstance(name, str)] if isinstance(ids, list) else []
     session.edits = [edit for edit in known if edit is not None][-MOST:]
+
+
+def take(
+    session: Session,
+    result: Any,
+    scores: Sequence[Score | None],
+    more: bool = False,
+    folder: TemporaryDirectory | None = None,
+) -> None:
+    """Keep the result, how well it fits, and its pictures as files that carry their recipe; `more` of the same edit.
+
+    The files go into `folder`, or into a new one.
+    """
+    if not more or not session.results:
+        earlier = session.folder
+        session.folder = folder or TemporaryDirectory(prefix="layerdiffusion-")
+        try:
+            items = _items(result, scores, lambda: save_pictures(result, files_folder(session)))
+        except BaseException:
+            drop(session.folder)
+            session.folder = earlier
+            raise
+        if earlier is not session.folder:
+            drop(earlier)
+        session.results, session.shown, session.baselines, session.changes = [result], items, {}, False
+        session.chosen = best_index(session)
+        return
+    first = len(session.shown)
+    session.shown += _items(result, scores, lambda: save_pictures(result, files_folder(session)))
+    session.results.append(result)
+    session.chosen, session.changes = first, False
+
+
+def take_baseline(session: Session, name: str, result: Any, scores: Sequence[Score | None]) -> None:
+    """Add a baseline's pictures to its row, as files that say how they were made."""
+    items = _items(result, scores, lambda: save_compared(result, name, files_folder(session)))
+    session.baselines.setdefault(name, []).extend(items)
+
+
+def _items(result: Any, scores: Sequence[Score | None], save: Callable[[], list[Path]]) -> list[SimpleNamespace]:
+    """The result's pictures with their files, which `save` writes, now and whenever they are gone."""
+    found = zip(result.seeds, result.images, scores, save(), strict=True)
+    return [
+        SimpleNamespace(seed=seed, image=image, score=score, path=path, save=save, change=None)
+        for seed, image, score, path in found
+    ]
+
+
+def files_folder(session: Session) -> Path:
+    """Where the tab's files are; made again, for this user alone, where somebody emptied the temporary folder."""
+    assert session.folder is not None
+    folder = Path(session.folder.name)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
+def file_of(item: SimpleNamespace) -> Path:
+    """The picture's file, written again if it is gone."""
+    if not item.path.is_file():
+        item.save()
+    return item.path
+
+
+def unmeasured(session: Session) -> list[SimpleNamespace]:
+    """The pictures shown of which it isn't known yet how well they fit, the baselines' among them."""
+    rows = [session.shown, *session.baselines.values()]
+    return [item for row in rows for item in row if item.score is None or item.score.subject is None]
+
+
+def forget(session: Session) -> None:
+    """Drop the last results, and their files where they are none of the tab's edits."""
+    drop(session.folder)
+    session.results, session.shown, session.folder, session.chosen = [], [], None, 0
+    session.baselines = {}
+
+
+def _whole(item: SimpleNamespace) -> float:
+    """How well the picture fits in all; below everything where that isn't known."""
+    return -1.0 if item.score is None else item.score.overall
+
+
+def best_index(session: Session) -> int:
+    return max(range(len(session.shown)), key=lambda index: _whole(session.shown[index]), default=0)
+
+
+def order(session: Session) -> list[int]:
+    """The gallery's pictures by their place in `session.shown`."""
+    indices = range(len(session.shown))
+    return sorted(indices, key=lambda index: -_whole(session.shown[index])) if session.best_first else list(indices)

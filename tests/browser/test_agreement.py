@@ -11,9 +11,9 @@ from serving import save_page_model, served
 from tab import Tab
 
 from layerdiffusion.ui.handlers import boards
+from layerdiffusion.ui.launch import OpenTabs
 from layerdiffusion.ui.marks import MarkedPicture
 from layerdiffusion.ui.session import Session
-from layerdiffusion.ui.visits import OpenTabs
 
 SOON = 5000  # milliseconds in which board and session have to agree
 KEEP = 2  # seconds

@@ -14,7 +14,7 @@ from layerdiffusion.models.load import load_models
 from layerdiffusion.recipe import load_recipe
 from layerdiffusion.ui import examples
 from layerdiffusion.ui.examples import make, wishes
-from layerdiffusion.ui.widgets.showcase import examples_strip, slides
+from layerdiffusion.ui.widgets.results import examples_strip, slides
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from layerdiffusion.ui.visits import OpenTabs
+from layerdiffusion.ui.launch import OpenTabs
 
 KEEP = 100.0
 

@@ -28,12 +28,11 @@ def connect(page: Page, backend: Backend, refresh: dict[str, Any], blocks: gr.Bl
     gr.on([dial.change for dial in dials], **lazy, **refresh)
     for name, button in card.presets.items():
         listen(button.click, partial(preset_values, name, backend), None, dials, queue=False)
-    own = card.own
-    kept = [own.names, own.stored]
-    listen(blocks.load, listed, own.stored, own.names, queue=False)
-    listen(own.names.input, taken, [*kept, *dials], dials, queue=False)
-    listen(own.keep.click, save, [*kept, *dials], kept, queue=False)
-    listen(own.remove.click, removed, kept, kept, queue=False)
+    kept = [card.names, card.stored]
+    listen(blocks.load, listed, card.stored, card.names, queue=False)
+    listen(card.names.input, taken, [*kept, *dials], dials, queue=False)
+    listen(card.keep.click, save, [*kept, *dials], kept, queue=False)
+    listen(card.remove.click, removed, kept, kept, queue=False)
 
 
 def split(session: Session, prompt: str) -> Any:

@@ -19,11 +19,11 @@ from layerdiffusion.ui.backend import Backend
 from layerdiffusion.ui.events import IN_TURN, QUEUE, listen
 from layerdiffusion.ui.handlers.model import badge
 from layerdiffusion.ui.page import Page
-from layerdiffusion.ui.session import Session, remember
+from layerdiffusion.ui.session import Session, remember, take, take_baseline
 from layerdiffusion.ui.widgets.dials import dial_values, settings_of
 from layerdiffusion.ui.widgets.drawing import duration
 from layerdiffusion.ui.widgets.progress import STAGE_LABELS, DownloadView, JobControls, ProgressView, waiting_html
-from layerdiffusion.ui.widgets.results import rows, show, take, take_baseline
+from layerdiffusion.ui.widgets.results import rows, show
 
 FULL = '<p class="ld-plan"><b>Not started:</b> many people are waiting already; try again in a minute.</p>'
 KEPT_STAGES = "Finished stages are kept; Run goes on from there."
@@ -43,10 +43,10 @@ def connect(page: Page, backend: Backend, refresh: dict[str, Any]) -> None:
     inputs = [state, words.background_prompt, *page.dials.components]
     work = partial(generate, backend)
     connect_job(card.job.start, card.job, work, inputs, [card.gallery], KEPT_BACKGROUNDS, refresh)
-    methods = results.baselines.methods
-    job = results.baselines.job
-    connect_job(job.start, job, partial(compare, backend), [state, methods], results.rows, KEPT_ROWS, refresh)
-    controls = [words.job, card.job, job]
+    baselines = results.comparison
+    inputs, work = [state, results.methods], partial(compare, backend)
+    connect_job(baselines.start, baselines, work, inputs, results.rows, KEPT_ROWS, refresh)
+    controls = [words.job, card.job, baselines]
     if laptop := page.header.laptop:
         controls.append(laptop)
         outputs = [page.header.badge, page.header.notice, *page.dials.components]
@@ -186,7 +186,7 @@ def run_edit(backend: Backend, more: bool, session: Session, *values: Any) -> It
     view = ProgressView(backend.editor.plan(edit, settings, subject=subject))
     yield (view.html(),)
     result = yield from followed(session, view, partial(backend.run, edit, settings, subject=subject))
-    take(session, result, backend.scores_or_none(result), more)
+    take(session, result, backend.scores(result.images, edit, result.layers), more)
     remember(session)
     yield finished_html(result), *show(session)
 
@@ -262,7 +262,7 @@ def compare(backend: Backend, session: Session, methods: list[str]) -> Iterator[
         yield (view.html(),)
         run = partial(backend.run, session.results[0].edit, settings, method=name)
         result = yield from followed(session, view, run)
-        take_baseline(session, name, result, backend.scores_or_none(result))
+        take_baseline(session, name, result, backend.scores(result.images, result.edit, result.layers))
         yield gr.skip(), *rows(session)
     yield "", *rows(session)
 

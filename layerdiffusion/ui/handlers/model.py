@@ -12,10 +12,10 @@ from layerdiffusion.ui.backend import Backend
 from layerdiffusion.ui.events import SCORING, listen
 from layerdiffusion.ui.marks import next_version
 from layerdiffusion.ui.page import Page
-from layerdiffusion.ui.session import Session
+from layerdiffusion.ui.session import Session, best_index, unmeasured
 from layerdiffusion.ui.widgets.dials import dial_values
 from layerdiffusion.ui.widgets.drawing import escape
-from layerdiffusion.ui.widgets.results import best_index, method_choices, show, unmeasured
+from layerdiffusion.ui.widgets.results import method_choices, show
 
 DEVICES = {"cuda": "GPU", "cpu": "CPU", "mps": "Apple GPU"}
 NOTICE = (
@@ -36,7 +36,7 @@ def connect(page: Page, backend: Backend, refresh: dict[str, Any], built: Settin
     And inspect whenever a handler has asked for it by a new value of `page.inspection`.
     """
     dials = page.dials.components
-    outputs = [page.header.badge, page.timer, page.results.baselines.methods, *dials]
+    outputs = [page.header.badge, page.timer, page.results.methods, *dials]
     listen(page.timer.tick, partial(tick, backend, built, len(dials)), page.state, outputs, refresh, queue=False)
     outputs = [page.header.notice, *page.results.shown]
     listen(page.inspection.change, partial(inspect, backend), page.state, outputs, **SCORING)
@@ -107,9 +107,11 @@ def measure(session: Session, backend: Backend) -> bool:
     if not items or not backend.ready:
         return False
     first = session.results[0]
-    found = backend.scores([item.image for item in items], first.edit, first.layers) or []
-    for item, score in zip(items, found, strict=False):
+    found = backend.scores([item.image for item in items], first.edit, first.layers)
+    if None in found:
+        return False
+    for item, score in zip(items, found, strict=True):
         item.score = score
-    if found and session.chosen == 0:  # no other was chosen meanwhile
+    if session.chosen == 0:  # no other was chosen meanwhile
         session.chosen, session.changes = best_index(session), False
-    return bool(found)
+    return True

@@ -25,9 +25,9 @@ from layerdiffusion.ui.handlers.jobs import gallery_of
 from layerdiffusion.ui.handlers.model import own_pictures, request_inspection
 from layerdiffusion.ui.handlers.plan import notes_html
 from layerdiffusion.ui.page import Page
-from layerdiffusion.ui.session import SavedEdit, Session, recall, remember
+from layerdiffusion.ui.session import SavedEdit, Session, forget, recall, remember, take, take_baseline, unmeasured
 from layerdiffusion.ui.widgets.dials import dial_values
-from layerdiffusion.ui.widgets.results import forget, show, take, take_baseline, unmeasured
+from layerdiffusion.ui.widgets.results import show
 
 
 def connect(page: Page, backend: Backend, refresh: dict[str, Any], blocks: gr.Blocks) -> None:

@@ -13,19 +13,8 @@ from layerdiffusion.ui.bundle import save_subject, save_zip
 from layerdiffusion.ui.events import QUIET, listen
 from layerdiffusion.ui.handlers.boards import board_of
 from layerdiffusion.ui.page import Page
-from layerdiffusion.ui.session import Session, current
-from layerdiffusion.ui.widgets.results import (
-    DETAIL,
-    LAYERS,
-    RECIPE,
-    comparison,
-    contents_hint,
-    file_of,
-    files_folder,
-    order,
-    report,
-    show,
-)
+from layerdiffusion.ui.session import Session, current, file_of, files_folder, order
+from layerdiffusion.ui.widgets.results import DETAIL, LAYERS, RECIPE, comparison, report, show
 
 # A download button only hands over what it already has: the file is packed first, then its link is followed.
 FETCH = "() => { setTimeout(() => document.querySelector('#zip-file').click(), 100); }"
@@ -42,7 +31,6 @@ def connect(page: Page, backend: Backend, refresh: dict[str, Any]) -> None:
     packing = listen(card.zip.click, partial(pack, backend), [state, card.contents], card.zip_file)
     packing.success(None, js=FETCH, **QUIET).then(None, js=SAVED, **QUIET)
     listen(card.keep.click, partial(keep, backend), state, card.zip_file).success(None, js=FETCH, **QUIET)
-    listen(card.contents.input, contents_hint, card.contents, card.contents_hint, queue=False)
     for button, name in ((card.as_photo, "photo"), (card.as_reference, "reference")):
         outputs = [page.boards[name].board, page.background.mode]
         listen(button.click, partial(reuse, name), state, outputs, refresh)

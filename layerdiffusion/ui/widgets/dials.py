@@ -13,19 +13,12 @@ MOST_SEEDS = min(8, MAX_SEEDS)
 
 
 @dataclass(frozen=True)
-class OwnPresets:
-    """Presets that the user names, kept in the browser: settings by name."""
-
-    names: gr.Dropdown
-    keep: gr.Button
-    remove: gr.Button
-    stored: gr.BrowserState
-
-
-@dataclass(frozen=True)
 class DialsCard:
     presets: dict[str, gr.Button]
-    own: OwnPresets
+    names: gr.Dropdown  # of the user's own presets, with a button to keep and one to remove the one chosen
+    keep: gr.Button
+    remove: gr.Button
+    stored: gr.BrowserState  # settings by name, in the user's own browser
     dials: dict[str, Any]  # by name, in the order of `dial_names`
 
     @property
@@ -56,7 +49,7 @@ def dials_card(defaults: Settings, count: gr.Slider) -> DialsCard:
                 name: gr.Button(name.capitalize(), size="sm", elem_id=f"preset-{name.split()[0].lower()}", min_width=90)
                 for name in PRESETS
             }
-            own = _own_presets()
+            names, keep, remove, stored = _own_presets()
         dials: dict[str, Any] = {"count": count}
         in_sight, advanced = split_table(type(defaults))
         with gr.Row(elem_classes=["ld-dials"]):
@@ -64,10 +57,10 @@ def dials_card(defaults: Settings, count: gr.Slider) -> DialsCard:
         with gr.Accordion("Advanced", open=False, elem_id="advanced"), gr.Row(elem_classes=["ld-dials"]):
             dials |= {name: _dial(entry, defaults) for name, entry in advanced.items()}
             dials |= _seeds(defaults)
-    return DialsCard(presets, own, dials)
+    return DialsCard(presets, names, keep, remove, stored, dials)
 
 
-def _own_presets() -> OwnPresets:
+def _own_presets() -> tuple[Any, ...]:
     """A list to choose from and to type a new name into."""
     names = gr.Dropdown(
         [],
@@ -79,8 +72,9 @@ def _own_presets() -> OwnPresets:
     )
     keep = gr.Button("Keep", size="sm", elem_id="preset-keep", min_width=70)
     remove = gr.Button("Remove", size="sm", elem_id="preset-remove", min_width=70)
-    # In the user's own browser; a secret of its own would be another after the next start.
-    return OwnPresets(names, keep, remove, gr.BrowserState({}, storage_key="layerdiffusion-presets", secret="presets"))
+    # A secret of its own would be another after the next start.
+    stored = gr.BrowserState({}, storage_key="layerdiffusion-presets", secret="presets")
+    return names, keep, remove, stored
 
 
 def split_table(settings: Any) -> tuple[dict[str, Setting], dict[str, Setting]]:

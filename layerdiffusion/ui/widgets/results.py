@@ -1,7 +1,6 @@
-"""The results card, and the results of a tab: files on disk, shown as galleries, those of the baselines beneath."""
+"""What is finished: the card of results, the strips of examples and of the tab's edits, the slides to present."""
 
-import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,12 +10,19 @@ import gradio as gr
 
 from layerdiffusion.baselines import BASELINES, PAPERS
 from layerdiffusion.images.layers import object_fit
-from layerdiffusion.scoring import Score
-from layerdiffusion.ui.bundle import save_compared, save_pictures
-from layerdiffusion.ui.session import Session, current, drop
-from layerdiffusion.ui.widgets.drawing import duration, escape, heading, heat_map, picture_gallery
+from layerdiffusion.ui.examples import Example, examples
+from layerdiffusion.ui.session import Session, best_index, current, file_of, order
+from layerdiffusion.ui.widgets.drawing import (
+    duration,
+    escape,
+    heading,
+    heat_map,
+    picture_gallery,
+    picture_url,
+    static_text,
+    thumbnail_url,
+)
 from layerdiffusion.ui.widgets.progress import JobControls
-from layerdiffusion.ui.widgets.showcase import edits_strip
 
 RECIPE, LAYERS, DETAIL = "recipe", "layers", "detail"  # what a download may hold beside the pictures
 BARS = {  # of a result: what each is
@@ -29,13 +35,12 @@ LABELS = {"changed": "changed outside"}
 CHANGES = (
     "against what changed outside both subjects, from black, nothing, to yellow, a quarter of a colour’s range or more"
 )
+CONTENTS_HINT = (
+    '<p class="ld-hint">With the recipe, each picture carries what was used of the photo, the reference and their '
+    "masks, and opens here again; without it, a picture and nothing more. The layers, and each result's subject cut "
+    "out, come as transparent PNGs, and together as layers.psd (Photoshop) and layers.ora (Krita, GIMP).</p>"
+)
 BASELINES_HINT = "The same photo, words and seeds on the same model, each as its authors run it."
-
-
-@dataclass(frozen=True)
-class BaselinesCard:
-    methods: gr.CheckboxGroup
-    job: JobControls
 
 
 @dataclass(frozen=True)
@@ -54,8 +59,8 @@ class ResultsCard:
     keep: gr.Button
     zip_file: gr.DownloadButton
     contents: gr.CheckboxGroup  # what goes into the zip
-    contents_hint: gr.HTML
-    baselines: BaselinesCard
+    methods: gr.CheckboxGroup  # the baselines to compare with
+    comparison: JobControls
     edits: gr.HTML  # the tab's own, to open again; event `open` with the `name` of one
     ids: gr.BrowserState  # of these edits
 
@@ -113,31 +118,13 @@ def results_card(edits: gr.HTML) -> ResultsCard:
                     container=False,
                     elem_id="contents",
                 )
-                hint = gr.HTML(contents_hint([RECIPE, LAYERS]), elem_id="contents-hint")
-                baselines = _baselines()
-    buttons = more, as_photo, as_reference, pack, keep, zip_file, contents, hint
+                gr.HTML(CONTENTS_HINT, elem_id="contents-hint")
+                methods, job = _baselines()
+    buttons = more, as_photo, as_reference, pack, keep, zip_file, contents
     ids = gr.BrowserState([], storage_key="layerdiffusion-edits")
     return ResultsCard(
-        card, gallery, baseline_rows, slider, report_line, best, changes, *buttons, baselines, edits, ids
+        card, gallery, baseline_rows, slider, report_line, best, changes, *buttons, methods, job, edits, ids
     )
-
-
-def contents_hint(contents: list[str]) -> str:
-    """What the downloaded files carry."""
-    carried = (
-        "Each picture carries the recipe, and with it what was used of the photo, the reference and their "
-        "masks: it opens here again."
-        if RECIPE in contents
-        else "The pictures carry nothing but themselves, and can't be opened here again as an edit."
-    )
-    layers = (
-        " The layers, and each result's subject cut out, come as transparent PNGs, and together as layers.psd "
-        "(Photoshop) and layers.ora (Krita, GIMP)."
-        if LAYERS in contents
-        else ""
-    )
-    detail = " Where a picture shows the background, it has that one's own pixels." if DETAIL in contents else ""
-    return f'<p class="ld-hint">{carried}{layers}{detail}</p>'
 
 
 def method_choices(names: Iterable[str]) -> list[tuple[str, str]]:
@@ -145,7 +132,7 @@ def method_choices(names: Iterable[str]) -> list[tuple[str, str]]:
     return [(BASELINES[name], name) for name in names]
 
 
-def _baselines() -> BaselinesCard:
+def _baselines() -> tuple[gr.CheckboxGroup, JobControls]:
     """The baselines on the same photo, words and seeds, on request."""
     with gr.Accordion("Compare with other methods", open=False, elem_id="baselines"):
         gr.HTML(f'<p class="ld-hint">{BASELINES_HINT}</p>')
@@ -162,96 +149,7 @@ def _baselines() -> BaselinesCard:
             start = gr.Button("Compare", elem_id="baselines-run", **looks)
             cancel = gr.Button("Cancel", variant="stop", elem_id="baselines-cancel", visible=False, **looks)
         line = gr.HTML(elem_id="baselines-progress", value="")
-    return BaselinesCard(methods, JobControls(start, cancel, line))
-
-
-def take(
-    session: Session,
-    result: Any,
-    scores: list[Score | None],
-    more: bool = False,
-    folder: tempfile.TemporaryDirectory | None = None,
-) -> None:
-    """Keep the result, how well it fits, and its pictures as files that carry their recipe; `more` of the same edit.
-
-    The files go into `folder`, or into a new one.
-    """
-    if not more or not session.results:
-        earlier = session.folder
-        session.folder = folder or tempfile.TemporaryDirectory(prefix="layerdiffusion-")
-        try:
-            items = _items(result, scores, lambda: save_pictures(result, files_folder(session)))
-        except BaseException:
-            drop(session.folder)
-            session.folder = earlier
-            raise
-        if earlier is not session.folder:
-            drop(earlier)
-        session.results, session.shown, session.baselines, session.changes = [result], items, {}, False
-        session.chosen = best_index(session)
-        return
-    first = len(session.shown)
-    session.shown += _items(result, scores, lambda: save_pictures(result, files_folder(session)))
-    session.results.append(result)
-    session.chosen, session.changes = first, False
-
-
-def take_baseline(session: Session, name: str, result: Any, scores: list[Score | None]) -> None:
-    """Add a baseline's pictures to its row, as files that say how they were made."""
-    items = _items(result, scores, lambda: save_compared(result, name, files_folder(session)))
-    session.baselines.setdefault(name, []).extend(items)
-
-
-def _items(result: Any, scores: list[Score | None], save: Callable[[], list[Path]]) -> list[SimpleNamespace]:
-    """The result's pictures with their files, which `save` writes, now and whenever they are gone."""
-    found = zip(result.seeds, result.images, scores, save(), strict=True)
-    return [
-        SimpleNamespace(seed=seed, image=image, score=score, path=path, save=save, change=None)
-        for seed, image, score, path in found
-    ]
-
-
-def files_folder(session: Session) -> Path:
-    """Where the tab's files are; made again, for this user alone, where somebody emptied the temporary folder."""
-    assert session.folder is not None
-    folder = Path(session.folder.name)
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return folder
-
-
-def file_of(item: SimpleNamespace) -> Path:
-    """The picture's file, written again if it is gone."""
-    if not item.path.is_file():
-        item.save()
-    return item.path
-
-
-def unmeasured(session: Session) -> list[SimpleNamespace]:
-    """The pictures shown of which it isn't known yet how well they fit, the baselines' among them."""
-    rows = [session.shown, *session.baselines.values()]
-    return [item for row in rows for item in row if item.score is None or item.score.subject is None]
-
-
-def forget(session: Session) -> None:
-    """Drop the last results, and their files where they are none of the tab's edits."""
-    drop(session.folder)
-    session.results, session.shown, session.folder, session.chosen = [], [], None, 0
-    session.baselines = {}
-
-
-def _whole(item: SimpleNamespace) -> float:
-    """How well the picture fits in all; below everything where that isn't known."""
-    return -1.0 if item.score is None else item.score.overall
-
-
-def best_index(session: Session) -> int:
-    return max(range(len(session.shown)), key=lambda index: _whole(session.shown[index]), default=0)
-
-
-def order(session: Session) -> list[int]:
-    """The gallery's pictures by their place in `session.shown`."""
-    indices = range(len(session.shown))
-    return sorted(indices, key=lambda index: -_whole(session.shown[index])) if session.best_first else list(indices)
+    return methods, JobControls(start, cancel, line)
 
 
 def show(session: Session) -> tuple[Any, ...]:
@@ -338,3 +236,82 @@ def _cell(name: str, share: float | None) -> str:
         return f"{100 * share:.1f} %"
     percent = round(100 * share)
     return f'<span class="ld-score" role="img" aria-label="{percent} %"><i style="width:{percent}%"></i></span>'
+
+
+OPEN = """
+element.addEventListener("click", (event) => {
+  const card = event.target.closest("[data-name]");
+  if (card) trigger("open", { name: card.dataset.name });
+});"""
+
+
+def strips() -> tuple[gr.HTML, gr.HTML]:
+    """The tab's own edits, none yet, and the examples, a card for each; event `open` with the `name` of one."""
+    with gr.Row(elem_id="showcase"):
+        return (
+            gr.HTML("", js_on_load=OPEN, apply_default_css=False, elem_id="edits"),
+            gr.HTML(examples_strip(), js_on_load=OPEN, apply_default_css=False, elem_id="examples"),
+        )
+
+
+def examples_strip() -> str:
+    cards = (
+        _card(one.name, one.title, {"before": thumbnail_url(one.photo), "after": thumbnail_url(one.best)})
+        for one in examples()
+    )
+    return _strip("Examples", cards)
+
+
+def edits_strip(edits: Sequence[Any]) -> str:
+    """The last of the `SavedEdit`s first."""
+    return _strip("Your edits", (_card(edit.id, edit.prompt, {"result": edit.thumbnail}) for edit in reversed(edits)))
+
+
+def _strip(label: str, cards: Iterable[str]) -> str:
+    found = "".join(cards)
+    return f'<nav class="ld-strip" aria-label="{label}">{found}</nav>' if found else ""
+
+
+def slides() -> gr.HTML:
+    """The examples one by one over the whole window, walked with the arrow keys; event `open`."""
+    found = examples()
+    return gr.HTML(
+        '<div class="ld-slides" hidden role="dialog" aria-modal="true" aria-label="Presentation">'
+        + "".join(_slide(example, index, len(found)) for index, example in enumerate(found))
+        + '<button type="button" class="ld-slide-close" data-step="close" aria-label="Leave (Escape)">×</button>'
+        '<button type="button" class="ld-slide-back" data-step="-1" aria-label="Back (left arrow)">‹</button>'
+        '<button type="button" class="ld-slide-on" data-step="1" aria-label="On (right arrow)">›</button></div>',
+        js_on_load=static_text("slides.js"),
+        apply_default_css=False,
+        elem_id="slides",
+    )
+
+
+def _card(name: str, title: str, pictures: dict[str, str]) -> str:
+    """A card that opens what has this name; `pictures` are data URLs by what they show."""
+    images = "".join(f'<img src="{url}" alt="{what}">' for what, url in pictures.items())
+    return (
+        f'<button type="button" class="ld-example" data-name="{escape(name)}" title="{escape(title)}">'
+        f'<span class="ld-pair">{images}</span><span>{escape(title)}</span></button>'
+    )
+
+
+def _slide(example: Example, index: int, count: int) -> str:
+    before = _figure(picture_url(example.photo), "Photo")
+    place = example.background
+    if place is not None:
+        before += _figure(picture_url(place), "Background")
+    return (
+        f'<section class="ld-slide" data-name="{escape(example.name)}" hidden>'
+        f'<p class="ld-slide-kind">{escape(example.title)} <span>{index + 1} / {count}</span></p>'
+        f"<h2>“{escape(example.prompt)}”</h2>"
+        f'<div class="ld-slide-pictures"><div class="ld-slide-before">{before}</div>'
+        f'<span class="ld-slide-arrow" aria-hidden="true">→</span>'
+        f"{_figure(picture_url(example.best), 'Result')}</div>"
+        f'<p class="ld-slide-lesson">{escape(example.lesson)}</p>'
+        f'<button type="button" class="ld-soft" data-open="{escape(example.name)}">Try it</button></section>'
+    )
+
+
+def _figure(url: str, caption: str) -> str:
+    return f'<figure><img src="{url}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'

@@ -19,8 +19,8 @@ from layerdiffusion.ui.bundle import open_bundle
 from layerdiffusion.ui.handlers.dials import split
 from layerdiffusion.ui.handlers.jobs import further, gallery_of, missing, pick, picked_html
 from layerdiffusion.ui.handlers.results import keep, pack
-from layerdiffusion.ui.session import Session
-from layerdiffusion.ui.widgets.results import RECIPE, show, take
+from layerdiffusion.ui.session import Session, take
+from layerdiffusion.ui.widgets.results import RECIPE, show
 
 
 def result(*seeds: int) -> SimpleNamespace:

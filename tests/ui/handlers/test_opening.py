@@ -15,9 +15,8 @@ from layerdiffusion.settings import PAPER
 from layerdiffusion.ui import examples
 from layerdiffusion.ui.handlers.opening import first, open_finished, start_anew
 from layerdiffusion.ui.options import PageOptions
-from layerdiffusion.ui.session import MOST, Session, current, remember
+from layerdiffusion.ui.session import MOST, Session, current, remember, take
 from layerdiffusion.ui.widgets.dials import dial_names
-from layerdiffusion.ui.widgets.results import take
 
 
 @pytest.fixture(autouse=True)
