@@ -82,7 +82,7 @@ def test_new_edit_empties_the_page():
 def test_after_a_reload_the_last_edit_is_there_again_and_not_the_example(ran):
     before, result = ran
     after = Session()
-    words = opened(after, ("unknown", before.edits[0].id))[4:7]
+    words = [*opened(after, ("unknown", before.edits[0].id))[4:7]]
     assert words == [result.edit.prompt, result.edit.object_prompt, result.edit.background_prompt]
     assert after.results[0].edit == result.edit and after.results[0].settings == result.settings
     assert [item.seed for item in after.shown] == list(result.seeds)
