@@ -171,7 +171,7 @@ class Page:
     """The page's components, by what they are for."""
 
     state: gr.State  # the tab's `Session`
-    inspection: gr.State  # a new number asks for what `handlers.inspection` does
+    inspection: gr.State  # a new number asks for what `handlers.model.inspect` does
     timer: gr.Timer  # runs until the model is loaded
     header: Header
     examples: gr.HTML
