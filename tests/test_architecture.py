@@ -62,7 +62,7 @@ COMES_WITH = {
     "starlette": "gradio",
 }
 OPTIONAL = {"ray", "bitsandbytes", "spaces", "torchmetrics"}
-MOST_LINES = 21_750
+MOST_LINES = 21_600
 
 
 class Import(NamedTuple):
