@@ -76,13 +76,13 @@ class Measure(NamedTuple):
 MEASURES = tuple(
     Measure(*one)
     for one in (
-        ("as_wanted", "as wanted", "share", "pictures as asked that kept the rest of the subject's looks as well"),
+        ("as_wanted", "as wanted", "share", "pictures as asked, with the looks kept and the subject whole"),
         ("satisfied", "as asked", "share", "pictures in which the judge sees all that the prompt names"),
-        ("kept", "looks kept", "share", "pictures that kept what only the photo shows, such as paint and size"),
+        ("kept", "looks kept", "share", "pictures that kept what only the photo shows, such as paint and marking"),
         ("outlined", "whole", "share", "pictures whose subject has its own outline in the pose asked for"),
         *(
             (name, name, "share", f"pictures with the right {name}, by the judge")
-            for name in ("animal", "pose", "place", "paint", "size")
+            for name in ("animal", "pose", "place", "paint", "size", "marking", "accent")
         ),
         ("clip_score", "CLIP score", "cosine", "cosine of the picture's and the prompt's CLIP embeddings"),
         ("clipscore", "CLIPScore", "cosine", "2.5 · max(0, cosine), with the prefix “A photo depicts”"),

@@ -130,7 +130,7 @@ class Measures:
         - with a judge, for each attribute that the edit wants, whether it is right; `satisfied`: every attribute
           that the prompt names is right; `kept`: every other one is; `as_wanted`: both;
         - with `shapes`, `shape`: the IoU of the subject's outline with the animal's own in the pose asked for, 0 to 1;
-          `outlined`: whether that is at least `outline.WHOLE`;
+          `outlined`: whether that is at least `outline.WHOLE`, without which nothing is `as_wanted`;
         - with `dino`, `dino_likeness`: as `subject_likeness`, by DINOv2;
         - with `lpips`, `background_likeness`: 1 − LPIPS of what `background_psnr` looks at.
 
@@ -154,7 +154,7 @@ class Measures:
         outlines = self._outlines(bench_edit, images)
         return [
             {"seed": int(seed), **cosine, **likeness, **background}
-            | (judged(bench_edit, seen) if seen and bench_edit.wanted else {})
+            | (judged(bench_edit, seen, outline.get("outlined", True)) if seen and bench_edit.wanted else {})
             | outline
             for seed, cosine, likeness, background, seen, outline in zip(
                 seeds, cosines, likenesses, backgrounds, shown, outlines, strict=True
@@ -185,7 +185,7 @@ class Measures:
         return [{"shape": round(shape.iou, 4), "outlined": shape.whole} for shape in found]
 
 
-def judged(bench_edit: BenchEdit, shown: dict[str, str]) -> dict[str, bool]:
+def judged(bench_edit: BenchEdit, shown: dict[str, str], outlined: bool = True) -> dict[str, bool]:
     """Which wanted attributes are right in a picture that shows these, and whether all of a sort are.
 
     Nothing that the prompt asks for is `satisfied` by a subject that the judge finds broken.
@@ -195,5 +195,5 @@ def judged(bench_edit: BenchEdit, shown: dict[str, str]) -> dict[str, bool]:
     return right | {
         "satisfied": whole and all(right[name] for name in bench_edit.asked),
         "kept": all(right[name] for name in bench_edit.preserved),
-        "as_wanted": whole and all(right.values()),
+        "as_wanted": whole and outlined and all(right.values()),
     }

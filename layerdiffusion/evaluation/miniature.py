@@ -28,6 +28,7 @@ from layerdiffusion.models.find import find
 from layerdiffusion.models.load import MINIATURE, load_models
 from layerdiffusion.models.sam import load_sam
 
+LOOKS = ("marking", "accent")
 SEEDS = {"vae": 0, "judge": 10_000, "clip": 20_000, "sam": 30_000, "sam two": 40_000, "seen": 50_000, "unseen": 60_000,
          "drawn": 70_000, "judge broken": 90_000, "outline": 80_000, "find": 47_000}  # fmt: skip
 
@@ -211,10 +212,8 @@ def measure_judge(of: Evaluation) -> Iterable[float | None]:
     """The judge's accuracy on drawn scenes, and whether it tells broken subjects from whole ones."""
     judge = load_judge(of.folder / "judge")
     found = accuracy(judge, of.scenes("judge", 1600))
-    return [
-        *(found[key] for key in ATTRIBUTES),
-        accuracy(judge, of.scenes("judge broken", 800, broken=0.5)).get("shape"),
-    ]
+    named = [found.get(key) for key in (*ATTRIBUTES, *LOOKS)]
+    return [*named, accuracy(judge, of.scenes("judge broken", 800, broken=0.5)).get("shape")]
 
 
 def measure_size(of: Evaluation) -> Iterable[float]:
@@ -259,7 +258,7 @@ _ROWS: dict[str, list[tuple]] = {
         *((f"a wrong {key} lowers the score", None if key == "size" else 0.90) for key in ATTRIBUTES),
     ],
     "find": [("the named one of two is first", 0.90), ("mean IoU of the first with the named one", 0.85, "")],
-    "judge": [*((key, 0.98) for key in ATTRIBUTES), ("whole or broken", 0.95)],
+    "judge": [*((key, 0.98) for key in ATTRIBUTES), *((key, 0.95) for key in LOOKS), ("whole or broken", 0.95)],
     "size": [("all files", 60.0, "MB", True), ("the largest file", 10.0, "MB", True)],
 }  # fmt: skip
 FIGURES = {part: [Figure(part, row[0], None, *row[1:]) for row in rows] for part, rows in _ROWS.items()}

@@ -16,7 +16,12 @@ from layerdiffusion.miniature.clay import Colour, Limb, Point, ball, bounds, scu
 from layerdiffusion.miniature.skeleton import Build, Skeleton, from_point, skeleton, turned
 
 MARKINGS = ("none", "spots", "saddle", "socks", "scarf")
-ACCENTS: tuple[Colour, ...] = ((250, 250, 250), (52, 46, 70), (40, 200, 210), (250, 130, 40))
+ACCENTS: dict[str, Colour] = {
+    "white": (250, 250, 250),
+    "dark": (52, 46, 70),
+    "cyan": (40, 200, 210),
+    "orange": (250, 130, 40),
+}
 EYE: Colour = (34, 28, 38)
 WHITE: Colour = (255, 255, 255)
 CLEAR = 130.0  # least distance between an accent and the paint beneath it, in sRGB
@@ -102,7 +107,7 @@ def figure(
     base = k.natural if paint is None else paint
     face = base if k.face is None else (k.face if paint is None else shaded(base, 0.6))
     dark = shaded(base, 0.55)
-    accent = _accent(base, looks)
+    accent = ACCENTS[accent_of(animal, paint, looks)]
     # From the back to the front.
     limbs = _tail(k, bones, base, dark, curled=pose == "sitting")
     limbs += _legs(k, bones, base, face, accent if marking == "socks" else None)
@@ -144,9 +149,10 @@ def _legs(k: Build, bones: Skeleton, base: Colour, face: Colour, sock: Colour | 
     return limbs + [ball(knee, k.rump * 0.66, depth, shaded(base, 0.06)) for knee, depth in bones.thighs]
 
 
-def _accent(base: Colour, looks: np.random.Generator | None) -> Colour:
-    """An accent that shows on the paint."""
-    clear = [accent for accent in ACCENTS if math.dist(accent, base) > CLEAR] or list(ACCENTS)
+def accent_of(animal: str, paint: Colour | None, looks: np.random.Generator | None) -> str:
+    """The name of an accent that shows on the animal in this paint, the first thing that `looks` decides on."""
+    base = ANIMALS[animal].natural if paint is None else paint
+    clear = [name for name, colour in ACCENTS.items() if math.dist(colour, base) > CLEAR] or list(ACCENTS)
     return clear[int(looks.integers(len(clear)))] if looks is not None else clear[0]
 
 

@@ -22,7 +22,7 @@ TRIES = 6
 def break_scene(scene: Scene, rng: np.random.Generator) -> Scene:
     """The scene with its subject broken, at random; `attributes` has "shape": "broken" if that could be done.
 
-    Animal, pose and size are None then: a network taught to name them would learn to see them in a wreck.
+    Animal, pose, size and marking are None then: a network taught to name them would learn to see them in a wreck.
     """
     layer = np.dstack([np.asarray(scene.image), np.where(scene.object_mask, 255, 0)]).astype(np.uint8)
     outline = silhouette(scene.attributes["animal"], scene.attributes["pose"])
@@ -33,7 +33,7 @@ def break_scene(scene: Scene, rng: np.random.Generator) -> Scene:
         if mask.sum() > 60 and best_overlap(mask, outline) <= BROKEN:
             alpha = cv2.GaussianBlur(broken[..., 3:], (3, 3), 0)[..., None].astype(np.float32) / 255
             pixels = broken[..., :3] * alpha + _without(scene) * (1 - alpha)
-            unnamed = dict.fromkeys(("animal", "pose", "size"))
+            unnamed = dict.fromkeys(("animal", "pose", "size", "marking", "accent"))
             return replace(
                 scene,
                 image=Image.fromarray(pixels.round().astype(np.uint8)),

@@ -1,9 +1,9 @@
 """The judge: a plain convolutional classifier that says what a picture of the toybox shows.
 
 It finds the subject first (a coarse mask, learnt from the drawn scenes), averages its features over it, and names
-animal, paint, pose, size and place, and whether the subject is whole or broken. It judges decoded pictures, so it
-learns from pictures that were blurred, made noisy and compressed, and from pictures run through the trained
-autoencoder once there is one.
+animal, paint, pose, size, place, marking and accent, and whether the subject is whole or broken. It judges decoded
+pictures, so it learns from pictures that were blurred, made noisy and compressed, and from pictures run through the
+trained autoencoder once there is one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from layerdiffusion.miniature.autoencoder import encode
 from layerdiffusion.miniature.data import Scenes, to_pictures, to_tensor
 from layerdiffusion.miniature.training import Plan, Rates, autocast, fit, load_half, save_half
-from layerdiffusion.miniature.world import ANIMALS, PAINTS, PLACES, POSES, SHAPES, SIDE, SIZES
+from layerdiffusion.miniature.world import ACCENTS, ANIMALS, MARKINGS, PAINTS, PLACES, POSES, SHAPES, SIDE, SIZES
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderTiny
@@ -36,7 +36,8 @@ ATTRIBUTES = {
     "size": tuple(SIZES),
     "place": PLACES,
 }
-LABELS = {**ATTRIBUTES, "shape": SHAPES}  # what it names; the scenes of other parts have no broken subjects
+# What it names: besides what captions name, looks that only pictures show, and what no drawn subject is.
+LABELS = {**ATTRIBUTES, "marking": MARKINGS, "accent": tuple(ACCENTS), "shape": SHAPES}
 BROKEN_SHARE = 0.35  # of the scenes it learns from
 BATCH = 48
 WIDTHS = (64, 128, 192)  # channels at a quarter, an eighth and a sixteenth of the picture's side
@@ -162,7 +163,7 @@ def accuracy(judge: Judge, scenes: Scenes) -> dict[str, float]:
     right: dict[str, list[bool]] = {key: [] for key in judge.labels}
     for seen, drawn in zip(found, scenes.attributes, strict=True):
         for key in right:
-            value = shape_of(drawn) if key == "shape" else drawn[key]
+            value = shape_of(drawn) if key == "shape" else drawn.get(key)
             if value is not None:
                 right[key].append(seen[key] == value)
     return {key: float(np.mean(values)) for key, values in right.items() if values}
@@ -178,7 +179,7 @@ def targets(
 ) -> dict[str, Tensor]:
     """Class numbers of the attributes, int64 (N,) each; −100, which cross entropy skips, where there is none."""
     return {
-        key: torch.tensor([-100 if a[key] is None else values.index(a[key]) for a in attributes])
+        key: torch.tensor([-100 if a.get(key) is None else values.index(a[key]) for a in attributes])
         for key, values in labels.items()
     }
 

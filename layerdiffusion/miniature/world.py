@@ -14,14 +14,14 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from layerdiffusion.miniature import animals
-from layerdiffusion.miniature.animals import MARKINGS, silhouette
+from layerdiffusion.miniature.animals import ACCENTS, MARKINGS, silhouette
 from layerdiffusion.miniature.captions import describe
 from layerdiffusion.miniature.clay import Colour
 from layerdiffusion.miniature.places import GROUND, draw_place
 from layerdiffusion.miniature.places import PLACES as _PLACES
 from layerdiffusion.miniature.skeleton import POSES
 
-__all__ = ["MARKINGS", "POSES", "draw", "draw_attributes", "held_out", "silhouette", "Scene"]
+__all__ = ["ACCENTS", "MARKINGS", "POSES", "draw", "draw_attributes", "held_out", "silhouette", "Scene"]
 
 SIDE = 128  # pixels of the miniature's pictures
 ANIMALS = tuple(animals.ANIMALS)
@@ -48,9 +48,10 @@ HELD_OUT_SEEDS = 1_000_000_000
 class Scene:
     """One drawn scene. `image`: RGB, `side` × `side`; masks: bool (H, W), True on a subject.
 
-    `attributes` has animal, paint, pose, size, place, facing, position and marking; those of the subject are None
-    in an empty scene. With two subjects, `object_mask` and the attributes are the first one's and `masks` has
-    both, each only where its subject is in sight. `background` is the same place with nobody in it.
+    `attributes` has animal, paint, pose, size, place, facing, position, marking and accent, the marking's colour;
+    those of the subject are None in an empty scene, and so is the accent of no marking. With two subjects,
+    `object_mask` and the attributes are the first one's and `masks` has both, each only where its subject is in sight.
+    `background` is the same place with nobody in it.
     """
 
     image: Image.Image
@@ -136,18 +137,21 @@ def draw_attributes(looks_rng, pose_rng, place: str, wanted: dict[str, str]) -> 
         "position": pose_rng.choice(POSITIONS),
         "place": place,
     }
-    return {key: wanted.get(key, str(value)) for key, value in drawn.items()}
+    return {**{key: wanted.get(key, str(value)) for key, value in drawn.items()}, "accent": None}
 
 
 def _add_subject(image: Image.Image, attributes: dict, looks_rng, pose_rng) -> np.ndarray:
-    """Lay the subject and its shadow over `image` in place; its mask. Corrects `attributes["position"]`."""
+    """Lay the subject and its shadow over `image` in place; its mask. Sets `attributes`' position and accent."""
     side = image.width
     longer = side * pose_rng.uniform(*SIZES[attributes["size"]])
     # Streams of their own: what a marking or a pose draws leaves what comes after it as the seed has it.
-    looks, moves = (np.random.default_rng(rng.integers(2**32)) for rng in (looks_rng, pose_rng))
+    looks, moves = (int(rng.integers(2**32)) for rng in (looks_rng, pose_rng))
+    animal, paint, marking = attributes["animal"], PAINTS[attributes["paint"]], attributes["marking"]
     limbs = animals.figure(
-        attributes["animal"], attributes["pose"], PAINTS[attributes["paint"]], attributes["marking"], looks, moves
+        animal, attributes["pose"], paint, marking, np.random.default_rng(looks), np.random.default_rng(moves)
     )
+    accent = animals.accent_of(animal, paint, np.random.default_rng(looks))
+    attributes["accent"] = None if marking == "none" else accent
     subject = Image.fromarray(animals.render(limbs, longer), "RGBA")
     if attributes["facing"] == "left":
         subject = subject.transpose(Image.Transpose.FLIP_LEFT_RIGHT)

@@ -8,7 +8,7 @@ from layerdiffusion.miniature import measures
 def test_a_missing_part_misses_its_bars_and_the_exit_status_says_so(tmp_path, capsys):
     assert main(["evaluate", "miniature", "--model", str(tmp_path), "--part", "judge"]) == 1
     rows = capsys.readouterr().out.splitlines()
-    assert sum(row.startswith("judge") and "–" in row and row.endswith("MISSED") for row in rows) == 6
+    assert sum(row.startswith("judge") and "–" in row and row.endswith("MISSED") for row in rows) == 8
     assert main(["evaluate", "miniature", "--model", str(tmp_path), "--part", "size", "--record"]) == 0
     assert [figure.name for figure in measures.recorded(tmp_path)] == ["all files", "the largest file"]
     assert main(["evaluate", "miniature", "--model", str(tmp_path / "nowhere")]) == 2

@@ -14,6 +14,7 @@ from layerdiffusion.evaluation.datasets.toybench import (
     FULL,
     JUDGED,
     KINDS,
+    LOOKS,
     MOST_EDITS,
     POSE_REFERENCES,
     POSE_SEED,
@@ -96,7 +97,9 @@ def test_the_prompt_names_what_is_asked_and_not_what_the_photo_has_to_tell(bench
         assert edit.wanted["animal"] in words
         assert ("paint" in edit.asked) == any(paint in words.split() for paint in PAINTS)
         assert ("size" in edit.asked) == any(size in words for size in SIZES)
-        assert set(edit.asked) >= {"animal", "pose", "place"} and set(edit.asked) | set(edit.preserved) == set(JUDGED)
+        assert set(edit.asked) >= {"animal", "pose", "place"}
+        looks = {name for name in LOOKS if edit.photo.attributes[name]}
+        assert set(edit.asked) | set(edit.preserved) == {*JUDGED, *looks} and looks <= set(edit.preserved)
         assert changes(edit) <= set(edit.asked), "nobody can guess a change that the words don't ask for"
         assert words == f"{edit.edit.object_prompt} {edit.edit.background_prompt}"
 

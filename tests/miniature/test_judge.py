@@ -18,7 +18,7 @@ def test_an_untrained_judge_comes_back_from_its_folder_the_same(one, tmp_path):
     judge.save_judge(fresh, tmp_path)
     again = judge.load_judge(tmp_path)
     assert again(list(one.images)) == fresh(list(one.images))
-    assert set(again(list(one.images))[0]) == {"animal", "paint", "pose", "size", "place", "shape"}
+    assert set(again(list(one.images))[0]) == {"animal", "paint", "pose", "size", "place", "marking", "accent", "shape"}
 
 
 def test_worn_pictures_stay_pictures(one):

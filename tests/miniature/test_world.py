@@ -10,6 +10,7 @@ from layerdiffusion.miniature.card import contact_sheet
 from layerdiffusion.miniature.outline import best_overlap
 from layerdiffusion.miniature.tokenizer import build
 from layerdiffusion.miniature.world import (
+    ACCENTS,
     ANIMALS,
     PAINTS,
     PLACES,
@@ -80,8 +81,8 @@ def test_fixing_one_attribute_of_the_subject_leaves_the_rest(key, value):
         plain, fixed = draw(seed), draw(seed, **{key: value})
         assert fixed.attributes[key] == value
         assert np.array_equal(plain.background, fixed.background)
-        # Where a wider subject would leave the picture, it is moved: only its position may follow.
-        rest = [k for k in plain.attributes if k not in (key, "position")]
+        # Where a wider subject would leave the picture, it is moved, and an accent has to show on its paint.
+        rest = [k for k in plain.attributes if k not in (key, "position", "accent")]
         assert [plain.attributes[k] for k in rest] == [fixed.attributes[k] for k in rest]
 
 
@@ -143,6 +144,19 @@ def test_sizes_can_be_told_apart():
         areas = [draw(seed, size=size).object_mask.sum() for size in SIZES]
         assert areas == sorted(areas)
         assert areas[2] > 1.5 * areas[1] > 2 * areas[0]
+
+
+def test_the_accent_is_the_colour_that_the_marking_is_drawn_in():
+    for seed in SEEDS:
+        plain = draw(seed, marking="none")
+        assert plain.attributes["accent"] is None
+        marked = draw(seed, marking="saddle")
+        accent = np.array(ACCENTS[marked.attributes["accent"]], float)
+        pixels = np.asarray(marked.image, float)[marked.object_mask & plain.object_mask]
+        others = [colour for name, colour in ACCENTS.items() if name != marked.attributes["accent"]]
+        changed = (np.asarray(marked.image) != np.asarray(plain.image)).any(-1)[marked.object_mask & plain.object_mask]
+        nearest = [np.linalg.norm(pixels[changed] - colour, axis=1).min() for colour in (accent, *others)]
+        assert nearest[0] == min(nearest)
 
 
 def test_unknown_attributes_and_values_are_refused_by_name():

@@ -18,9 +18,10 @@ from layerdiffusion.images.io import png_bytes
 from layerdiffusion.result import captioned
 from layerdiffusion.settings import PRESET_FLAGS, Settings
 
-LEAST_SHARES = {"satisfied": 0.88, "paint": 0.88, "as_wanted": 0.80, "outlined": 0.70}
-SHARE_NAMES = {"animal": "animal", "pose": "pose", "place": "place", "paint": "paint", "satisfied": "as asked",
-          "as_wanted": "as asked, in its looks", "outlined": "whole"}  # fmt: skip
+LEAST_SHARES = {"in_its_looks": 0.80, "outlined": 0.70}
+SHARE_NAMES = {"animal": "animal", "pose": "pose", "place": "place", "paint": "paint", "marking": "marking",
+               "satisfied": "as asked", "kept": "looks kept", "in_its_looks": "as asked, in its looks",
+               "outlined": "whole", "as_wanted": "as wanted"}  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     for toy in progress_bar(edits, desc="edits", disable=args.json):
         result = worker.editor.run(toy.edit, settings)
         measured = worker.measures(toy, result.images, result.seeds)
-        found += [{"edit": toy.id, **one} for one in measured]
+        found += [{"edit": toy.id, **one, "in_its_looks": one["satisfied"] and one["kept"]} for one in measured]
         names = ("subject", "background", "layers")
         given = (result.layers.object_image, result.layers.background_image, result.layers.composite)
         shown = [

@@ -41,6 +41,7 @@ CHANGED: dict[str, tuple[tuple[str, ...], ...]] = {
     "kept": (("pose",), ("paint",)),
 }
 JUDGED = ("animal", "pose", "place", "paint", "size")
+LOOKS = ("marking", "accent")  # which no prompt names
 _COLOURS = tuple(paint for paint in PAINTS if paint != "plain")
 
 
@@ -71,7 +72,7 @@ def toybench(count: int | Mapping[str, int] = FULL) -> list[BenchEdit]:
     """The bench's edits, each kind in turn: the first `count`, or the first so many of each kind; always the same ones.
 
     Every prompt names the animal, the pose and the place; the size and the paint only where they are what changes, so
-    that elsewhere they have to come from the photo. The kinds:
+    that elsewhere they have to come from the photo, as the marking and its accent always have to. The kinds:
 
     - background: the place of a reference, in the photo's pose;
     - pose: another pose, in a reference of the same sort of place;
@@ -136,7 +137,8 @@ def _bench_edit(
         placement=placement,
         **pictures,
     )
-    return BenchEdit(id, kind, edit, wanted, photo, reference, asked)
+    looks = {name: value for name in LOOKS if (value := photo.attributes[name]) is not None}
+    return BenchEdit(id, kind, edit, wanted | looks, photo, reference, asked)
 
 
 def _other(rng: np.random.Generator, values: Iterable[str], value: str) -> str:
