@@ -12,7 +12,7 @@ from gradio_client import Client, handle_file
 from PIL import Image
 from serving import photo, served
 
-from layerdiffusion.ui import visits
+from layerdiffusion.ui import launch
 
 LONG = {"embedding_steps": 2000, "finetune_steps": 2000, "sampling_steps": 1000, "seeds": [7]}
 SHORT = {"embedding_steps": 1, "finetune_steps": 1, "sampling_steps": 2, "seeds": [3]}
@@ -76,7 +76,7 @@ def test_a_client_that_is_killed_leaves_the_device_to_the_next(page, files):
 
 
 def test_a_call_that_nobody_listens_to_leaves_the_device_to_the_next(page, files, monkeypatch):
-    monkeypatch.setattr(visits, "PATIENCE", {"/queue/join": 1.0, "/call/": 2.0})
+    monkeypatch.setattr(launch, "PATIENCE", {"/queue/join": 1.0, "/call/": 2.0})
     with httpx.Client(base_url=f"{page.url}gradio_api/") as http:
         sent = [("files", (files / f"{name}.png").read_bytes()) for name in ("image", "mask")]
         paths = http.post("upload", files=sent).json()
