@@ -35,7 +35,8 @@ BELOW = {
     "miniature": ("models", "progress"),
     "result": ("images.layers", "recipe", "progress"),
     "images.layers": ("edit",),  # of all pictures these alone are made from an edit, and an edit opens pictures
-    "models": ("settings", "prompts", "images", "process", "progress"),
+    "models": ("hub", "settings", "prompts", "images", "process", "progress"),
+    "hub": ("errors",),
     "recipe": ("edit", "files"),
     "edit": ("images", "settings", "prompts"),
     "images": (),

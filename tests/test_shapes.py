@@ -11,7 +11,7 @@ from PIL import Image
 from tiny import QUICK, noise_picture
 
 from layerdiffusion import method
-from layerdiffusion.baselines import LABELS, options_for
+from layerdiffusion.baselines import OWN, PAPERS, options_for
 from layerdiffusion.edit import Edit, Placement
 from layerdiffusion.editor import Editor
 from layerdiffusion.errors import EditError
@@ -111,7 +111,7 @@ def test_windows_lie_where_they_are_put_and_are_remembered(tmp_path):
         dataclasses.replace(edit, object_window=(0, 1.5))
 
 
-@pytest.mark.parametrize("name", LABELS)
+@pytest.mark.parametrize("name", [OWN, *PAPERS])
 def test_every_method_makes_pictures_of_the_photos_shape(tiny_v_models, name):
     edit, previews = photo_edit((96, 64), placement=Placement(dx=-0.1)), []
     options = options_for(name, tiny_v_models, **FEW_STEPS[name]) if name in FEW_STEPS else None

@@ -11,8 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from layerdiffusion.errors import ModelError
+from layerdiffusion.hub import download_clip
 from layerdiffusion.models.family import Network
-from layerdiffusion.models.hub import download_clip
 from layerdiffusion.models.parts import quiet, reason
 
 PREFIX = "A photo depicts "  # CLIPScore's, before every text (Hessel et al. 2021, https://arxiv.org/abs/2104.08718)

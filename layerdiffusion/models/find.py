@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from layerdiffusion import hub
 from layerdiffusion.errors import ModelError, SegmentError
 from layerdiffusion.images.masks import bounding_box, iou, keep_largest
-from layerdiffusion.models import hub
 from layerdiffusion.models.parts import quiet, reason
 from layerdiffusion.models.segmenter import Proposal, Segmenter
 

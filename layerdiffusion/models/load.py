@@ -16,10 +16,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from layerdiffusion import hub
 from layerdiffusion.errors import ModelError
-from layerdiffusion.models import hub
+from layerdiffusion.hub import PLUS, split_name
 from layerdiffusion.models.family import Family, Network, StableDiffusionXL
-from layerdiffusion.models.hub import PLUS, split_name
 from layerdiffusion.models.klein import Klein
 from layerdiffusion.models.lora import add_loras
 from layerdiffusion.models.memory import fitting_settings

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import SafetensorError, safe_open
 
+from layerdiffusion import hub
 from layerdiffusion.errors import ModelError
-from layerdiffusion.models import hub, refused
+from layerdiffusion.models import refused
 from layerdiffusion.models.family import Family, Network, StableDiffusion, StableDiffusionXL
 from layerdiffusion.models.flow import FlowMatching
 from layerdiffusion.models.klein import LAYERS, PATCH, Klein

@@ -26,7 +26,7 @@ from segment_anything.modeling import (
 from torch import nn
 
 from layerdiffusion.errors import ModelError
-from layerdiffusion.models.hub import download
+from layerdiffusion.hub import download
 from layerdiffusion.models.parts import BUILDING
 
 __all__ = ["HUB_NAMES", "MINIATURE", "Sam", "SamConfig", "build_sam", "load_sam", "save_sam"]

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from layerdiffusion import hub
 from layerdiffusion.baselines import OWN
 from layerdiffusion.edit import Edit
 from layerdiffusion.errors import EditError, ModelError, SettingsError
-from layerdiffusion.models import hub
 from layerdiffusion.scoring import Score, background_change, result_subjects, score_results
 from layerdiffusion.settings import PAPER, Settings, model_settings, preset
 from layerdiffusion.ui.examples import ASSETS

@@ -18,7 +18,7 @@ def test_a_photograph_brings_the_sentence_and_the_button_that_switches(chromium,
     waves = np.stack([np.sin(40 * rows * columns), np.sin(31 * rows), np.cos(57 * columns + 9 * rows)], -1)
     Image.fromarray((127 + 120 * waves).astype(np.uint8)).save(tmp_path / "photograph.png")
     with served("miniature", offline=False, allow_download=True) as page:
-        monkeypatch.setattr("layerdiffusion.models.hub.download_model", download_model)
+        monkeypatch.setattr("layerdiffusion.hub.download_model", download_model)
         context = chromium.new_context(viewport={"width": 1440, "height": 900})
         tab = Tab(context, page.url)
         assert not tab.page.is_visible("#laptop-run"), "it is no business of those who have a toy"

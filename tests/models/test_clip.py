@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from tiny import TOKENS
 
 from layerdiffusion.errors import ModelError
+from layerdiffusion.hub import HUB_CLIP, REVISIONS
 from layerdiffusion.models.clip import squared
-from layerdiffusion.models.hub import HUB_CLIP, REVISIONS
 from layerdiffusion.models.load import load_models
 
 

@@ -12,7 +12,7 @@ from refusals import sentence
 from safetensors.torch import load_file, save_file
 
 from layerdiffusion.errors import ModelError
-from layerdiffusion.models.hub import HUB_CLIP, HUB_DEFAULT, HUB_XL, LAPTOP, download, download_model
+from layerdiffusion.hub import HUB_CLIP, HUB_DEFAULT, HUB_XL, LAPTOP, download, download_model
 from layerdiffusion.models.load import load_models
 from layerdiffusion.models.sam import HUB_NAMES
 

@@ -17,11 +17,11 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionMod
 from safetensors.torch import load_file, save_file
 from tiny import QUICK, edit_of_noise, save_tiny_model, tiny_unet
 
-from layerdiffusion.baselines import LABELS, options_for
+from layerdiffusion.baselines import OWN, PAPERS, options_for
 from layerdiffusion.baselines.pnp import injection_into, sites_of
 from layerdiffusion.editor import Editor
 from layerdiffusion.errors import ModelError
-from layerdiffusion.models.hub import LAPTOP, REVISIONS, download_model
+from layerdiffusion.hub import LAPTOP, REVISIONS, download_model
 from layerdiffusion.models.load import LAPTOP_SETTINGS, LAPTOP_SIDE, load_models
 from layerdiffusion.progress import Cancelled
 from layerdiffusion.settings import preset
@@ -123,7 +123,7 @@ def test_a_bin_file_that_would_run_code_is_refused(hub, folder, tmp_path, capsys
 
 
 @pytest.mark.parametrize("tune", ["full", "lora"])
-@pytest.mark.parametrize("name", LABELS)
+@pytest.mark.parametrize("name", [OWN, *PAPERS])
 def test_every_method_edits_with_them_and_leaves_the_network_alone(models, edit, name, tune):
     before = {key: value.clone() for key, value in models.unet.state_dict().items()}
     settings = replace(QUICK, tune=tune, solver="ddim" if name == "pnp" else "dpmpp")

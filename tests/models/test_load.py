@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from tiny import TOKENS, WIDTH, noise_picture, save_tiny_model
 
 from layerdiffusion.errors import ModelError
+from layerdiffusion.hub import HUB_DEFAULT
 from layerdiffusion.models import load as models_module
-from layerdiffusion.models.hub import HUB_DEFAULT
 from layerdiffusion.models.load import load_models
 from layerdiffusion.models.profile import device_profile
 from layerdiffusion.settings import PAPER

@@ -12,7 +12,7 @@ from refusals import sentence
 from safetensors.torch import load_file, save_file
 
 from layerdiffusion.errors import ModelError
-from layerdiffusion.models.hub import split_name
+from layerdiffusion.hub import split_name
 from layerdiffusion.models.load import load_models
 from layerdiffusion.models.tuning import with_weights
 

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from layerdiffusion.errors import EditError, ModelError
-from layerdiffusion.models.hub import LAPTOP
+from layerdiffusion.hub import LAPTOP
 from layerdiffusion.models.load import LAPTOP_SIDE
 from layerdiffusion.progress import Cancelled
 from layerdiffusion.ui.backend import Backend
@@ -36,7 +36,7 @@ def hub(monkeypatch, page_model):
             state["download"](on_bytes)
         return page_model
 
-    monkeypatch.setattr("layerdiffusion.models.hub.download_model", download_model)
+    monkeypatch.setattr("layerdiffusion.hub.download_model", download_model)
     return state
 
 

@@ -14,7 +14,7 @@ import yaml
 from huggingface_hub import SpaceHardware
 from packaging.requirements import Requirement
 
-from layerdiffusion.models import hub
+from layerdiffusion import hub
 from layerdiffusion.models.sam import HUB_NAMES
 
 # Spaces configuration reference: what the hub takes.
@@ -95,7 +95,7 @@ def test_what_is_preloaded_is_found_in_the_default_cache(front_matter, tmp_path)
     for file in files.split(","):
         (snapshot / file).parent.mkdir(parents=True, exist_ok=True)
         (snapshot / file).touch()
-    code = f"import app\nfrom layerdiffusion.models.hub import download_model\nprint(download_model({name!r}))"
+    code = f"import app\nfrom layerdiffusion.hub import download_model\nprint(download_model({name!r}))"
     plain = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "XDG_"))}
     environment = plain | {"HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)

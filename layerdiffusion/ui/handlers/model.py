@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 
 from layerdiffusion.baselines import suited
-from layerdiffusion.models.hub import PLUS, split_name
+from layerdiffusion.hub import PLUS, split_name
 from layerdiffusion.settings import Settings
 from layerdiffusion.ui.backend import Backend
 from layerdiffusion.ui.events import SCORING, listen
