@@ -14,12 +14,12 @@ class Tab:
     """A tab, and what a person does in it."""
 
     def __init__(self, context: Any, url: str) -> None:
+        self._context = context
         self.complaints: list[str] = []
+        self._listens = False
         left = [page for page in context.pages if page.url == LEFT]
         self.page = left[0] if left else context.new_page()
         self._viewport = self.page.viewport_size
-        self.page.on("console", self._heard)
-        self.page.on("pageerror", self._failed)
         self.page.set_default_timeout(60_000)
         self.url = url
         self.open()
@@ -33,16 +33,29 @@ class Tab:
 
     def leave(self) -> None:
         """Its session ends as that of a closed tab does; the tab is there for the next person."""
-        if self.page.is_closed():
-            return
-        self.page.remove_listener("console", self._heard)
-        self.page.remove_listener("pageerror", self._failed)
+        if self.page.is_closed():  # what it left in the browser is still there
+            self.page, self._listens = self._context.new_page(), False
+            self.page.goto(f"{self.url}theme.css")
+        self._listen(False)
         self.page.evaluate("() => localStorage.removeItem('layerdiffusion-edits')")
         self.page.goto(LEFT)
         self.page.set_viewport_size(self._viewport)
 
+    def _listen(self, listen: bool) -> None:
+        if listen != self._listens:
+            change = self.page.on if listen else self.page.remove_listener
+            change("console", self._heard)
+            change("pageerror", self._failed)
+        self._listens = listen
+
+    def goto(self) -> None:
+        """Open the address. A page that is left ends its requests, and what it says of that is nobody's complaint."""
+        self._listen(False)
+        self.page.goto(self.url, wait_until="commit")
+        self._listen(True)
+
     def open(self) -> None:
-        self.page.goto(self.url)
+        self.goto()
         self.page.wait_for_selector("#photo-board canvas")
         self.page.wait_for_selector(".ld-badge.ld-good")
         self.page.wait_for_selector("#plan p")

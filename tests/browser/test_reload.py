@@ -14,7 +14,7 @@ def test_the_page_opens_on_a_finished_example_and_new_edit_clears_it(tab, page, 
     monkeypatch.setattr(page.backend, "options", replace(page.backend.options, no_example=False))
     example = examples.examples()[0]
     began = time.perf_counter()
-    tab.page.goto(tab.url)
+    tab.goto()
     tab.page.wait_for_selector(f"#gallery .thumbnail-item >> nth={len(example.pictures) - 1}")
     assert time.perf_counter() - began < 10  # three on an idle machine
     tab.wait("photo-board", "Number(data.area) > 0")

@@ -175,7 +175,7 @@ def test_a_half_written_model_is_one_sentence(folder, damage):
 )
 def test_another_kind_of_model_is_refused_as_such(folder, part, changes):
     change_json(folder / part / "config.json", **changes)
-    with pytest.raises(ModelError, match=r"not a Stable Diffusion 1\.x or SDXL model") as error:
+    with pytest.raises(ModelError, match=r"not a Stable Diffusion 1\.x, SDXL or FLUX\.2 klein base model") as error:
         load_models(folder, "cpu")
     sentence(error)
 
@@ -186,7 +186,7 @@ def test_an_inpainting_or_wider_network_is_refused_as_such(folder, changes):
 
     with torch.random.fork_rng(devices=[]):
         tiny_unet(**changes).save_pretrained(folder / "unet")
-    with pytest.raises(ModelError, match=r"not a Stable Diffusion 1\.x or SDXL model") as error:
+    with pytest.raises(ModelError, match=r"not a Stable Diffusion 1\.x, SDXL or FLUX\.2 klein base model") as error:
         load_models(folder, "cpu")
     sentence(error)
 

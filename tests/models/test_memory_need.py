@@ -43,7 +43,7 @@ def on(networks):
         profile = replace(profile, batch=2 if low else 16)
         return SimpleNamespace(
             networks=networks,
-            family=None,
+            family=SimpleNamespace(tunes_all=True),
             unet=networks[0],
             latent_shape=(4, 64, 64),
             profile=profile,
