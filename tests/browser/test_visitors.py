@@ -20,7 +20,7 @@ def test_cancel_and_closing_the_tab_free_the_device(tab, page, pace, pictures):
     assert time.perf_counter() - began < 10  # of 200
     assert not page.backend.editor.turns.taken
     pace.seconds = 0
-    tab.dial("finetune-steps", 2)
+    tab.dial("finetune-steps", 3)
     tab.ready("about")
     tab.page.click("#run")
     tab.done()
