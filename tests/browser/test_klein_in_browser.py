@@ -34,6 +34,7 @@ def test_a_whole_edit_on_klein_and_its_own_editing_beside_it(page, tab: Tab, pic
     lora = setting_table()["tune"].choices["lora"]
     assert window.input_value("#dial-tune input") == lora and float(tab.field("dial-guidance-scale").input_value()) == 4
     window.click("#baselines > button")
+    window.wait_for_selector("#baselines-methods label >> nth=2")
     methods = window.locator("#baselines-methods label").all_inner_texts()
     assert [name.strip() for name in methods] == ["Imagic", "FLUX.2 klein's own editing", "SDEdit"]
     for name in ("Imagic", "SDEdit"):
