@@ -1,5 +1,5 @@
 """FLUX.2 klein's own editing (https://bfl.ai/blog/flux2-klein-towards-interactive-visual-intelligence): the photo is
-given to the network as a second picture beside the noisy one, and the prompt says what becomes of it.
+given to the network as a second picture beside the noisy one, and the prompt describes the result.
 
 It is what `Flux2KleinPipeline(image=...)` does, and what a user of that model would take in place of ours: no training.
 """

@@ -257,11 +257,11 @@ def read_measures(path: Path) -> BenchResults:
             seeds = [int(row["seed"]) for row in measured]
             measured = [row | {"seed": seed} for row, seed in zip(measured, seeds, strict=True)]
             records.append({**dict(zip(RECORD, names, strict=True)), "seeds": seeds, "measures": measured})
-        if records:
-            return BenchResults(records)
+        if not records:
+            raise ValueError("no line but the first")
+        return BenchResults(records)
     except (OSError, UnicodeDecodeError, csv.Error, KeyError, TypeError, ValueError) as error:
         raise EditError(f"{path} has no measures of a bench; give the {MEASURED} that one wrote.") from error
-    raise EditError(f"{path} has no measures of a bench; give the {MEASURED} that one wrote.")
 
 
 def markdown(bench: BenchResults) -> str:
